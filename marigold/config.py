@@ -3,7 +3,7 @@
 import dataclasses
 import importlib
 import inspect
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -26,12 +26,19 @@ def to_dataclass(cls: type[T], node: DictConfig, where: str = "") -> T:
         missing = sorted(str(key) for key in OmegaConf.missing_keys(merged))
         if missing:
             raise ConfigError(f"{_place(where)}missing key(s): {', '.join(missing)}")
-        return OmegaConf.to_object(merged)  # type: ignore[return-value]
+        value = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None) or getattr(error, "key", None)
         reason = str(error).splitlines()[0]
         known = ", ".join(field.name for field in dataclasses.fields(cls))  # type: ignore[arg-type]
         raise ConfigError(f"{_place(where)}{key}: {reason}. Known keys: {known}") from error
+    # OmegaConf has one kind of sequence; a field annotated as a tuple gets a tuple.
+    tuples = {
+        field.name: tuple(getattr(value, field.name))
+        for field in dataclasses.fields(cls)  # type: ignore[arg-type]
+        if isinstance(getattr(value, field.name), list) and "tuple" in str(field.type).lower()
+    }
+    return dataclasses.replace(value, **tuples) if tuples else value  # type: ignore[type-var,return-value]
 
 
 def build(node: DictConfig, where: str = "", **given: Any) -> Any:
@@ -40,6 +47,7 @@ def build(node: DictConfig, where: str = "", **given: Any) -> Any:
     `given` are arguments that do not come from the configuration. Raises ConfigError as `to_dataclass`
     does, and for a `_target_` that cannot be imported.
     """
+    node = cast(DictConfig, OmegaConf.create(OmegaConf.to_container(node, resolve=True)))
     target = node.get("_target_")
     if not target or "." not in target:
         raise ConfigError(f"{_place(where)}_target_: expected 'package.module.name', got {target!r}")
@@ -48,7 +56,9 @@ def build(node: DictConfig, where: str = "", **given: Any) -> Any:
         function = getattr(importlib.import_module(module_name), name)
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"{_place(where)}_target_: cannot import {target!r}: {error}") from error
-    hints = inspect.get_annotations(function if inspect.isfunction(function) else function.__init__, eval_str=True)
+    hints = inspect.get_annotations(
+        function if inspect.isfunction(function) else function.__init__, eval_str=True
+    )
     fields = [
         (parameter.name, hints[parameter.name])
         if parameter.default is inspect.Parameter.empty
@@ -57,9 +67,11 @@ def build(node: DictConfig, where: str = "", **given: Any) -> Any:
         if parameter.name not in given
     ]
     schema = dataclasses.make_dataclass(f"{name} arguments", fields, kw_only=True)
-    rest = OmegaConf.create({key: value for key, value in OmegaConf.to_container(node, resolve=True).items() if key != "_target_"})  # type: ignore[union-attr] # fmt: skip
-    arguments = to_dataclass(schema, rest, where)  # type: ignore[arg-type]
-    return function(**{field.name: getattr(arguments, field.name) for field in dataclasses.fields(schema)}, **given)
+    values = {key: value for key, value in node.items() if key != "_target_"}
+    arguments: Any = to_dataclass(schema, OmegaConf.create(values), where)
+    return function(
+        **{field.name: getattr(arguments, field.name) for field in dataclasses.fields(schema)}, **given
+    )
 
 
 def _place(where: str) -> str:

@@ -1,0 +1,158 @@
+"""Ray casting for a handful of boxes, spheres and upright cylinders.
+
+Only +, -, *, / and square roots touch the pixels, in a fixed order: these are exactly rounded by IEEE
+754, so every machine renders the same bits. World axes: x right, y up, z forward at yaw 0; metres.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float32]
+
+BOX, SPHERE, CYLINDER = 0, 1, 2
+FAR = np.float32(1e9)
+
+
+@dataclass(frozen=True)
+class Solid:
+    """One primitive: centre and half extents in metres, and a yaw given as (cosine, sine).
+
+    A sphere uses `half[0]` as its radius; a cylinder `half[0]` as radius and `half[1]` as half height.
+    """
+
+    kind: int
+    centre: tuple[float, float, float]
+    half: tuple[float, float, float]
+    yaw: tuple[float, float]
+    material: int
+
+
+@dataclass(frozen=True)
+class Hits:
+    """What each of N rays meets first: distance along the ray, solid index (-1: nothing), and where."""
+
+    t: Array
+    solid: NDArray[np.int32]
+    normal: Array  # (3, N), unit, world frame, towards the ray's origin
+    local: Array  # (3, N), the point in the solid's own frame, for textures
+    face: NDArray[np.int8]  # the axis that the local normal is closest to
+
+
+def rotation(tangent: float) -> tuple[float, float]:
+    """Cosine and sine of the angle whose half-angle tangent is given: exact without trigonometry."""
+    square = tangent * tangent
+    return (1 - square) / (1 + square), 2 * tangent / (1 + square)
+
+
+def to_local(solid: Solid, origin: Array, direction: Array) -> tuple[list[Array], list[Array]]:
+    """Rays in the solid's frame: three origin and three direction components."""
+    c, s = np.float32(solid.yaw[0]), np.float32(solid.yaw[1])
+    x, y, z = (origin[axis] - np.float32(solid.centre[axis]) for axis in range(3))
+    dx, dy, dz = direction
+    return [c * x - s * z, y, s * x + c * z], [c * dx - s * dz, dy, s * dx + c * dz]
+
+
+def distance(solid: Solid, origin: Array, direction: Array) -> Array:
+    """Distance at which each ray enters the solid, in ray lengths; FAR where it misses."""
+    local_origin, local_direction = to_local(solid, origin, direction)
+    if solid.kind == BOX:
+        return _box(local_origin, local_direction, solid.half)
+    radius = np.float32(solid.half[0])
+    if solid.kind == SPHERE:
+        return _quadric(local_origin, local_direction, radius, (0, 1, 2))
+    side = _quadric(local_origin, local_direction, radius, (0, 2))
+    height = np.float32(solid.half[1])
+    on_side = np.abs(local_origin[1] + side * local_direction[1]) <= height
+    cap = _caps(local_origin, local_direction, radius, height)
+    return np.minimum(np.where(on_side, side, FAR), cap)
+
+
+def _box(origin: list[Array], direction: list[Array], half: tuple[float, float, float]) -> Array:
+    near = np.full_like(direction[0], -FAR)
+    far = np.full_like(direction[0], FAR)
+    for axis in range(3):
+        inverse = np.float32(1) / direction[axis]
+        middle = -origin[axis] * inverse
+        reach = np.float32(half[axis]) * np.abs(inverse)
+        np.maximum(near, middle - reach, out=near)
+        np.minimum(far, middle + reach, out=far)
+    return np.where((near <= far) & (near > 0), near, FAR)
+
+
+def _quadric(origin: list[Array], direction: list[Array], radius: np.float32, axes: tuple[int, ...]) -> Array:
+    a = sum((direction[axis] * direction[axis] for axis in axes), np.float32(0))
+    b = sum((origin[axis] * direction[axis] for axis in axes), np.float32(0))
+    c = sum((origin[axis] * origin[axis] for axis in axes), np.float32(0)) - radius * radius
+    root = b * b - a * c
+    t = (-b - np.sqrt(np.maximum(root, 0))) / a
+    return np.where((root > 0) & (t > 0), t, FAR)
+
+
+def _caps(origin: list[Array], direction: list[Array], radius: np.float32, height: np.float32) -> Array:
+    t = (np.copysign(height, origin[1]) - origin[1]) / direction[1]
+    x, z = origin[0] + t * direction[0], origin[2] + t * direction[2]
+    return np.where((t > 0) & (x * x + z * z <= radius * radius), t, FAR)
+
+
+def cast(solids: list[Solid], origin: Array, direction: Array) -> Hits:
+    """First hit of N rays: `origin` (3, 1) or (3, N), `direction` (3, N)."""
+    # A ray along an axis divides by zero: infinities compare as they should, and a NaN is a miss.
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return _cast(solids, origin, direction)
+
+
+def _cast(solids: list[Solid], origin: Array, direction: Array) -> Hits:
+    count = direction.shape[1]
+    t = np.full(count, FAR, np.float32)
+    which = np.full(count, -1, np.int32)
+    for index, solid in enumerate(solids):
+        candidate = distance(solid, origin, direction)
+        closer = candidate < t
+        t[closer] = candidate[closer]
+        which[closer] = index
+    normal = np.zeros((3, count), np.float32)
+    local = np.zeros((3, count), np.float32)
+    face = np.zeros(count, np.int8)
+    for index, solid in enumerate(solids):
+        rays = np.flatnonzero(which == index)
+        if rays.size:
+            at = origin if origin.shape[1] == 1 else origin[:, rays]
+            point, outward = _surface(solid, at, direction[:, rays], t[rays])
+            local[:, rays] = point
+            face[rays] = np.argmax(np.abs(outward), axis=0)
+            c, s = np.float32(solid.yaw[0]), np.float32(solid.yaw[1])
+            normal[:, rays] = np.stack(
+                [c * outward[0] + s * outward[2], outward[1], c * outward[2] - s * outward[0]]
+            )
+    return Hits(t, which, normal, local, face)
+
+
+def _surface(solid: Solid, origin: Array, direction: Array, t: Array) -> tuple[Array, Array]:
+    """Point and outward unit normal in the solid's frame."""
+    local_origin, local_direction = to_local(solid, origin, direction)
+    point = np.stack([o + t * d for o, d in zip(local_origin, local_direction, strict=True)])
+    normal = np.zeros_like(point)
+    half = np.asarray(solid.half, np.float32)[:, None]
+    if solid.kind == BOX:
+        axis = np.argmax(np.abs(point) / half, axis=0)
+        columns = np.arange(point.shape[1])
+        normal[axis, columns] = np.sign(point[axis, columns])
+    elif solid.kind == SPHERE:
+        normal = point / half[0]
+    else:
+        cap = np.abs(point[1]) >= half[1] * np.float32(0.9999)
+        normal[1] = np.where(cap, np.sign(point[1]), 0)
+        normal[0] = np.where(cap, 0, point[0] / half[0])
+        normal[2] = np.where(cap, 0, point[2] / half[0])
+    return point, normal
+
+
+def blocked(solids: list[Solid], origin: Array, direction: Array, reach: Array) -> NDArray[np.bool_]:
+    """Whether anything stands between each origin and the point `reach` ray lengths away."""
+    shadow = np.zeros(direction.shape[1], bool)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        for solid in solids:
+            shadow |= distance(solid, origin, direction) < reach
+    return shadow

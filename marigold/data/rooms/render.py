@@ -1,0 +1,195 @@
+"""From a scene and a camera to linear colour, planar depth and entity ids."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from marigold.data.rooms.geometry import FAR, Array, Hits, Solid, blocked, cast
+
+PLAIN, CHECKER, STRIPES, TILES, NOISE, BRICKS = range(6)
+
+
+@dataclass(frozen=True)
+class Material:
+    """Surface colour: a pattern between two linear RGB colours with a period in metres."""
+
+    pattern: int
+    colour: tuple[float, float, float]
+    second: tuple[float, float, float]
+    period: float
+    glow: float = 0.0
+    background: bool = False  # seen, but nothing with a depth: a hole in the wall
+
+
+@dataclass(frozen=True)
+class Light:
+    """A point light, or the sun when `sun` is set: then `position` is the direction towards it."""
+
+    position: tuple[float, float, float]
+    colour: tuple[float, float, float]
+    sun: bool = False
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Everything that is rendered. `sky` is the colour where nothing is hit; None: closed rooms."""
+
+    solids: list[Solid]
+    materials: list[Material]
+    lights: list[Light]
+    ambient: tuple[float, float, float]
+    sky: tuple[float, float, float] | None
+    haze: float  # metres after which half of the light is replaced by the sky's colour; 0 = clear air
+
+
+@dataclass(frozen=True)
+class Camera:
+    """A pinhole: focal length in pixels, principal point in the image centre, no roll."""
+
+    position: tuple[float, float, float]
+    yaw: tuple[float, float]  # cosine, sine
+    pitch: tuple[float, float]  # cosine, sine; positive looks up
+    focal: float
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """`colour` (H, W, 3) linear and not clipped; `depth` (H, W) planar metres, 0 where nothing is;
+    `distance` (H, W) along the ray; `entity` (H, W) int32, -1 where nothing is, else from 1."""
+
+    colour: Array
+    depth: Array
+    distance: Array
+    entity: NDArray[np.int32]
+
+
+def rays(camera: Camera, height: int, width: int, oversampling: int) -> tuple[Array, Array]:
+    """Directions (3, N) whose length is 1 in planar depth, and their Euclidean lengths (N,)."""
+    step = np.float32(1 / (oversampling * camera.focal))
+    x = (
+        np.arange(width * oversampling, dtype=np.float32) - np.float32((width * oversampling - 1) / 2)
+    ) * step
+    y = (
+        np.float32((height * oversampling - 1) / 2) - np.arange(height * oversampling, dtype=np.float32)
+    ) * step
+    x, y = (part.ravel() for part in np.broadcast_arrays(x[None, :], y[:, None]))
+    (cp, sp), (cy, sy) = (np.asarray(pair, np.float32) for pair in (camera.pitch, camera.yaw))
+    up, ahead = cp * y + sp, cp - sp * y
+    direction = np.stack([cy * x + sy * ahead, up, cy * ahead - sy * x])
+    return direction, np.sqrt(x * x + y * y + 1)
+
+
+def render(scene: Scene, camera: Camera, height: int, width: int, oversampling: int = 2) -> Rendering:
+    """Render one view: colours averaged over `oversampling`^2 rays per pixel, depth at the pixel centre."""
+    origin = np.asarray(camera.position, np.float32)[:, None]
+    direction, length = rays(camera, height, width, oversampling)
+    hits = cast(scene.solids, origin, direction)
+    colour = shade(scene, origin, direction, hits, length)
+    size = (height, oversampling, width, oversampling, 3)
+    colour = colour.T.reshape(size).sum(axis=(1, 3)) / np.float32(oversampling**2)
+
+    direction, length = rays(camera, height, width, 1)
+    hits = cast(scene.solids, origin, direction)
+    hole = np.array([scene.materials[solid.material].background for solid in scene.solids] + [True])
+    known = ~hole[hits.solid]
+    depth = np.where(known, hits.t, 0).astype(np.float32)
+    entity = np.where(known, hits.solid + 1, -1).astype(np.int32)
+    shape = (height, width)
+    return Rendering(
+        colour.astype(np.float32),
+        depth.reshape(shape),
+        (depth * length).reshape(shape),
+        entity.reshape(shape),
+    )
+
+
+def shade(scene: Scene, origin: Array, direction: Array, hits: Hits, length: Array) -> Array:
+    """Linear colour (3, N): textured diffuse surfaces, shadows of the first light, haze, sky."""
+    met = hits.solid >= 0
+    t = np.where(met, hits.t, 0)
+    point = origin + t * direction + hits.normal * np.float32(2e-3)
+    albedo, glow = _albedo(scene, hits)
+    facing = np.float32(0.75) + np.float32(0.25) * hits.normal[1]
+    light = np.asarray(scene.ambient, np.float32)[:, None] * facing
+    for index, source in enumerate(scene.lights):
+        position = np.asarray(source.position, np.float32)[:, None]
+        towards = np.broadcast_to(position, point.shape) if source.sun else position - point
+        square = towards[0] * towards[0] + towards[1] * towards[1] + towards[2] * towards[2]
+        cosine = hits.normal[0] * towards[0] + hits.normal[1] * towards[1] + hits.normal[2] * towards[2]
+        strength = np.maximum(cosine, 0) / np.sqrt(square)
+        if not source.sun:
+            strength /= 1 + np.float32(0.15) * square
+        if index == 0:
+            lit = np.flatnonzero(met & (strength > 0))
+            reach = np.full(lit.size, FAR if source.sun else 1, np.float32)
+            strength[lit[blocked(scene.solids, point[:, lit], towards[:, lit], reach)]] = 0
+        light += np.asarray(source.colour, np.float32)[:, None] * strength
+    colour = albedo * light + glow
+    if scene.sky is not None:
+        sky = np.asarray(scene.sky, np.float32)[:, None] * (1 + np.float32(0.4) * direction[1] / length)
+        if scene.haze > 0:
+            share = t * length / (t * length + np.float32(scene.haze))
+            colour = colour * (1 - share) + sky * share
+        colour = np.where(met, colour, sky)
+    return colour
+
+
+def _albedo(scene: Scene, hits: Hits) -> tuple[Array, Array]:
+    """Surface colour (3, N) and the light that the surface itself gives (3, N)."""
+    materials = scene.materials
+    used = np.array([solid.material for solid in scene.solids] + [0])[hits.solid]
+    pattern = np.array([material.pattern for material in materials], np.int8)[used]
+    period = np.array([material.period for material in materials], np.float32)[used]
+    # Texture coordinates: the two axes that span the face.
+    horizontal = np.where(hits.face == 0, hits.local[2], hits.local[0]) / period
+    vertical = np.where(hits.face == 1, hits.local[2], hits.local[1]) / period
+    mix = _pattern(pattern, horizontal, vertical, hits.solid)
+    first = np.array([material.colour for material in materials], np.float32)[used].T
+    second = np.array([material.second for material in materials], np.float32)[used].T
+    glow = np.array([material.glow for material in materials], np.float32)[used]
+    albedo = first * (1 - mix) + second * mix
+    return albedo, albedo * glow
+
+
+def _pattern(pattern: NDArray[np.int8], u: Array, v: Array, salt: NDArray[np.int32]) -> Array:
+    """Share of the second colour in [0, 1] for every point."""
+    mix = np.zeros_like(u)
+    for kind in np.unique(pattern):
+        at = np.flatnonzero(pattern == kind)
+        a, b = u[at], v[at]
+        cell_a, cell_b = np.floor(a), np.floor(b)
+        if kind == CHECKER:
+            mix[at] = (cell_a + cell_b) % np.float32(2)
+        elif kind == STRIPES:
+            mix[at] = np.abs(2 * (a - cell_a) - 1)
+        elif kind == TILES:
+            joint = np.minimum(np.minimum(a - cell_a, cell_a + 1 - a), np.minimum(b - cell_b, cell_b + 1 - b))
+            mix[at] = np.where(joint < 0.04, 1, np.float32(0.25) * _hash(cell_a, cell_b, salt[at]))
+        elif kind == BRICKS:
+            a = a + np.float32(0.5) * (np.floor(2 * b) % 2)
+            joint = np.minimum(a - np.floor(a), 2 * b - np.floor(2 * b))
+            mix[at] = np.where(
+                joint < 0.06, 1, np.float32(0.4) * _hash(np.floor(a), np.floor(2 * b), salt[at])
+            )
+        elif kind == NOISE:
+            mix[at] = (_noise(a, b, salt[at]) * 2 + _noise(a * 3, b * 3, salt[at])) / 3
+    return mix
+
+
+def _noise(u: Array, v: Array, salt: NDArray[np.int32]) -> Array:
+    """Smooth value noise of unit period in [0, 1]."""
+    i, j = np.floor(u), np.floor(v)
+    x, y = u - i, v - j
+    x, y = x * x * (3 - 2 * x), y * y * (3 - 2 * y)
+    lower = _hash(i, j, salt) * (1 - x) + _hash(i + 1, j, salt) * x
+    upper = _hash(i, j + 1, salt) * (1 - x) + _hash(i + 1, j + 1, salt) * x
+    return lower * (1 - y) + upper * y
+
+
+def _hash(i: Array, j: Array, salt: NDArray[np.int32]) -> Array:
+    """A number in [0, 1) per lattice cell, by integer mixing (Wang's constants), the same everywhere."""
+    key = i.astype(np.int64) * 73856093 ^ j.astype(np.int64) * 19349663 ^ salt.astype(np.int64) * 83492791
+    key = (key & 0xFFFFFFFF) * 2654435769 & 0xFFFFFFFF
+    key = ((key ^ key >> 15) * 2246822519) & 0xFFFFFFFF
+    return ((key ^ key >> 13) & 0xFFFF).astype(np.float32) / np.float32(65536)

@@ -1,0 +1,210 @@
+"""Writes rendered scenes as Hypersim raw HDF5, Virtual KITTI 2 pictures and NYUv2-style test pairs.
+
+Each scene draws from a generator of its own, seeded with (seed, stream, scene), so scenes can be rendered
+in any order and by any number of processes, and no stream ever shares a scene with another.
+"""
+
+import csv
+import dataclasses
+import functools
+import io
+import json
+import multiprocessing
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from tqdm import tqdm
+
+from marigold.data.rooms.render import Rendering, render
+from marigold.data.rooms.scenes import camera_in_room, camera_in_street, room, street
+
+HYPERSIM_FOCAL = 886.81 / 1024  # of the image width, Hypersim's common pinhole
+VKITTI_FOCAL = 725.0087 / 1242  # of the image width, Virtual KITTI 2's intrinsics
+STREAMS = {
+    "hypersim/train": 0,
+    "hypersim/val": 1,
+    "nyu/test": 2,
+    "vkitti/train": 3,
+    "vkitti/val": 4,
+    "photos": 5,
+}
+WEATHER = ("clone", "morning", "overcast", "sunset")
+VKITTI_SKY = 65535
+
+
+@dataclass(frozen=True)
+class RoomsSize:
+    """How much to render: numbers of scenes per part, views per scene, picture sizes (height, width)."""
+
+    hypersim_train: int
+    hypersim_val: int
+    vkitti_train: int
+    vkitti_val: int
+    nyu_test: int
+    views: int
+    room_size: tuple[int, int]
+    street_size: tuple[int, int]
+    seed: int
+
+
+def write_rooms(*, out: str, workers: int, size: RoomsSize) -> dict[str, int]:
+    """Render the embedded data below the folder `out`: `hypersim_raw/`, `vkitti/` and `nyu/`.
+
+    Returns the number of frames per part. Nothing is rendered when `out` already holds exactly this
+    size and seed. Raises ValueError for a size that cannot be rendered.
+    """
+    if size.views < 1 or min(*size.room_size, *size.street_size) < 16:
+        raise ValueError(f"rooms: at least one view per scene and 16 pixels a side, got {size}")
+    root = Path(out)
+    wanted = {"size": json.loads(json.dumps(dataclasses.asdict(size)))}
+    manifest = root / "rooms.json"
+    if manifest.is_file() and json.loads(manifest.read_text())["size"] == wanted["size"]:
+        return dict(json.loads(manifest.read_text())["frames"])
+    manifest.unlink(missing_ok=True)
+    parts: dict[str, tuple[Callable[..., list[str]], int]] = {
+        "hypersim/train": (write_hypersim_scene, size.hypersim_train),
+        "hypersim/val": (write_hypersim_scene, size.hypersim_val),
+        "vkitti/train": (write_vkitti_scene, size.vkitti_train),
+        "vkitti/val": (write_vkitti_scene, size.vkitti_val),
+        "nyu/test": (write_nyu_scene, size.nyu_test),
+    }
+    jobs = [
+        functools.partial(write, root, part, scene, size)
+        for part, (write, n) in parts.items()
+        for scene in range(n)
+    ]
+    lines: dict[str, list[str]] = {part: [] for part in parts}
+    for part, written in zip(
+        (part for part, (_, n) in parts.items() for _ in range(n)), _run(jobs, workers), strict=True
+    ):
+        lines[part] += written
+    _write_hypersim_csv(root / "hypersim_raw", lines)
+    for part in ("vkitti/train", "vkitti/val", "nyu/test"):
+        _write(root / f"{part}.txt", "".join(f"{line}\n" for line in lines[part]).encode())
+    frames = {part: len(written) for part, written in lines.items()}
+    _write(manifest, json.dumps({**wanted, "frames": frames}, indent=1).encode())
+    return frames
+
+
+def _run(jobs: Sequence[Callable[[], list[str]]], workers: int) -> Iterable[list[str]]:
+    bar = functools.partial(tqdm, total=len(jobs), desc="render rooms", unit="scene", mininterval=1)
+    if workers <= 1:
+        return bar(job() for job in jobs)
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        return list(bar(pool.map(_call, jobs, chunksize=4)))
+
+
+def _call(job: Callable[[], list[str]]) -> list[str]:
+    return job()
+
+
+def room_views(stream: str, scene: int, size: RoomsSize) -> list[Rendering]:
+    """The views of one furnished room."""
+    rng = np.random.default_rng([size.seed, STREAMS[stream], scene])
+    height, width = size.room_size
+    world, half = room(rng)
+    cameras = [camera_in_room(rng, world, half, HYPERSIM_FOCAL * width) for _ in range(size.views)]
+    return [render(world, camera, height, width) for camera in cameras]
+
+
+def street_views(stream: str, scene: int, size: RoomsSize) -> list[Rendering]:
+    """The views of one street."""
+    rng = np.random.default_rng([size.seed, STREAMS[stream], scene])
+    height, width = size.street_size
+    world, half = street(rng)
+    cameras = [camera_in_street(rng, world, half, VKITTI_FOCAL * width) for _ in range(size.views)]
+    return [render(world, camera, height, width) for camera in cameras]
+
+
+def expose(colour: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Linear colour to an 8-bit photo: the brightest tenth starts at 0.8, gamma 2 (an exact square root)."""
+    brightness = 0.3 * colour[..., 0] + 0.59 * colour[..., 1] + 0.11 * colour[..., 2]
+    bright = np.sort(brightness, axis=None)[int(0.9 * brightness.size)]
+    scaled = np.clip(colour * (np.float32(0.64) / max(bright, np.float32(1e-4))), 0, 1)
+    return (np.sqrt(scaled) * np.float32(255)).astype(np.uint8)
+
+
+def write_hypersim_scene(root: Path, part: str, scene: int, size: RoomsSize) -> list[str]:
+    """Publisher's raw HDF5: half floats, distance to the camera, NaN and entity -1 where nothing is."""
+    name = f"ai_{1 + STREAMS[part]:03d}_{scene + 1:03d}"
+    folder = root / "hypersim_raw" / name / "images"
+    for frame, view in enumerate(room_views(part, scene, size)):
+        ranged = np.where(view.entity == -1, np.nan, view.distance)
+        _write_h5(
+            folder / f"scene_cam_00_final_hdf5/frame.{frame:04d}.color.hdf5", view.colour.astype(np.float16)
+        )
+        geometry = folder / "scene_cam_00_geometry_hdf5"
+        _write_h5(geometry / f"frame.{frame:04d}.depth_meters.hdf5", ranged.astype(np.float16))
+        _write_h5(geometry / f"frame.{frame:04d}.render_entity_id.hdf5", view.entity)
+    return [f"{name} cam_00 {frame}" for frame in range(size.views)]
+
+
+def write_vkitti_scene(root: Path, part: str, scene: int, size: RoomsSize) -> list[str]:
+    """Virtual KITTI 2: JPEG and depth in centimetres as 16-bit PNG, 655.35 m for the sky."""
+    name, weather = f"Scene{100 * (STREAMS[part] - 2) + scene:03d}", WEATHER[scene % len(WEATHER)]
+    lines = []
+    for frame, view in enumerate(street_views(part, scene, size)):
+        centimetres = np.where(
+            view.entity == -1, VKITTI_SKY, np.minimum(np.rint(view.depth * 100), VKITTI_SKY)
+        )
+        rgb = f"rgb/{name}/{weather}/frames/rgb/Camera_0/rgb_{frame:05d}.jpg"
+        depth = f"depth/{name}/{weather}/frames/depth/Camera_0/depth_{frame:05d}.png"
+        _write_image(root / "vkitti" / rgb, expose(view.colour), "JPEG", quality=95)
+        _write_image(root / "vkitti" / depth, centimetres.astype(np.uint16), "PNG")
+        lines.append(f"{rgb} {depth}")
+    return lines
+
+
+def write_nyu_scene(root: Path, part: str, scene: int, size: RoomsSize) -> list[str]:
+    """NYUv2-style pairs: depth in millimetres, 0 = unknown, and a third picture with the gaps filled."""
+    folder = f"test/room_{scene:04d}"
+    lines = []
+    for frame, view in enumerate(room_views(part, scene, size)):
+        number = scene * size.views + frame + 1
+        millimetres = np.minimum(np.rint(view.depth * 1000), 65535).astype(np.uint16)
+        filled = np.where(millimetres == 0, millimetres.max(), millimetres).astype(np.uint16)
+        names = [f"{folder}/{kind}_{number:04d}.png" for kind in ("rgb", "depth", "filled")]
+        pictures: list[NDArray[Any]] = [expose(view.colour), millimetres, filled]
+        for file, pixels in zip(names, pictures, strict=True):
+            _write_image(root / "nyu" / file, pixels, "PNG")
+        lines.append(" ".join(names))
+    return lines
+
+
+def _write_hypersim_csv(folder: Path, lines: dict[str, list[str]]) -> None:
+    buffer = io.StringIO(newline="")
+    writer = csv.writer(buffer, lineterminator="\n")
+    header = ("scene_name", "camera_name", "frame_id", "included_in_public_release", "exclude_reason")
+    writer.writerow([*header, "split_partition_name"])
+    for split in ("train", "val"):
+        for line in lines[f"hypersim/{split}"]:
+            writer.writerow([*line.split(), "True", "", split])
+    _write(folder / "metadata_images_split_scene_v1.csv", buffer.getvalue().encode())
+
+
+def _write_h5(path: Path, array: NDArray[Any]) -> None:
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
+        file.create_dataset("dataset", data=array, compression="gzip", compression_opts=1)
+    _write(path, buffer.getvalue())
+
+
+def _write_image(path: Path, pixels: NDArray[Any], kind: str, **options: int) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, kind, **options)
+    _write(path, buffer.getvalue())
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Whole or not at all: a killed run leaves no half file under a final name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(content)
+    partial.replace(path)

@@ -1,0 +1,249 @@
+"""Pretrain the embedded base: a tiny latent diffusion model that generates photos of rendered rooms.
+
+    python scripts/pretrain_tiny.py
+
+First the VAE learns to reconstruct the photos, then the U-Net learns to generate their latents from the empty
+prompt, with Stable Diffusion 2's noise schedule and v-prediction. No depth map is seen. Every stage is kept
+below `work` and is not done again by a second run; the result is written to `out` in half precision.
+"""
+
+import functools
+import json
+import multiprocessing
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import hydra
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from omegaconf import DictConfig
+from torch import Tensor
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from marigold.config import to_dataclass
+from marigold.data.rooms.write import RoomsSize, expose, room_views, street_views
+from marigold.model.backbone import Backbone, empty_prompt_embedding
+from marigold.model.random_base import build_components, save
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """Settings of `configs/pretrain_tiny.yaml`; the weights are those of the VAE's loss."""
+
+    out: str
+    work: str
+    seed: int
+    workers: int
+    room_scenes: int
+    street_scenes: int
+    room_size: tuple[int, int]
+    street_size: tuple[int, int]
+    unet_channels: tuple[int, int, int]
+    vae_channels: tuple[int, int, int, int]
+    vae_steps: int
+    vae_batch: int
+    vae_lr: float
+    kl_weight: float
+    gradient_weight: float
+    unet_steps: int
+    unet_batch: int
+    unet_lr: float
+    ema_decay: float
+
+
+def render_photos(config: PretrainConfig) -> dict[str, np.ndarray]:
+    """Two arrays of 8-bit photos, (N, H, W, 3), of scenes that neither training nor test data holds."""
+    size = RoomsSize(0, 0, 0, 0, 0, 2, config.room_size, config.street_size, seed=config.seed)
+    photos = {}
+    for kind, views, count in (
+        ("rooms", room_views, config.room_scenes),
+        ("streets", street_views, config.street_scenes),
+    ):
+        file = Path(config.work) / f"{kind}.npy"
+        if not file.exists():
+            job = functools.partial(_photos_of, views, size)
+            with ProcessPoolExecutor(config.workers, multiprocessing.get_context("spawn")) as pool:
+                scenes = list(
+                    tqdm(pool.map(job, range(count), chunksize=8), total=count, desc=f"render {kind}")
+                )
+            file.parent.mkdir(parents=True, exist_ok=True)
+            np.save(file, np.concatenate(scenes))
+        photos[kind] = np.load(file)
+    return photos
+
+
+def _photos_of(views, size: RoomsSize, scene: int) -> np.ndarray:
+    return np.stack([expose(view.colour) for view in views("photos", scene, size)])
+
+
+def draw(photos: dict[str, np.ndarray], batch: int, rng: np.random.Generator) -> Tensor:
+    """A batch of photos in [-1, 1], flipped at random; every fifth batch shows streets."""
+    kind = "streets" if rng.random() < 0.2 else "rooms"
+    chosen = photos[kind][rng.integers(len(photos[kind]), size=batch)]
+    if rng.random() < 0.5:
+        chosen = chosen[:, :, ::-1]
+    return torch.from_numpy(chosen.copy()).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def vary(images: Tensor, rng: np.random.Generator) -> Tensor:
+    """Photometric variety for the VAE, per batch: black-and-white, negative, softer, less contrast."""
+    if rng.random() < 0.3:
+        images = images.mean(dim=1, keepdim=True).expand(-1, 3, -1, -1)
+    if rng.random() < 0.2:
+        images = -images
+    if rng.random() < 0.3:
+        small = F.interpolate(images, scale_factor=1 / int(rng.integers(2, 9)), mode="area")
+        images = F.interpolate(small, size=images.shape[-2:], mode="bilinear", align_corners=False)
+    if rng.random() < 0.3:
+        contrast = 0.3 + 0.7 * rng.random()
+        images = images * contrast + (2 * rng.random() - 1) * (1 - contrast)
+    return images
+
+
+def gradients(images: Tensor) -> tuple[Tensor, Tensor]:
+    return images[..., 1:] - images[..., :-1], images[..., 1:, :] - images[..., :-1, :]
+
+
+def train_vae(vae: AutoencoderKL, photos: dict[str, np.ndarray], config: PretrainConfig) -> dict[str, float]:
+    """Reconstruction: L1 on pixels and on their gradients, and a small KL term."""
+    rng = np.random.default_rng([config.seed, 1])
+    noise = torch.Generator().manual_seed(config.seed)
+    optimizer = torch.optim.AdamW(vae.parameters(), config.vae_lr, betas=(0.9, 0.99), weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.vae_lr, config.vae_steps, pct_start=0.05)
+    vae.train()
+    start = time.time()
+    for step in (bar := tqdm(range(config.vae_steps), desc="vae", mininterval=10)):
+        images = vary(draw(photos, config.vae_batch, rng), rng)
+        posterior = vae.encode(images).latent_dist
+        output = vae.decode(posterior.sample(generator=noise)).sample
+        loss = F.l1_loss(output, images) + F.mse_loss(output, images)
+        for ours, theirs in zip(gradients(output), gradients(images), strict=True):
+            loss = loss + config.gradient_weight * F.l1_loss(ours, theirs)
+        loss = loss + config.kl_weight * posterior.kl().mean() / images[0].numel()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        if step % 50 == 0:
+            bar.set_postfix(loss=f"{loss.item():.4f}", refresh=False)
+    vae.eval()
+    return {"vae_minutes": (time.time() - start) / 60}
+
+
+@torch.no_grad()
+def encode(vae: AutoencoderKL, photos: dict[str, np.ndarray]) -> dict[str, Tensor]:
+    """Unscaled latents of every photo and of its mirror image."""
+    latents = {}
+    for kind, images in photos.items():
+        parts = []
+        for part in tqdm(np.array_split(images, len(images) // 32), desc=f"encode {kind}", mininterval=10):
+            batch = torch.from_numpy(part).permute(0, 3, 1, 2).float() / 127.5 - 1
+            parts += [vae.encode(torch.cat([batch, batch.flip(-1)])).latent_dist.mode()]
+        latents[kind] = torch.cat(parts)
+    return latents
+
+
+def train_unet(backbone: Backbone, latents: dict[str, Tensor], config: PretrainConfig) -> dict[str, float]:
+    """Denoising with v-prediction; the moving average of the weights is kept."""
+    unet, settings = backbone.unet, backbone.scheduler_config
+    betas = (
+        torch.linspace(settings["beta_start"] ** 0.5, settings["beta_end"] ** 0.5, 1000, dtype=torch.float64)
+        ** 2
+    )
+    alphas = torch.cumprod(1 - betas, 0).float()
+    prompt = empty_prompt_embedding(backbone.text_encoder, backbone.tokenizer)
+    rng, generator = np.random.default_rng([config.seed, 2]), torch.Generator().manual_seed(config.seed)
+    optimizer = torch.optim.AdamW(unet.parameters(), config.unet_lr, weight_decay=1e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, config.unet_lr, config.unet_steps, pct_start=0.03
+    )
+    average = torch.optim.swa_utils.AveragedModel(
+        unet, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(config.ema_decay)
+    )
+    unet.train()
+    start, recent = time.time(), 0.0
+    for step in (bar := tqdm(range(config.unet_steps), desc="unet", mininterval=10)):
+        known = latents["streets" if rng.random() < 0.15 else "rooms"]
+        clean = known[torch.from_numpy(rng.integers(len(known), size=config.unet_batch))]
+        noise = torch.randn(clean.shape, generator=generator)
+        t = torch.randint(0, 1000, (len(clean),), generator=generator)
+        signal, sigma = alphas[t].sqrt().view(-1, 1, 1, 1), (1 - alphas[t]).sqrt().view(-1, 1, 1, 1)
+        output = unet(signal * clean + sigma * noise, t, prompt.expand(len(clean), -1, -1)).sample
+        loss = F.mse_loss(output, signal * noise - sigma * clean)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        average.update_parameters(unet)
+        if step % 50 == 0:
+            recent = 0.9 * recent + 0.1 * loss.item() if step else loss.item()
+            bar.set_postfix(loss=f"{recent:.4f}", refresh=False)
+    unet.load_state_dict(average.module.state_dict())
+    unet.eval()
+    return {"unet_minutes": (time.time() - start) / 60, "unet_loss": recent}
+
+
+@torch.no_grad()
+def reconstruction_figures(vae: AutoencoderKL, config: PretrainConfig) -> dict[str, float]:
+    """PSNR in dB on new photos, and mean |error| on new normalised depth maps, which the VAE never saw."""
+    size = RoomsSize(0, 0, 0, 0, 0, 1, config.room_size, config.street_size, seed=config.seed + 1)
+    views = [room_views("photos", scene, size)[0] for scene in range(32)]
+    photos = (
+        torch.from_numpy(np.stack([expose(view.colour) for view in views])).permute(0, 3, 1, 2) / 127.5 - 1
+    )
+    depth = torch.from_numpy(np.stack([view.depth for view in views]))[:, None]
+    low, high = (torch.quantile(depth.flatten(1), q, dim=1).view(-1, 1, 1, 1) for q in (0.02, 0.98))
+    depth = ((depth - low) / (high - low) * 2 - 1).clip(-1, 1).expand(-1, 3, -1, -1)
+    figures = {}
+    for name, images in (("photo", photos), ("depth", depth)):
+        output = vae.decode(vae.encode(images).latent_dist.mode()).sample
+        if name == "depth":
+            output, images = output.mean(dim=1), images[:, 0]
+        figures[f"{name}_psnr_db"] = (10 * torch.log10(4 / F.mse_loss(output, images))).item()
+        figures[f"{name}_mean_abs_error"] = F.l1_loss(output, images).item()
+    return figures
+
+
+@hydra.main(version_base=None, config_path="../configs", config_name="pretrain_tiny")
+def main(node: DictConfig) -> None:
+    config = to_dataclass(PretrainConfig, node)
+    work = Path(config.work)
+    photos = render_photos(config)
+    backbone = build_components(config.seed, config.unet_channels, config.vae_channels)
+    figures_file = work / "figures.json"
+    figures = json.loads(figures_file.read_text()) if figures_file.exists() else {}
+
+    def stage(name: str, module: torch.nn.Module, train: Callable[[], dict[str, float]]) -> None:
+        file = work / f"{name}.pt"
+        if file.exists():
+            module.load_state_dict(torch.load(file, weights_only=True))
+        else:
+            figures.update(train())
+            torch.save(module.state_dict(), file)
+            figures_file.write_text(json.dumps(figures, indent=1))
+        # What is used and measured from here on is what is committed: half floats.
+        module.half().float()
+
+    stage("vae", backbone.vae, lambda: train_vae(backbone.vae, photos, config))
+    latents = encode(backbone.vae, photos)
+    scaling = round(1 / latents["rooms"].std().item(), 5)
+    backbone.vae.register_to_config(scaling_factor=scaling)
+    scaled = {kind: values * scaling for kind, values in latents.items()}
+    stage("unet", backbone.unet, lambda: train_unet(backbone, scaled, config))
+    figures |= reconstruction_figures(backbone.vae, config)
+    for module in (backbone.unet, backbone.vae, backbone.text_encoder):
+        module.half()
+    folder = save(backbone, config.out)
+    (folder / "figures.json").write_text(json.dumps(figures, indent=1))
+    print(json.dumps(figures, indent=1), f"saved {folder}", sep="\n")
+
+
+if __name__ == "__main__":
+    main()
