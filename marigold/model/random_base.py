@@ -1,0 +1,119 @@
+"""Models of Stable Diffusion 2's own classes with random weights: where tests and a pretraining start."""
+
+import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from diffusers.models import AutoencoderKL, UNet2DConditionModel
+from tokenizers.pre_tokenizers import ByteLevel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from marigold.model.backbone import Backbone, save_folder
+
+# The scheduler settings that Stable Diffusion 2 was published with.
+SD2_SCHEDULER: dict[str, Any] = {
+    "num_train_timesteps": 1000,
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "prediction_type": "v_prediction",
+    "timestep_spacing": "leading",
+    "steps_offset": 1,
+    "clip_sample": False,
+    "set_alpha_to_one": False,
+    "rescale_betas_zero_snr": False,
+    "skip_prk_steps": True,
+}
+START, END = "<|startoftext|>", "<|endoftext|>"
+# Channels per level of the U-Net and of the VAE.
+SIZES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
+    "tiny": ((32, 32, 32), (16, 16, 16, 16)),
+    "small": ((64, 128, 128), (32, 64, 64, 64)),
+}
+
+
+def build_components(
+    seed: int,
+    unet_channels: tuple[int, ...],
+    vae_channels: tuple[int, ...],
+    *,
+    text_width: int = 32,
+    text_layers: int = 1,
+    unet_layers: int = 1,
+    vae_layers: int = 1,
+    norm_groups: int = 16,
+    in_channels: int = 4,
+) -> Backbone:
+    """Build a text-to-image latent diffusion model with random weights, a function of the arguments alone.
+
+    Every entry of `unet_channels` and `vae_channels` is the width of one level, a multiple of `norm_groups`; the
+    VAE has four levels, which makes the latent 8 times smaller than the picture. `in_channels` is 4 for an
+    image generator, 8 for a depth estimator. The global random state is left as it was.
+    """
+    if len(vae_channels) != 4:
+        raise ValueError(f"vae_channels has {len(vae_channels)} levels; a latent of 1/8 resolution needs 4")
+    deeper = len(unet_channels) - 1
+    tokenizer = _byte_tokenizer()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        unet = UNet2DConditionModel(
+            in_channels=in_channels,
+            out_channels=4,
+            block_out_channels=unet_channels,
+            down_block_types=("DownBlock2D",) + ("CrossAttnDownBlock2D",) * deeper,
+            up_block_types=("CrossAttnUpBlock2D",) * deeper + ("UpBlock2D",),
+            layers_per_block=unet_layers,
+            attention_head_dim=8,
+            norm_num_groups=norm_groups,
+            cross_attention_dim=text_width,
+        )
+        vae = AutoencoderKL(
+            block_out_channels=vae_channels,
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            layers_per_block=vae_layers,
+            latent_channels=4,
+            norm_num_groups=norm_groups,
+            scaling_factor=0.18215,
+        )
+        text_encoder = CLIPTextModel(
+            CLIPTextConfig(
+                vocab_size=len(tokenizer),
+                hidden_size=text_width,
+                intermediate_size=2 * text_width,
+                num_hidden_layers=text_layers,
+                num_attention_heads=4,
+                max_position_embeddings=77,
+                bos_token_id=tokenizer.bos_token_id,
+                eos_token_id=tokenizer.eos_token_id,
+                pad_token_id=tokenizer.pad_token_id,
+            )
+        )
+    for module in (unet, vae, text_encoder):
+        module.eval()
+    return Backbone(unet, vae, text_encoder, tokenizer, dict(SD2_SCHEDULER))
+
+
+def save(backbone: Backbone, folder: str | Path) -> Path:
+    """Write `backbone` as a complete Stable Diffusion folder and return it; weights as safetensors."""
+    absent = ("safety_checker", "feature_extractor", "image_encoder")
+    settings = {**{name: [None, None] for name in absent}, "requires_safety_checker": False}
+    return save_folder(backbone, folder, "StableDiffusionPipeline", settings)
+
+
+def build_random_base(folder: str | Path, size: str = "tiny", seed: int = 0) -> Path:
+    """Write a base model with random weights in one of the `SIZES` into `folder` and return it."""
+    unet_channels, vae_channels = SIZES[size]
+    return save(build_components(seed, unet_channels, vae_channels), folder)
+
+
+def _byte_tokenizer() -> CLIPTokenizer:
+    """A CLIP tokenizer that knows the 256 bytes, inside and at the end of a word, and no merges."""
+    letters = sorted(ByteLevel.alphabet())
+    vocabulary = [*letters, *(f"{letter}</w>" for letter in letters), START, END]
+    with TemporaryDirectory() as folder:
+        (Path(folder) / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(vocabulary)}))
+        (Path(folder) / "merges.txt").write_text("#version: 0.2\n")
+        return CLIPTokenizer.from_pretrained(folder, model_max_length=77)
