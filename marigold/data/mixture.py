@@ -1,0 +1,133 @@
+"""Which samples a micro-batch holds: a function of the seed and of its global index, and of nothing else.
+
+So there is no state to save for a resume, and any number of processes can share one stream.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+
+BLOCK = 1 << 16  # micro-batches whose data sets are drawn together
+# One stream of random numbers per purpose, so that none depends on how much another has drawn.
+CHOICE, ORDER, FLIP = range(3)
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """What micro-batch number g holds: a data set's number, sample indices, and which samples are mirrored."""
+
+    dataset: int
+    indices: tuple[int, ...]
+    flips: tuple[bool, ...]
+
+
+class Mixture:
+    """Mixes data sets: each micro-batch comes from one of them, drawn by weight.
+
+    Each set runs through its own shuffled epochs; the samples that do not fill a last micro-batch wait for
+    another epoch's order. `sizes` are the numbers of samples, `weights` are normalised to sum to 1.
+    Raises ValueError for weights that do not fit and for a set smaller than a micro-batch.
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        weights: Sequence[float],
+        micro_batch: int,
+        flip_probability: float,
+        seed: int,
+    ) -> None:
+        if len(sizes) != len(weights) or not sizes or min(weights) < 0 or sum(weights) <= 0:
+            raise ValueError(f"mixture: need one weight >= 0 per data set, not all 0; got {list(weights)}")
+        small = [size for size, weight in zip(sizes, weights, strict=True) if weight > 0 and size < micro_batch]
+        if micro_batch < 1 or small:
+            raise ValueError(f"mixture: a data set of {small} samples cannot fill a micro-batch of {micro_batch}")
+        if not 0 <= flip_probability <= 1:
+            raise ValueError(f"mixture: flip_probability is a probability, got {flip_probability}")
+        self.sizes = tuple(sizes)
+        self.micro_batch = micro_batch
+        self.flip_probability = flip_probability
+        self.seed = seed
+        self.thresholds = np.cumsum(np.asarray(weights, np.float64) / sum(weights))
+        self._choices = lru_cache(maxsize=4)(self._draw_choices)
+        self._order = lru_cache(maxsize=2 * len(sizes))(self._draw_order)
+        self._before: list[NDArray[np.int64]] = [np.zeros(len(sizes), np.int64)]
+
+    def __getstate__(self) -> dict[str, object]:
+        return {key: value for key, value in self.__dict__.items() if key not in ("_choices", "_order")}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__dict__.update(state)
+        self._choices = lru_cache(maxsize=4)(self._draw_choices)
+        self._order = lru_cache(maxsize=2 * len(self.sizes))(self._draw_order)
+
+    def __getitem__(self, g: int) -> MicroBatch:
+        """The content of global micro-batch `g` >= 0."""
+        block, offset = divmod(g, BLOCK)
+        choices = self._choices(block)
+        dataset = int(choices[offset])
+        turn = self._count_before(block, dataset) + int(np.count_nonzero(choices[:offset] == dataset))
+        epoch, start = divmod(turn, self.sizes[dataset] // self.micro_batch)
+        order = self._order(dataset, epoch)
+        indices = order[start * self.micro_batch : (start + 1) * self.micro_batch]
+        flips = np.random.default_rng([self.seed, FLIP, g]).random(self.micro_batch) < self.flip_probability
+        return MicroBatch(dataset, tuple(indices.tolist()), tuple(flips.tolist()))
+
+    def _draw_choices(self, block: int) -> NDArray[np.int64]:
+        draws = np.random.default_rng([self.seed, CHOICE, block]).random(BLOCK)
+        return np.minimum(np.searchsorted(self.thresholds, draws, side="right"), len(self.sizes) - 1)
+
+    def _draw_order(self, dataset: int, epoch: int) -> NDArray[np.int64]:
+        return np.random.default_rng([self.seed, ORDER, dataset, epoch]).permutation(self.sizes[dataset])
+
+    def _count_before(self, block: int, dataset: int) -> int:
+        """How many micro-batches of earlier blocks came from `dataset`."""
+        while len(self._before) <= block:
+            counts = np.bincount(self._choices(len(self._before) - 1), minlength=len(self.sizes))
+            self._before.append(self._before[-1] + counts)
+        return int(self._before[block][dataset])
+
+
+Batch = TypeVar("Batch", covariant=True)
+
+
+class ExampleSource(Protocol[Batch]):
+    """A data set as training sees it: pictures or cached latents, one batch at a time."""
+
+    names: Sequence[str]
+
+    def batch(self, indices: Sequence[int], flips: Sequence[bool]) -> Batch:
+        """The examples with these indices, mirrored where the flip says so."""
+
+
+class MixtureDataset(Dataset[Batch]):
+    """The mixture as a torch data set whose index is the global micro-batch index."""
+
+    def __init__(self, mixture: Mixture, sources: Sequence[ExampleSource[Batch]]) -> None:
+        self.mixture = mixture
+        self.sources = sources
+
+    def __getitem__(self, g: int) -> Batch:
+        micro = self.mixture[g]
+        return self.sources[micro.dataset].batch(micro.indices, micro.flips)
+
+    def names(self, g: int) -> list[str]:
+        """The sample names of micro-batch `g`, for messages."""
+        micro = self.mixture[g]
+        return [self.sources[micro.dataset].names[index] for index in micro.indices]
+
+
+def global_indices(start_step: int, end_step: int, accumulation: int, rank: int, world: int) -> Iterable[int]:
+    """Global micro-batch indices of one process, in the order in which it takes them.
+
+    g = (step * accumulation + k) * world + rank, so 16 accumulated micro-batches of one process and 2 on each of
+    8 processes are the same 16.
+    """
+    for step in range(start_step, end_step):
+        for k in range(accumulation):
+            yield (step * accumulation + k) * world + rank

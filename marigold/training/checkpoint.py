@@ -1,0 +1,191 @@
+"""Checkpoints: complete model folders that appear whole or not at all, and are checked before they are used."""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+logger = logging.getLogger(__name__)
+
+STATE_FOLDER = "training_state"
+MANIFEST = f"{STATE_FOLDER}/manifest.json"
+OPTIMIZER = f"{STATE_FOLDER}/optimizer.pt"
+FROZEN_PARTS = ("vae", "text_encoder", "tokenizer", "scheduler")
+PARTIAL = ".partial-"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint cannot be used; the message names the file and the reason."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checked checkpoint: its folder, the step that comes next, and what was recorded with it."""
+
+    folder: Path
+    step: int
+    metadata: dict[str, Any]
+
+    def optimizer_state(self) -> dict[str, Any]:
+        """The optimiser's state; only tensors and plain values are unpickled."""
+        return torch.load(self.folder / OPTIMIZER, map_location="cpu", weights_only=True)
+
+
+def step_folder(checkpoints: Path, step: int) -> Path:
+    """Where the checkpoint of `step` finished steps lives."""
+    return checkpoints / f"step_{step:06d}"
+
+
+def save_checkpoint(
+    checkpoints: Path,
+    step: int,
+    export: Callable[[Path], None],
+    optimizer_state: dict[str, Any],
+    metadata: dict[str, Any],
+) -> Path:
+    """Write the checkpoint of `step` finished steps and return its folder.
+
+    `export` writes the whole model folder. Parts that training leaves alone are hard-linked to the newest
+    checkpoint that has the same bytes. The folder gets its name only when every file is on the disk; an
+    existing checkpoint of the same step is replaced. OSError (a full disk) leaves the earlier ones as they are.
+    """
+    final = step_folder(checkpoints, step)
+    partial = checkpoints / f"{PARTIAL}{final.name}"
+    shutil.rmtree(partial, ignore_errors=True)
+    (partial / STATE_FOLDER).mkdir(parents=True)
+    try:
+        export(partial)
+        torch.save(optimizer_state, partial / OPTIMIZER)
+        files = {name: _describe(partial / name) for name in _files(partial)}
+        _share_frozen(partial, files, _steps(checkpoints))
+        content = {"step": step, "files": files, "metadata": metadata}
+        (partial / MANIFEST).write_text(json.dumps(content, indent=1))
+        for name in (*files, MANIFEST):
+            _sync(partial / name)
+        _replace(partial, final)
+    except OSError:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return final
+
+
+def load_latest(checkpoints: Path) -> Checkpoint | None:
+    """The newest checkpoint whose files are all as they were written; None if there is none at all.
+
+    Damaged ones are logged with the reason and passed over. Raises CheckpointError if there are checkpoints
+    and every one is damaged: starting again from step 0 would hide that.
+    """
+    reasons = []
+    for folder in _steps(checkpoints):
+        try:
+            return check(folder)
+        except CheckpointError as error:
+            logger.warning("checkpoint passed over: %s", error)
+            reasons.append(str(error))
+    if reasons:
+        listed = "\n  ".join(reasons)
+        raise CheckpointError(
+            f"every checkpoint in {checkpoints} is damaged:\n  {listed}\nMove them away to start again from step 0"
+        )
+    return None
+
+
+def check(folder: Path) -> Checkpoint:
+    """Compare every file with the manifest; raises CheckpointError naming the first that differs."""
+    try:
+        content = json.loads((folder / MANIFEST).read_text())
+        step, files, metadata = int(content["step"]), dict(content["files"]), dict(content["metadata"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder / MANIFEST}: cannot be read ({type(error).__name__}: {error})") from error
+    for name, wanted in files.items():
+        path = folder / name
+        if not path.is_file():
+            raise CheckpointError(f"{path}: missing")
+        if path.stat().st_size != wanted["size"]:
+            raise CheckpointError(f"{path}: {path.stat().st_size} bytes, {wanted['size']} were written")
+        if _sha256(path) != wanted["sha256"]:
+            raise CheckpointError(f"{path}: its sha256 is not the one that was written")
+    return Checkpoint(folder, step, metadata)
+
+
+def keep_newest(checkpoints: Path, count: int) -> None:
+    """Delete all but the `count` newest checkpoints, and what killed runs left half-written."""
+    for folder in _steps(checkpoints)[count:]:
+        # Renamed first: a kill in the middle of the deletion must not leave a damaged checkpoint behind.
+        doomed = checkpoints / f"{PARTIAL}old-{folder.name}"
+        shutil.rmtree(doomed, ignore_errors=True)
+        folder.rename(doomed)
+    for leftover in checkpoints.glob(f"{PARTIAL}*"):
+        shutil.rmtree(leftover)
+
+
+def copy_model(source: Path, target: Path) -> None:
+    """Put the model of a checkpoint, without its training state, at `target`, by hard links where possible."""
+    partial = target.with_name(f"{PARTIAL}{target.name}")
+    shutil.rmtree(partial, ignore_errors=True)
+    for name in _files(source):
+        if not name.startswith(STATE_FOLDER):
+            (partial / name).parent.mkdir(parents=True, exist_ok=True)
+            _link(source / name, partial / name)
+    _replace(partial, target)
+
+
+def _steps(checkpoints: Path) -> list[Path]:
+    """Checkpoint folders, newest first."""
+    return sorted((path for path in checkpoints.glob("step_*") if path.is_dir()), reverse=True)
+
+
+def _files(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def _share_frozen(partial: Path, files: dict[str, dict[str, Any]], earlier: list[Path]) -> None:
+    for folder in earlier[:1]:
+        for name, described in files.items():
+            twin = folder / name
+            if name.split("/")[0] in FROZEN_PARTS and twin.is_file() and _describe(twin) == described:
+                (partial / name).unlink()
+                _link(twin, partial / name)
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        # Not every file system has hard links; a copy is as good.
+        shutil.copy2(source, target)
+
+
+def _replace(partial: Path, final: Path) -> None:
+    """Give a finished folder its name, replacing what has that name, and make the rename durable."""
+    old = final.with_name(f"{PARTIAL}old-{final.name}")
+    if final.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        final.rename(old)
+    partial.rename(final)
+    _sync(final.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _describe(path: Path) -> dict[str, Any]:
+    return {"size": path.stat().st_size, "sha256": _sha256(path)}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

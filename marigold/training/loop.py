@@ -1,0 +1,350 @@
+"""The training loop: a function of the step, so that a resumed run is the run that was never disturbed."""
+
+import logging
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from diffusers.models import UNet2DConditionModel
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from marigold.data.mixture import MixtureDataset, global_indices
+from marigold.training.checkpoint import Checkpoint, copy_model, keep_newest, load_latest, save_checkpoint
+from marigold.training.objective import Objective
+from marigold.training.schedule import learning_rate_factor
+from marigold.training.tracking import Tracker
+
+logger = logging.getLogger(__name__)
+
+
+class TrainingError(ValueError):
+    """Training cannot start or go on; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Settings of the loop, as `configs/train.yaml` gives them.
+
+    `steps` counts optimiser steps of `effective_batch` samples, taken in micro-batches. The learning rate is
+    `lr` times `learning_rate_factor`, which has fallen to `final_ratio` at `decay_steps`. `max_grad_norm` null
+    does not clip. `time_limit` is in hours, null for none. `select_by` names the validation figure (lower is
+    better) that decides which checkpoint is kept as `best`.
+    """
+
+    steps: int
+    effective_batch: int
+    micro_batch: int
+    lr: float
+    warmup_steps: int
+    decay_steps: int
+    final_ratio: float
+    max_grad_norm: float | None
+    seed: int
+    log_every: int
+    checkpoint_every: int
+    validate_every: int
+    keep_checkpoints: int
+    select_by: str
+    workers: int
+    time_limit: float | None
+
+
+@dataclass
+class Window:
+    """Losses and gradient norms since the last log entry, kept on the device so that no step waits for them."""
+
+    losses: list[Tensor] = field(default_factory=list)
+    grad_norms: list[Tensor] = field(default_factory=list)
+    waited: float = 0.0
+    started: float = field(default_factory=time.perf_counter)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run consists of, besides its settings.
+
+    `save_model(folder)` writes the complete model folder, `validate(step)` returns figures. `recipe` holds every
+    setting that decides the numbers; a checkpoint made with another recipe is not continued.
+    """
+
+    folder: Path
+    unet: UNet2DConditionModel
+    data: MixtureDataset[Any]
+    objective: Objective
+    save_model: Callable[[Path], None]
+    validate: Callable[[int], dict[str, float]]
+    recipe: Mapping[str, Any]
+    make_tracker: Callable[[int], Tracker]
+
+
+def accumulation_steps(effective_batch: int, micro_batch: int, world: int) -> int:
+    """Micro-batches per process and optimiser step; raises TrainingError if they don't fill the batch exactly."""
+    if min(effective_batch, micro_batch) < 1 or effective_batch % (micro_batch * world):
+        raise TrainingError(
+            f"train.effective_batch={effective_batch} is not a multiple of train.micro_batch={micro_batch} x "
+            f"{world} process(es); change one of them"
+        )
+    return effective_batch // (micro_batch * world)
+
+
+def train(config: TrainConfig, run: Run, accelerator: Accelerator) -> bool:
+    """Train to `config.steps`, from the newest checkpoint in the run folder if there is one.
+
+    Returns True when all steps are done, False when a signal or the time limit ended the run early; the state is
+    saved either way. Raises TrainingError, before the first step where possible.
+    """
+    accumulation = accumulation_steps(config.effective_batch, config.micro_batch, accelerator.num_processes)
+    checkpoints = run.folder / "checkpoints"
+    optimizer = torch.optim.Adam(run.unet.parameters(), lr=config.lr, fused=accelerator.device.type == "cuda")
+    start, best, pending = _resume(checkpoints, run, optimizer)
+    run.unet.train()
+    unet, prepared = accelerator.prepare(run.unet, optimizer)
+    tracker = run.make_tracker(start) if accelerator.is_main_process else None
+    loop = _Loop(config, run, accelerator, unet, prepared, accumulation, tracker, best)
+    loop.window.losses = [torch.tensor(loss, device=accelerator.device) for loss in pending]
+    try:
+        return loop.go(start)
+    finally:
+        if tracker is not None:
+            tracker.close()
+
+
+def _resume(checkpoints: Path, run: Run, optimizer: torch.optim.Optimizer) -> tuple[int, float, list[float]]:
+    """Load the newest good checkpoint: the step to start with, the best figure so far, unlogged losses."""
+    found: Checkpoint | None = load_latest(checkpoints)
+    if found is None:
+        return 0, math.inf, []
+    theirs = found.metadata["recipe"]
+    different = [
+        f"{key}: checkpoint {theirs.get(key)!r}, this run {run.recipe.get(key)!r}"
+        for key in sorted({*theirs, *run.recipe})
+        if theirs.get(key) != run.recipe.get(key)
+    ]
+    if different:
+        raise TrainingError(
+            f"{found.folder} was made with other settings and is not continued. {'; '.join(different)}. "
+            "Give another run_dir, or move that folder away"
+        )
+    weights = UNet2DConditionModel.from_pretrained(found.folder / "unet").state_dict()
+    run.unet.load_state_dict(weights)
+    optimizer.load_state_dict(found.optimizer_state())
+    logger.info("resumed from %s", found.folder)
+    return found.step, float(found.metadata["best"]), list(found.metadata["pending"])
+
+
+class _Loop:
+    """The state of a running loop, in named steps."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        run: Run,
+        accelerator: Accelerator,
+        unet: torch.nn.Module,
+        optimizer: Any,
+        accumulation: int,
+        tracker: Tracker | None,
+        best: float,
+    ) -> None:
+        self.config, self.run, self.accelerator = config, run, accelerator
+        self.unet, self.optimizer, self.accumulation = unet, optimizer, accumulation
+        self.tracker, self.best = tracker, best
+        self.window = Window()
+        self.saved: Path | None = None
+        self.deadline = math.inf if config.time_limit is None else time.monotonic() + 3600 * config.time_limit
+
+    def go(self, start: int) -> bool:
+        config, main = self.config, self.accelerator.is_main_process
+        loader = iter(self._loader(start))
+        bar = tqdm(
+            range(start, config.steps),
+            initial=start,
+            total=config.steps,
+            disable=not main,
+            desc="train",
+            mininterval=2,
+        )
+        with _stop_signals() as stopped:
+            for step in bar:
+                self._optimise(step, loader)
+                done = step + 1
+                last = done == config.steps
+                if done % config.log_every == 0 or last:
+                    bar.set_postfix(self._log(done), refresh=False)
+                # Several processes must agree on when to stop, and agreeing costs a synchronisation.
+                wants = stopped() or time.monotonic() > self.deadline
+                if self.accelerator.num_processes > 1:
+                    wants = done % config.log_every == 0 and self._any(wants)
+                validating = last or done % config.validate_every == 0
+                if validating or wants or done % config.checkpoint_every == 0:
+                    self._check_finite(step)
+                    improved = self._validate(done) if validating else False
+                    self._save(done, improved)
+                if wants and not last:
+                    logger.warning("stopped after step %d; the same command goes on from here", done)
+                    return False
+        return True
+
+    def _loader(self, start: int) -> DataLoader[Any]:
+        config, accelerator = self.config, self.accelerator
+        indices = global_indices(
+            start, config.steps, self.accumulation, accelerator.process_index, accelerator.num_processes
+        )
+        # Not given to accelerate: the indices are this process's own already, and must not be sharded again.
+        return DataLoader(
+            self.run.data,
+            batch_size=None,
+            sampler=indices,  # type: ignore[arg-type]
+            num_workers=config.workers,
+            collate_fn=_as_it_is,
+            multiprocessing_context="spawn" if config.workers else None,
+            persistent_workers=config.workers > 0,
+        )
+
+    def _optimise(self, step: int, loader: Iterator[Any]) -> None:
+        config, accelerator = self.config, self.accelerator
+        factor = learning_rate_factor(
+            step,
+            warmup_steps=config.warmup_steps,
+            total_steps=config.decay_steps,
+            final_ratio=config.final_ratio,
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = config.lr * factor
+        for k in range(self.accumulation):
+            before = time.perf_counter()
+            batch = next(loader)
+            self.window.waited += time.perf_counter() - before
+            last = k == self.accumulation - 1
+            with nullcontext() if last else accelerator.no_sync(self.unet):
+                with accelerator.autocast():
+                    loss = self.run.objective(self.unet, batch, self._global_index(step, k))
+                accelerator.backward(loss / self.accumulation)
+            self.window.losses.append(loss.detach())
+        limit = math.inf if config.max_grad_norm is None else config.max_grad_norm
+        norm = accelerator.clip_grad_norm_(self.unet.parameters(), limit)
+        assert norm is not None
+        self.window.grad_norms.append(norm.detach())
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def _global_index(self, step: int, k: int) -> int:
+        accelerator = self.accelerator
+        return (step * self.accumulation + k) * accelerator.num_processes + accelerator.process_index
+
+    def _check_finite(self, step: int) -> None:
+        """Stop, naming the samples, if any loss or gradient since the last check is not finite."""
+        losses, norms = torch.stack(self.window.losses), self.window.grad_norms
+        bad = ~torch.isfinite(losses)
+        bad_norm = ~torch.isfinite(torch.stack(norms)) if norms else bad[:0]
+        if not self._any(bool(bad.any() or bad_norm.any())):
+            return
+        window_steps = max(len(losses) // self.accumulation, 1)
+        if bad.any():
+            position = int(bad.nonzero()[0])
+            at, micro = divmod(position, self.accumulation)
+            micros = [micro]
+        else:
+            at, micros = int(bad_norm.nonzero()[0]) if bad_norm.any() else 0, list(range(self.accumulation))
+            at += window_steps - len(norms)
+        where = step - window_steps + 1 + at
+        names = [name for micro in micros for name in self.run.data.names(self._global_index(where, micro))]
+        good = self.saved or "none yet"
+        raise TrainingError(
+            f"the {'loss' if bad.any() else 'gradient'} is not finite at step {where} (samples: {', '.join(names)}). "
+            f"Nothing was saved after that; last good checkpoint: {good}. A lower train.lr or train.precision=no may help"
+        )
+
+    def _log(self, done: int) -> dict[str, str]:
+        """Read the window's figures from the device, log them, and start a new window."""
+        self._check_finite(done - 1)
+        window, self.window = self.window, Window()
+        losses = self.accelerator.gather(torch.stack(window.losses).float())
+        seconds = time.perf_counter() - window.started
+        values = {
+            "loss": losses.double().mean().item(),
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "grad_norm": window.grad_norms[-1].item(),
+            "images_per_second": len(window.grad_norms) * self.config.effective_batch / seconds,
+            "data_wait_share": window.waited / seconds,
+        }
+        if torch.cuda.is_available():
+            values["peak_memory_gb"] = torch.cuda.max_memory_allocated() / 1e9
+        if self.tracker is not None:
+            self.tracker.log(done, values)
+        return {
+            "loss": f"{values['loss']:.4f}",
+            "lr": f"{values['lr']:.1e}",
+            "img/s": f"{values['images_per_second']:.1f}",
+            "wait": f"{values['data_wait_share']:.0%}",
+        }
+
+    def _validate(self, done: int) -> bool:
+        """Judge the model; True if it is the best so far."""
+        self.unet.eval()
+        started = time.perf_counter()
+        values = self.run.validate(done)
+        self.unet.train()
+        # Validation is not training time: images/s must not depend on how often it happens.
+        self.window.started += time.perf_counter() - started
+        if self.tracker is not None:
+            self.tracker.log(done, values)
+        figure = values[self.config.select_by]
+        improved = figure < self.best
+        self.best = min(figure, self.best)
+        return improved
+
+    def _save(self, done: int, improved: bool) -> None:
+        if self.accelerator.is_main_process:
+            started = time.perf_counter()
+            checkpoints = self.run.folder / "checkpoints"
+            pending = [loss.item() for loss in self.window.losses]
+            metadata = {"recipe": dict(self.run.recipe), "best": self.best, "pending": pending}
+            self.saved = save_checkpoint(checkpoints, done, self.run.save_model, self.optimizer.state_dict(), metadata)
+            keep_newest(checkpoints, self.config.keep_checkpoints)
+            if improved:
+                copy_model(self.saved, self.run.folder / "best")
+            if done == self.config.steps:
+                copy_model(self.saved, self.run.folder / "final")
+            self.window.started += time.perf_counter() - started
+        self.accelerator.wait_for_everyone()
+
+    def _any(self, flag: bool) -> bool:
+        """Whether the flag is up on any process."""
+        if self.accelerator.num_processes == 1:
+            return flag
+        flags = self.accelerator.gather(torch.tensor([flag], device=self.accelerator.device))
+        return bool(flags.any())
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+@contextmanager
+def _stop_signals() -> Iterator[Callable[[], bool]]:
+    """Turn SIGTERM and SIGINT into a wish to stop after the step; a second one acts as usual."""
+    received: list[int] = []
+    previous = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        received.append(number)
+        signal.signal(number, previous[signal.Signals(number)])
+
+    for number in previous:
+        signal.signal(number, note)
+    try:
+        yield lambda: bool(received)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,113 @@
+"""Where a run's figures go: a JSON line per entry always, further trackers when asked for."""
+
+import json
+import secrets
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+
+class Tracker(Protocol):
+    """Receives a run's figures; a tracker belongs to the main process alone."""
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Record figures after `step` finished steps."""
+
+    def picture(self, step: int, name: str, path: Path) -> None:
+        """Record a picture file."""
+
+    def close(self) -> None:
+        """Finish: nothing is logged afterwards."""
+
+
+class JsonLines:
+    """`metrics.jsonl`: one object per entry, flushed at once.
+
+    A resumed run first drops what a disturbed run logged after `start_step`, so that the file reads as if
+    nothing had happened.
+    """
+
+    def __init__(self, path: Path, start_step: int) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= start_step]
+        partial = path.with_name(path.name + ".partial")
+        partial.write_text("".join(f"{line}\n" for line in kept))
+        partial.replace(path)
+        self.file = path.open("a")
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        self.file.write(json.dumps({"step": step, **values}) + "\n")
+        self.file.flush()
+
+    def picture(self, step: int, name: str, path: Path) -> None:
+        """Pictures stay files in the run folder."""
+
+    def close(self) -> None:
+        self.file.close()
+
+
+def _whole_lines(path: Path) -> list[str]:
+    """The lines that a killed run finished writing."""
+    if not path.exists():
+        return []
+    *whole, _unfinished = path.read_text().split("\n")
+    return whole
+
+
+class Wandb:
+    """Weights & Biases; `mode` is online, offline or disabled. A resumed run goes on under the same id."""
+
+    def __init__(
+        self,
+        folder: Path,
+        project: str,
+        name: str | None,
+        mode: str,
+        config: Mapping[str, Any],
+        start_step: int,
+    ) -> None:
+        try:
+            import wandb
+        except ImportError as error:
+            raise ValueError("tracker=wandb needs the package wandb: pip install -e '.[wandb]'") from error
+        self.wandb = wandb
+        identity = folder / "wandb_id.txt"
+        if start_step == 0 or not identity.exists():
+            identity.write_text(secrets.token_hex(4))
+        self.run = wandb.init(
+            project=project,
+            name=name,
+            id=identity.read_text().strip(),
+            resume="allow",
+            dir=str(folder),
+            mode=mode,  # type: ignore[arg-type]
+            config=dict(config),
+        )
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        self.run.log(dict(values), step=step)
+
+    def picture(self, step: int, name: str, path: Path) -> None:
+        self.run.log({name: self.wandb.Image(str(path))}, step=step)
+
+    def close(self) -> None:
+        self.run.finish()
+
+
+class Trackers:
+    """Several trackers as one."""
+
+    def __init__(self, trackers: Sequence[Tracker]) -> None:
+        self.trackers = tuple(trackers)
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        for tracker in self.trackers:
+            tracker.log(step, values)
+
+    def picture(self, step: int, name: str, path: Path) -> None:
+        for tracker in self.trackers:
+            tracker.picture(step, name, path)
+
+    def close(self) -> None:
+        for tracker in self.trackers:
+            tracker.close()
