@@ -1,0 +1,124 @@
+"""A split list + a storage + two hooks = a sequence of samples in metres."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+
+from marigold.data.decode import decode_depth_png, decode_photo
+from marigold.data.errors import DataError
+from marigold.data.splits import Line, describe_split, evenly_spaced, part_of_split, read_split
+from marigold.data.storage import Storage, open_storage
+from marigold.types import DepthSample
+
+
+class DepthDataset(Sequence[DepthSample]):
+    """RGB-D pairs of one split list, read on access.
+
+    name: for messages and results. root: folder, tar or zip. split_list: text file, one sample a line.
+    min_depth, max_depth: metres; a pixel counts where min_depth < depth < max_depth.
+    image_size: (height, width) that every photo must have, or None.
+    crop: (height, width) of the KITTI benchmark crop, or None.
+    limit: take that many samples, evenly spaced.
+    official_split: the name in KNOWN_SPLITS of the list that this should be.
+
+    A set defines which column holds the depth, its unit, and, where these do not do, the two hooks
+    `_read_depth` and `_is_valid`. A sample without a valid pixel is given as it is; who needs one says so.
+    Raises DataError, naming set, sample and file, for whatever is missing or broken.
+    """
+
+    depth_column = 1
+    columns = 2
+    units_per_metre = 1000.0
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        root: str,
+        split_list: str,
+        min_depth: float,
+        max_depth: float,
+        image_size: tuple[int, int] | None = None,
+        crop: tuple[int, int] | None = None,
+        limit: int | None = None,
+        official_split: str | None = None,
+    ) -> None:
+        if not 0 <= min_depth < max_depth:
+            raise ValueError(f"{name}: expected 0 <= min_depth < max_depth, got {min_depth} and {max_depth}")
+        self.name = name
+        self.min_depth, self.max_depth = min_depth, max_depth
+        self.image_size, self.crop = image_size, crop
+        lines = read_split(split_list, columns=self.columns)
+        self.split = describe_split(split_list, lines, official_split)
+        # Frames that were listed without ground truth; the published counts leave them out too (697 -> 652).
+        self._lines = [line for line in lines if line[self.depth_column] != "None"]
+        self.dropped = len(lines) - len(self._lines)
+        if limit is not None:
+            self._lines = evenly_spaced(self._lines, limit)
+            self.split = part_of_split(self.split, self._lines)
+        self.root = root
+        self.storage = self._open(root)
+
+    @property
+    def names(self) -> list[str]:
+        """The samples' names, in order: the first column, unique in the set."""
+        return [line[0] for line in self._lines]
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def __getitem__(self, index: int) -> DepthSample:  # type: ignore[override]
+        line = self._lines[index]
+        try:
+            image = self._decoded(line[0], decode_photo)
+            size = image.shape[:2]
+            if self.image_size is not None and size != tuple(self.image_size):
+                raise DataError(f"{line[0]}: photo of {_by(size)}, expected {_by(self.image_size)}")
+            depth = self._read_depth(line, size)
+            if depth.shape != size:
+                raise DataError(f"{line[self.depth_column]}: depth of {_by(depth.shape)}, photo of {_by(size)}")
+            valid = self._is_valid(depth, line)
+            if self.crop is not None:
+                window = benchmark_crop(size, self.crop)
+                image, depth, valid = image[window], depth[window], valid[window]
+        except DataError as error:
+            raise DataError(f"{self.name}, sample {line[0]!r}: {error}") from error
+        known = np.isfinite(depth) & (depth > 0)
+        return DepthSample(
+            name=line[0],
+            image=torch.from_numpy(image).permute(2, 0, 1).contiguous().to(torch.float32).div_(255),
+            depth=torch.from_numpy(np.where(known, depth, np.float32(0)))[None],
+            valid=torch.from_numpy(np.ascontiguousarray(valid))[None],
+        )
+
+    def _open(self, root: str) -> Storage:
+        return open_storage(root)
+
+    def _read_depth(self, line: Line, size: tuple[int, ...]) -> np.ndarray:
+        """Depth in metres, float32 (H, W); `size` is the photo's (H, W)."""
+        depth = self._decoded(line[self.depth_column], decode_depth_png)
+        return depth.astype(np.float32) / np.float32(self.units_per_metre)
+
+    def _is_valid(self, depth: np.ndarray, line: Line) -> np.ndarray:
+        """Which pixels count, bool (H, W)."""
+        return np.isfinite(depth) & (depth > self.min_depth) & (depth < self.max_depth)
+
+    def _decoded(self, name: str, decode: Callable[[bytes], np.ndarray]) -> np.ndarray:
+        data = self.storage.read(name)
+        try:
+            return decode(data)
+        except DataError as error:
+            raise DataError(f"{name} in {self.root}: {error}") from error
+
+
+def benchmark_crop(size: tuple[int, ...], crop: tuple[int, int]) -> tuple[slice, slice]:
+    """The KITTI benchmark crop: the lowest `crop[0]` rows and the middle `crop[1]` columns."""
+    top, left = size[0] - crop[0], (size[1] - crop[1]) // 2
+    if top < 0 or left < 0:
+        raise DataError(f"a photo of {_by(size)} is smaller than the crop of {_by(crop)}")
+    return slice(top, size[0]), slice(left, left + crop[1])
+
+
+def _by(size: Sequence[int]) -> str:
+    return " x ".join(str(side) for side in size)

@@ -1,0 +1,36 @@
+"""Writing files so that a killed run or a full disk never leaves half of one under its final name."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """A binary file to write that appears at `path` whole, on the disk, or not at all.
+
+    It is written beside its place, synchronised and renamed. OSError (no room, no permission) passes through,
+    after the partial file is removed.
+    """
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp", delete=False) as file:
+        try:
+            yield file  # type: ignore[misc]
+            file.flush()
+            os.fsync(file.fileno())
+            os.fchmod(file.fileno(), 0o644)  # a temporary file is private; a data set is not
+            os.replace(file.name, path)
+        except BaseException:
+            os.unlink(file.name)
+            raise
+
+
+def write_atomically(path: Path, data: bytes | str) -> int:
+    """Write the whole content of `path` with `atomic_file`, folders included; returns the number of bytes."""
+    content = data.encode() if isinstance(data, str) else data
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(path) as file:
+        file.write(content)
+    return len(content)

@@ -1,0 +1,213 @@
+"""Hypersim: HDF5 radiance and distance -> tone-mapped photo and planar depth, and the filtered lists.
+
+The images are made by `hypersim_recipe`; here are the frames' files, the filter and the lists.
+"""
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from marigold.data.decode import decode_hdf5
+from marigold.data.errors import DataError
+from marigold.data.files import write_atomically
+from marigold.data.preparation.hypersim_recipe import (
+    NOT_AN_OBJECT,
+    SPLITS,
+    Matrix,
+    planar_factor,
+    read_cameras,
+    released_frames,
+    tone_map,
+)
+from marigold.data.preparation.images import encode_png, to_millimetres, write_file
+from marigold.data.preparation.journal import Outcome
+from marigold.data.preparation.runner import ListResult, RunOptions, Summary, run, write_list
+from marigold.data.storage import Storage, open_storage
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Which frames are listed: depth range in metres, RGB range of 255, share of pixels without geometry.
+
+    prs-eth/Marigold issue 158. The last test holds for `max_invalid_splits` only: no validation or test frame
+    was dropped for it. `depth_range_of_known`: take the range over known pixels only, not over the zeros too.
+    """
+
+    min_depth_range: float
+    min_rgb_range: int
+    max_invalid: float
+    max_invalid_splits: list[str]
+    depth_range_of_known: bool
+
+    def reason(self, split: str, facts: Mapping[str, int | float]) -> str:
+        """Why a frame is dropped, or "" if it is kept."""
+        nearest = facts["depth_min_known"] if self.depth_range_of_known else facts["depth_min"]
+        if facts["depth_max"] - nearest < self.min_depth_range:
+            return f"depth range < {self.min_depth_range:g} m"
+        if facts["rgb_max"] - facts["rgb_min"] < self.min_rgb_range:
+            return f"RGB range < {self.min_rgb_range}"
+        if split in self.max_invalid_splits and facts["invalid_ratio"] > self.max_invalid:
+            return f"more than {self.max_invalid:g} without geometry"
+        return ""
+
+
+def prepare_hypersim(
+    raw: str,
+    out: str,
+    workers: int,
+    dry_run: bool,
+    max_broken: float,
+    split_csv: str,
+    camera_csv: str | None,
+    scenes: list[str] | None,
+    png_compress_level: int,
+    min_depth_range: float,
+    min_rgb_range: int,
+    max_invalid: float,
+    max_invalid_splits: list[str],
+    depth_range_of_known: bool,
+    official: str | None,
+) -> Summary:
+    """Convert the frames of `raw` (scene folders, or the publisher's zips) that `split_csv` releases.
+
+    `camera_csv`: the publisher's metadata_camera_parameters.csv, or None for the nominal camera. `scenes`:
+    only these, or None for all. The filter decides on the lists alone, so changing it converts nothing again.
+    `official`: compare the lists with the known ones of this set, or None.
+    """
+    keep = Filter(min_depth_range, min_rgb_range, max_invalid, max_invalid_splits, depth_range_of_known)
+    job = HypersimFrames(Path(raw), Path(out), Path(split_csv), camera_csv, scenes, png_compress_level, keep, official)
+    return run(job, RunOptions(workers, dry_run, max_broken))
+
+
+class HypersimFrames:
+    """The released frames as items `split/scene/camera/frame`."""
+
+    def __init__(
+        self,
+        raw: Path,
+        out: Path,
+        split_csv: Path,
+        camera_csv: str | None,
+        scenes: list[str] | None,
+        png_compress_level: int,
+        keep: Filter,
+        official: str | None,
+    ) -> None:
+        self.raw, self.out, self.keep, self.official = raw, out, keep, official
+        self.png_compress_level = png_compress_level
+        self._items = [
+            f"{split}/{scene}/{camera}/{frame}"
+            for split, scene, camera, frame in released_frames(split_csv)
+            if scenes is None or scene in scenes
+        ]
+        if not self._items:
+            raise DataError(f"{split_csv}: no released frame" + (f" of the scenes {scenes}" if scenes else ""))
+        self.cameras = None if camera_csv is None else read_cameras(Path(camera_csv))
+        self._camera_csv = camera_csv
+
+    def items(self) -> Sequence[str]:
+        return self._items
+
+    def settings(self) -> Mapping[str, object]:
+        cameras = "nominal" if self.cameras is None else "per scene"
+        return {"dataset": "hypersim", "cameras": cameras, "png_compress_level": self.png_compress_level}
+
+    def convert(self, item: str, out: Path) -> Outcome:
+        split, scene, camera, frame = item.split("/")
+        storage = _open_scene(self.raw, scene)
+        final = f"{scene}/images/scene_{camera}_final_hdf5/frame.{frame}"
+        geometry = f"{scene}/images/scene_{camera}_geometry_hdf5/frame.{frame}"
+        colour = _array(storage, f"{final}.color.hdf5", 3, "f")
+        distance = _array(storage, f"{geometry}.depth_meters.hdf5", 2, "f")
+        entity = _array(storage, f"{geometry}.render_entity_id.hdf5", 2, "i")
+        if not colour.shape[:2] == distance.shape == entity.shape or colour.shape[2] != 3:
+            raise DataError(f"{final}: sizes differ: {colour.shape}, {distance.shape}, {entity.shape}")
+        if (entity == 0).any():
+            raise DataError(f"{geometry}.render_entity_id.hdf5: entity id 0, which the publisher never gives")
+
+        known = entity != NOT_AN_OBJECT
+        photo = tone_map(colour, known)
+        depth = distance * planar_factor(entity.shape[0], entity.shape[1], self._camera(scene))
+        millimetres, unfit = to_millimetres(depth, known)
+        name = f"{camera}_fr{frame}.png"
+        files = write_file(out, f"{split}/{scene}/rgb_{name}", encode_png(photo, self.png_compress_level))
+        plane = encode_png(millimetres, self.png_compress_level)
+        files |= write_file(out, f"{split}/{scene}/depth_plane_{name}", plane)
+        return Outcome(item, files, sum(files.values()), _facts(photo, millimetres, known, unfit))
+
+    def _camera(self, scene: str) -> Matrix | None:
+        if self.cameras is None:
+            return None
+        if scene not in self.cameras:
+            raise DataError(f"{self._camera_csv}: no camera for scene {scene}")
+        return self.cameras[scene]
+
+    def finish(self, outcomes: Mapping[str, Outcome]) -> Sequence[ListResult]:
+        results = []
+        for split in SPLITS:
+            wanted = [item for item in self._items if item.startswith(f"{split}/")]
+            if not wanted:
+                continue
+            kept, dropped, table = [], Counter[str](), []
+            for item in wanted:
+                reason = self.keep.reason(split, outcomes[item].facts) if item in outcomes else "broken"
+                line = _line(item)
+                if reason:
+                    dropped[reason] += 1
+                else:
+                    kept.append(line)
+                if item in outcomes:
+                    table.append({"line": line, "kept": not reason, **outcomes[item].facts})
+            write_atomically(self.out / f"filename_meta_{split}.csv", _csv(table))
+            path = self.out / f"filename_list_{split}.txt"
+            results.append(write_list(path, kept, self.official and f"{self.official}/{split}", dropped))
+        return results
+
+
+def _facts(photo: np.ndarray, millimetres: np.ndarray, known: np.ndarray, unfit: int) -> dict[str, int | float]:
+    positive = millimetres[millimetres > 0]
+    return {
+        "rgb_min": int(photo.min()),
+        "rgb_max": int(photo.max()),
+        "depth_min": int(millimetres.min()) / 1000,
+        "depth_max": int(millimetres.max()) / 1000,
+        "depth_min_known": int(positive.min()) / 1000 if positive.size else 0.0,
+        "invalid_ratio": float(1 - known.mean()),
+        "out_of_range": unfit,
+    }
+
+
+def _line(item: str) -> str:
+    _, scene, camera, frame = item.split("/")
+    return f"{scene}/rgb_{camera}_fr{frame}.png {scene}/depth_plane_{camera}_fr{frame}.png"
+
+
+def _array(storage: Storage, name: str, ndim: int, kind: str) -> np.ndarray:
+    data = storage.read(name)
+    try:
+        array = decode_hdf5(data)
+    except DataError as error:
+        raise DataError(f"{name}: {error}") from error
+    if array.ndim != ndim or array.dtype.kind != kind or array.size == 0:
+        raise DataError(f"{name}: expected {ndim} axes of kind {kind!r}, got {array.dtype} {array.shape}")
+    return array
+
+
+@lru_cache(maxsize=4)
+def _open_scene(raw: Path, scene: str) -> Storage:
+    archive = raw / f"{scene}.zip"
+    return open_storage(archive if archive.is_file() and not (raw / scene).is_dir() else raw)
+
+
+def _csv(table: Sequence[Mapping[str, object]]) -> str:
+    with io.StringIO() as file:
+        writer = csv.DictWriter(file, fieldnames=list(table[0]) if table else ["line"], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(table)
+        return file.getvalue()

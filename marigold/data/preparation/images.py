@@ -1,0 +1,62 @@
+"""Writing what the readers read: 8-bit RGB and 16-bit grey PNGs, and files taken over as they are."""
+
+import io
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from marigold.data.errors import DataError
+from marigold.data.files import atomic_file, write_atomically
+
+
+def encode_png(pixels: np.ndarray, compress_level: int) -> bytes:
+    """uint8 (H, W, 3) or uint16 (H, W) as a PNG; `compress_level` 0 (fast, large) to 9."""
+    if (pixels.dtype, pixels.ndim) not in ((np.uint8, 3), (np.uint16, 2)):
+        raise TypeError(f"expected uint8 (H, W, 3) or uint16 (H, W), got {pixels.dtype} {pixels.shape}")
+    with io.BytesIO() as file:
+        Image.fromarray(np.ascontiguousarray(pixels)).save(file, format="PNG", compress_level=compress_level)
+        return file.getvalue()
+
+
+def to_millimetres(depth: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, int]:
+    """Metres as uint16 millimetres, truncated, 0 where unknown; and how many known pixels did not fit.
+
+    A depth that is not finite, not positive or 65.536 m and more has no 16-bit value and becomes 0.
+    """
+    with np.errstate(invalid="ignore", over="ignore"):
+        fits = known & np.isfinite(depth) & (depth > 0) & (depth * 1000 < 65536)
+        millimetres = np.where(fits, depth * 1000, 0).astype(np.uint16)
+    return millimetres, int((known & ~fits).sum())
+
+
+def write_file(out: Path, name: str, data: bytes) -> dict[str, int]:
+    """Write `out/name` atomically; returns {name: size}."""
+    return {name: write_atomically(out / name, data)}
+
+
+def take_over(source: Path, out: Path, name: str) -> tuple[dict[str, int], int]:
+    """Make `out/name` the same file: a hard link if the file system can, else a copy.
+
+    Returns {name: size} and the bytes that it took on the disk. Raises DataError if the source is missing
+    or empty.
+    """
+    target = out / name
+    if not source.is_file():
+        raise DataError(f"{source}: missing")
+    size = source.stat().st_size
+    if size == 0:
+        raise DataError(f"{source}: an empty file")
+    if target.exists() and target.samefile(source):
+        return {name: size}, 0
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source.resolve(), target)
+    except OSError:  # another file system, or one without links
+        with open(source, "rb") as original, atomic_file(target) as copy:
+            shutil.copyfileobj(original, copy)
+        return {name: size}, size
+    return {name: size}, 0

@@ -1,0 +1,180 @@
+"""Folder, tar or zip -> bytes, all the same to a data set.
+
+An archive is indexed once; the index is a small file beside it, or in the cache folder when the archive's own
+folder is read-only. A member is then one `os.pread` away, which needs no lock and no seek position, so one
+storage serves any number of threads and forked workers, and a spawned worker reopens it from its pickle.
+"""
+
+import os
+import stat
+import weakref
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from marigold.data.archive_index import ZIP_DEFLATED, ArchiveIndex, load_or_build
+from marigold.data.errors import DataError
+
+# The largest file of the seven data sets is ETH3D's raw depth, 97.5 MB. A file that claims more than this is
+# not one of theirs, and reading it could take the machine's memory.
+MAX_FILE_BYTES = 512 * 2**20
+
+
+@runtime_checkable
+class Storage(Protocol):
+    """Named files behind one interface; names are relative, with `/` between their parts."""
+
+    def read(self, name: str) -> bytes:
+        """The whole file; raises DataError, naming it, when it is missing, outside or too large."""
+        ...
+
+    def names(self) -> Sequence[str]:
+        """Every file's name, sorted, without a leading `./`."""
+        ...
+
+
+def open_storage(path: str | Path, *, max_file_bytes: int = MAX_FILE_BYTES) -> Storage:
+    """Open a folder, a `.tar` or a `.zip` for reading; raises DataError when it is none of these."""
+    path = Path(path)
+    if path.is_dir():
+        return FolderStorage(path, max_file_bytes)
+    if not path.exists():
+        raise DataError(
+            f"{path}: no such folder or archive. `python scripts/prepare.py dataset=NAME raw=DIR out=DIR` "
+            "writes a data set's folder; `paths.data=DIR` says where they are"
+        )
+    return ArchiveStorage(path, max_file_bytes)
+
+
+def relative_name(name: str) -> str:
+    """The name without leading `./`; raises DataError if it is empty, absolute or leaves the root by `..`."""
+    plain = name
+    while plain.startswith("./"):
+        plain = plain[2:].lstrip("/")
+    parts = plain.split("/")
+    if not plain or plain.startswith("/") or ".." in parts or "\0" in plain or "\\" in plain:
+        raise DataError(f"{name!r}: not a relative name inside the root (no leading /, no .., no backslash)")
+    return plain if "." not in parts and "" not in parts else "/".join(p for p in parts if p not in ("", "."))
+
+
+class FolderStorage:
+    """The files below one folder; a symbolic link may not lead out of it."""
+
+    def __init__(self, root: Path, max_file_bytes: int = MAX_FILE_BYTES) -> None:
+        self.root = os.path.realpath(root)
+        self.max_file_bytes = max_file_bytes
+
+    def read(self, name: str) -> bytes:
+        path = os.path.join(self.root, relative_name(name))
+        real = os.path.realpath(path)
+        if os.path.commonpath((real, self.root)) != self.root:
+            raise DataError(f"{path}: a symbolic link out of {self.root}, to {real}")
+        try:
+            status = os.stat(real)
+            # A named pipe or a device would block the reader or never end.
+            if not stat.S_ISREG(status.st_mode):
+                raise DataError(f"{path}: not a file")
+            _check_size(path, status.st_size, self.max_file_bytes)
+            with open(real, "rb", buffering=0) as file:
+                return file.read()
+        except OSError as error:
+            raise DataError(f"{path}: {error.strerror or error}") from error
+
+    def names(self) -> Sequence[str]:
+        found = []
+        for folder, _, files in os.walk(self.root):
+            inside = os.path.relpath(folder, self.root)
+            found += files if inside == "." else [f"{inside}/{file}" for file in files]
+        return sorted(found)
+
+
+class ArchiveStorage:
+    """The members of one `.tar` (not compressed) or `.zip`, read at their offsets."""
+
+    def __init__(self, path: Path, max_file_bytes: int = MAX_FILE_BYTES) -> None:
+        self.path = path
+        self.max_file_bytes = max_file_bytes
+        self._open()
+
+    def _open(self) -> None:
+        try:
+            self._file = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise DataError(f"{self.path}: {error.strerror or error}") from error
+        weakref.finalize(self, os.close, self._file)
+        self._index: ArchiveIndex = load_or_build(self.path, self._file)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path, "max_file_bytes": self.max_file_bytes}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._open()
+
+    def read(self, name: str) -> bytes:
+        plain = relative_name(name)
+        where = f"{self.path}:{plain}"
+        member = self._index.find(plain)
+        if member is None:
+            raise DataError(f"{where}: no such member among {len(self._index)} in the archive")
+        _check_size(where, member.size, self.max_file_bytes)
+        data = self._pread(member.stored, self._index.data_offset(self._file, member), where)
+        if member.method == ZIP_DEFLATED:
+            data = _inflate(data, member.size, where)
+        if member.crc is not None and zlib.crc32(data) != member.crc:
+            raise DataError(f"{where}: checksum mismatch, the archive is damaged")
+        return data
+
+    def _pread(self, size: int, offset: int, where: str) -> bytes:
+        data = os.pread(self._file, size, offset)
+        if len(data) < size:  # one pread may return less than asked for, 2 GiB at most
+            rest = [data]
+            while len(data) and sum(map(len, rest)) < size:
+                done = sum(map(len, rest))
+                data = os.pread(self._file, size - done, offset + done)
+                rest.append(data)
+            data = b"".join(rest)
+        if len(data) < size:
+            raise DataError(f"{where}: the archive ends in the middle of this member")
+        return data
+
+    def names(self) -> Sequence[str]:
+        return self._index.names()
+
+
+class MountedStorage:
+    """Several storages as one: each under its own first part of the name, as `rgb` and `depth`."""
+
+    def __init__(self, mounts: Mapping[str, Storage]) -> None:
+        self.mounts = dict(mounts)
+
+    def read(self, name: str) -> bytes:
+        first, _, rest = relative_name(name).partition("/")
+        if first not in self.mounts or not rest:
+            raise DataError(f"{name}: expected a name below {', '.join(sorted(self.mounts))}")
+        return self.mounts[first].read(rest)
+
+    def names(self) -> Sequence[str]:
+        return sorted(self._all_names())
+
+    def _all_names(self) -> Iterator[str]:
+        for first, storage in self.mounts.items():
+            yield from (f"{first}/{name}" for name in storage.names())
+
+
+def _check_size(where: str, size: int, limit: int) -> None:
+    if size > limit:
+        raise DataError(f"{where}: {size:,} bytes, more than the limit of {limit:,}")
+
+
+def _inflate(data: bytes, size: int, where: str) -> bytes:
+    # Never decompress more than the directory promises: a bomb lies about its size.
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    try:
+        plain = inflater.decompress(data, size + 1)
+    except zlib.error as error:
+        raise DataError(f"{where}: damaged compressed data ({error})") from error
+    if len(plain) != size:
+        raise DataError(f"{where}: {'more' if len(plain) > size else 'less'} data than the {size:,} bytes promised")
+    return plain
