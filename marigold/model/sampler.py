@@ -1,0 +1,175 @@
+"""The diffusion process and its deterministic reversal (DDIM, Song et al. 2021), right for every number of steps."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+PREDICTION_TYPES = ("v_prediction", "epsilon", "sample")
+SPACINGS = ("leading", "trailing")
+BETA_SCHEDULES = ("scaled_linear", "linear")
+
+
+class SamplerError(ValueError):
+    """A setting of the scheduler, or a number of steps, that the sampler has no meaning for."""
+
+
+class Step(NamedTuple):
+    """One step of DDIM: from noise level `alpha` at `timestep` to `alpha_next` (both cumulative products)."""
+
+    timestep: int
+    alpha: float
+    alpha_next: float
+
+
+@dataclass(frozen=True)
+class Diffusion:
+    """The settings of a diffusion process, named as in diffusers' DDIM scheduler configuration."""
+
+    num_train_timesteps: int
+    beta_schedule: str
+    beta_start: float
+    beta_end: float
+    prediction_type: str
+    timestep_spacing: str
+    steps_offset: int
+    set_alpha_to_one: bool
+    rescale_betas_zero_snr: bool
+    clip_sample: bool
+    clip_sample_range: float
+
+    def __post_init__(self) -> None:
+        """Refuse settings without a meaning; raises SamplerError naming the key."""
+        for key, known in (
+            ("prediction_type", PREDICTION_TYPES),
+            ("timestep_spacing", SPACINGS),
+            ("beta_schedule", BETA_SCHEDULES),
+        ):
+            if getattr(self, key) not in known:
+                raise SamplerError(f"scheduler: {key} is {getattr(self, key)!r}, known: {', '.join(known)}")
+        if self.prediction_type == "epsilon" and self.rescale_betas_zero_snr:
+            raise SamplerError(
+                "scheduler: prediction_type 'epsilon' cannot start from zero signal "
+                "(rescale_betas_zero_snr); use 'v_prediction' or 'sample'"
+            )
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> "Diffusion":
+        """Read a diffusers scheduler configuration; an absent key has the default that diffusers' DDIM gives it.
+
+        Raises SamplerError for a setting that changes the process and is not supported.
+        """
+        unsupported = [key for key in ("trained_betas", "thresholding") if config.get(key)]
+        if str(config.get("_class_name", "")).startswith("LCM"):
+            unsupported.append("_class_name: LCMScheduler")
+        if unsupported:
+            raise SamplerError(f"scheduler: not supported: {', '.join(unsupported)}")
+        return cls(
+            num_train_timesteps=config.get("num_train_timesteps", 1000),
+            beta_schedule=config.get("beta_schedule", "linear"),
+            beta_start=config.get("beta_start", 0.0001),
+            beta_end=config.get("beta_end", 0.02),
+            prediction_type=config.get("prediction_type", "epsilon"),
+            timestep_spacing=config.get("timestep_spacing", "leading"),
+            steps_offset=config.get("steps_offset", 0),
+            set_alpha_to_one=config.get("set_alpha_to_one", True),
+            rescale_betas_zero_snr=config.get("rescale_betas_zero_snr", False),
+            clip_sample=config.get("clip_sample", True),
+            clip_sample_range=config.get("clip_sample_range", 1.0),
+        )
+
+    @cached_property
+    def alphas_cumprod(self) -> Float[Tensor, "T"]:
+        """The share of the signal's variance that is left at every timestep, (T,) float32 on the CPU."""
+        if self.beta_schedule == "scaled_linear":
+            start, end = self.beta_start**0.5, self.beta_end**0.5
+        else:
+            start, end = self.beta_start, self.beta_end
+        betas = torch.linspace(start, end, self.num_train_timesteps, dtype=torch.float64)
+        if self.beta_schedule == "scaled_linear":
+            betas = betas**2
+        alphas = (1 - betas).cumprod(0)
+        if self.rescale_betas_zero_snr:
+            # Shift the last signal amplitude to 0 and stretch so that the first stays (Lin et al. 2024, alg. 1).
+            amplitude = alphas.sqrt()
+            first, last = amplitude[0], amplitude[-1]
+            alphas = ((amplitude - last) * first / (first - last)) ** 2
+        return alphas.float()
+
+    def add_noise(
+        self, latent: Float[Tensor, "B 4 h w"], noise: Float[Tensor, "B 4 h w"], timestep: Int[Tensor, "B"]
+    ) -> Float[Tensor, "B 4 h w"]:
+        """Mix clean latents with noise as strongly as each sample's timestep says (forward process)."""
+        signal, sigma = self._amplitudes(timestep, latent)
+        return signal * latent + sigma * noise
+
+    def target(
+        self, latent: Float[Tensor, "B 4 h w"], noise: Float[Tensor, "B 4 h w"], timestep: Int[Tensor, "B"]
+    ) -> Float[Tensor, "B 4 h w"]:
+        """Return what the U-Net learns to predict for these inputs of `add_noise`: v, the noise or the latent."""
+        if self.prediction_type == "epsilon":
+            return noise
+        if self.prediction_type == "sample":
+            return latent
+        signal, sigma = self._amplitudes(timestep, latent)
+        return signal * noise - sigma * latent
+
+    def steps(self, count: int) -> list[Step]:
+        """List the `count` DDIM steps, noisiest first.
+
+        Every step leads to the noise level of the next one that is scheduled, the last to no noise at all or to
+        that of timestep 0, as `set_alpha_to_one` says. Raises SamplerError unless 1 <= count <= T.
+        """
+        total = self.num_train_timesteps
+        if not 1 <= count <= total:
+            raise SamplerError(f"sampler: {count} steps; the model was trained on 1 to {total}")
+        if self.timestep_spacing == "trailing":
+            timesteps = [round(Fraction(total * (count - i), count)) - 1 for i in range(count)]
+        else:
+            stride = total // count
+            # With as many steps as timesteps the offset would point past the end of the table.
+            offset = min(self.steps_offset, total - 1 - (count - 1) * stride)
+            timesteps = [i * stride + offset for i in reversed(range(count))]
+        final = 1.0 if self.set_alpha_to_one else self.alphas_cumprod[0].item()
+        alphas = [*self.alphas_cumprod[timesteps].tolist(), final]
+        return [Step(t, alphas[i], alphas[i + 1]) for i, t in enumerate(timesteps)]
+
+    def step(
+        self, prediction: Float[Tensor, "B 4 h w"], latent: Float[Tensor, "B 4 h w"], step: Step
+    ) -> Float[Tensor, "B 4 h w"]:
+        """Take one DDIM step from `latent`, given the model's prediction there (Song et al. 2021, eq. 12, eta 0)."""
+        signal, sigma = step.alpha**0.5, (1 - step.alpha) ** 0.5
+        if self.prediction_type == "v_prediction":
+            clean = signal * latent - sigma * prediction
+            noise = signal * prediction + sigma * latent
+        elif self.prediction_type == "epsilon":
+            clean, noise = (latent - sigma * prediction) / signal, prediction
+        else:
+            clean, noise = prediction, (latent - signal * prediction) / sigma
+        if self.clip_sample:
+            clean = clean.clip(-self.clip_sample_range, self.clip_sample_range)
+        return step.alpha_next**0.5 * clean + (1 - step.alpha_next) ** 0.5 * noise
+
+    def sample(
+        self,
+        predict: Callable[[Tensor, int], Tensor],
+        start: Float[Tensor, "B 4 h w"],
+        count: int,
+    ) -> Float[Tensor, "B 4 h w"]:
+        """Turn the noise `start` into latents in `count` steps of `predict(latent, timestep)`.
+
+        The latent is kept in the precision of `start`, whatever the precision of the predictions.
+        """
+        latent = start
+        for step in self.steps(count):
+            latent = self.step(predict(latent, step.timestep).to(latent.dtype), latent, step)
+        return latent
+
+    def _amplitudes(self, timestep: Int[Tensor, "B"], like: Tensor) -> tuple[Tensor, Tensor]:
+        alpha = self.alphas_cumprod.to(timestep.device)[timestep].reshape(-1, 1, 1, 1)
+        return alpha.sqrt().to(like), (1 - alpha).sqrt().to(like)

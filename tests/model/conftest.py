@@ -1,0 +1,23 @@
+from pathlib import Path
+
+import diffusers
+import pytest
+import transformers
+
+from marigold.model.backbone import Backbone
+from marigold.model.random_base import SIZES, build_components, build_random_base
+
+diffusers.utils.logging.disable_progress_bar()
+transformers.utils.logging.disable_progress_bar()
+
+
+@pytest.fixture(scope="session")
+def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Stable Diffusion folder with random weights; not to be written to."""
+    return build_random_base(tmp_path_factory.mktemp("random_base"))
+
+
+@pytest.fixture
+def base() -> Backbone:
+    """A fresh text-to-image model with random weights."""
+    return build_components(0, *SIZES["tiny"])

@@ -1,0 +1,153 @@
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import diffusers
+import pytest
+import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
+
+from marigold.model import backbone as module
+from marigold.model.backbone import (
+    Backbone,
+    BaseModelError,
+    check_parts,
+    empty_prompt_embedding,
+    load_base,
+    widen_conv_in,
+)
+from marigold.model.random_base import SIZES, build_components
+
+
+def predict(base: Backbone, latent: torch.Tensor) -> torch.Tensor:
+    text = empty_prompt_embedding(base.text_encoder, base.tokenizer).expand(len(latent), -1, -1)
+    with torch.no_grad():
+        return base.unet(latent, 500, encoder_hidden_states=text).sample
+
+
+def test_widening_keeps_the_output_when_both_halves_get_the_same_latent(base: Backbone):
+    latent = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    before = predict(base, latent)
+    widen_conv_in(base.unet)
+    torch.testing.assert_close(predict(base, torch.cat([latent, latent], dim=1)), before)
+    assert base.unet.config["in_channels"] == 8
+
+
+def test_widened_halves_weigh_the_same(base: Backbone):
+    old = base.unet.conv_in.weight.detach().clone()
+    widen_conv_in(base.unet)
+    new = base.unet.conv_in.weight
+    assert torch.equal(new[:, :4], old / 2)
+    assert torch.equal(new[:, 4:], old / 2)
+    assert new.requires_grad
+
+
+def test_widening_twice_is_refused(base: Backbone):
+    widen_conv_in(base.unet)
+    with pytest.raises(ValueError, match="takes 8 channels"):
+        widen_conv_in(base.unet)
+
+
+def test_the_empty_prompt_is_start_and_end(base: Backbone):
+    tokens = base.tokenizer("", padding="do_not_pad").input_ids
+    assert tokens == [base.tokenizer.bos_token_id, base.tokenizer.eos_token_id]
+    assert empty_prompt_embedding(base.text_encoder, base.tokenizer).shape == (1, 2, 32)
+
+
+def test_a_saved_base_loads_again(base: Backbone, base_folder: Path):
+    loaded = load_base(base_folder)
+    for name in ("unet", "vae", "text_encoder"):
+        built, read = getattr(base, name).state_dict(), getattr(loaded, name).state_dict()
+        assert built.keys() == read.keys()
+        assert all(torch.equal(built[key], read[key]) for key in built), name
+        assert not getattr(loaded, name).training
+    assert loaded.tokenizer("a cat").input_ids == base.tokenizer("a cat").input_ids
+    assert loaded.scheduler_config["prediction_type"] == "v_prediction"
+
+
+def test_a_saved_base_is_a_pipeline_of_diffusers(base_folder: Path):
+    pipeline = diffusers.DiffusionPipeline.from_pretrained(base_folder)
+    assert type(pipeline).__name__ == "StableDiffusionPipeline"
+
+
+def test_loading_in_half_precision(base_folder: Path):
+    loaded = load_base(base_folder, torch_dtype=torch.bfloat16)
+    assert {loaded.unet.dtype, loaded.vae.dtype, loaded.text_encoder.dtype} == {torch.bfloat16}
+
+
+def test_the_seed_decides_the_weights_and_nothing_else():
+    torch.manual_seed(0)
+    state = torch.get_rng_state()
+    first = build_components(1, *SIZES["tiny"])
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(5)
+    again, other = build_components(1, *SIZES["tiny"]), build_components(2, *SIZES["tiny"])
+    weight = first.unet.conv_in.weight
+    assert torch.equal(weight, again.unet.conv_in.weight)
+    assert not torch.equal(weight, other.unet.conv_in.weight)
+
+
+def test_a_missing_folder_says_where_it_looked(tmp_path: Path):
+    with pytest.raises(BaseModelError, match="no model at .*nothing/here/at_all.*looked for the folder"):
+        load_base(tmp_path / "nothing" / "here" / "at_all")
+
+
+def test_a_hub_id_that_cannot_be_reached_gives_the_command(monkeypatch: pytest.MonkeyPatch):
+    def unreachable(*_args: object, **_kwargs: object) -> str:
+        raise LocalEntryNotFoundError("no network")
+
+    monkeypatch.setattr(module, "snapshot_download", unreachable)
+    with pytest.raises(BaseModelError, match="hf download someone/some-model --revision abc123"):
+        load_base("someone/some-model", revision="abc123")
+
+
+@pytest.mark.parametrize("part", ["model_index.json", "unet", "tokenizer"])
+def test_an_incomplete_folder_names_the_missing_part(base_folder: Path, tmp_path: Path, part: str):
+    folder = tmp_path / "copy"
+    shutil.copytree(base_folder, folder)
+    if (folder / part).is_dir():
+        shutil.rmtree(folder / part)
+    else:
+        (folder / part).unlink()
+    with pytest.raises(BaseModelError, match=f"{part} missing"):
+        load_base(folder)
+
+
+def test_missing_weights_are_one_error(base_folder: Path, tmp_path: Path):
+    folder = tmp_path / "copy"
+    shutil.copytree(base_folder, folder)
+    (folder / "vae" / "diffusion_pytorch_model.safetensors").unlink()
+    with pytest.raises(BaseModelError, match="not a complete model"):
+        load_base(folder)
+
+
+@pytest.mark.parametrize("part", ["unet", "text_encoder"])
+def test_broken_weights_are_one_error(base_folder: Path, tmp_path: Path, part: str):
+    folder = tmp_path / "copy"
+    shutil.copytree(base_folder, folder)
+    (weights,) = (folder / part).glob("*.safetensors")
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(BaseModelError, match="not a complete model"):
+        load_base(folder)
+
+
+def test_parts_that_do_not_fit_are_all_named(base: Backbone):
+    other = build_components(0, *SIZES["tiny"], text_width=64, in_channels=9)
+    with pytest.raises(BaseModelError, match="9 channels.*width 64.*gives 32"):
+        check_parts(replace(base, unet=other.unet))
+
+
+def test_a_vae_of_another_factor_is_refused(base_folder: Path, tmp_path: Path):
+    folder = tmp_path / "copy"
+    shutil.copytree(base_folder, folder)
+    small = diffusers.AutoencoderKL(block_out_channels=(16, 16), norm_num_groups=16, latent_channels=8,
+        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2)  # fmt: skip
+    small.save_pretrained(folder / "vae")
+    with pytest.raises(BaseModelError, match="8 latent channels, not 4.*2 times smaller, not 8"):
+        load_base(folder)
+
+
+def test_the_index_lists_every_part(base_folder: Path):
+    index = json.loads((base_folder / "model_index.json").read_text())
+    assert {"unet", "vae", "text_encoder", "tokenizer", "scheduler"} <= index.keys()

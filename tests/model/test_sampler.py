@@ -1,0 +1,208 @@
+import itertools
+import math
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler
+
+from marigold.model.random_base import SD2_SCHEDULER
+from marigold.model.sampler import Diffusion, SamplerError
+
+# The numbers of steps for which diffusers' previous step, t - 1000 // N, is the next one that is scheduled.
+EXACT = (1, 2, 4, 5, 8, 10, 20, 25, 40, 50)
+
+
+def config(**changes: object) -> dict:
+    return {**SD2_SCHEDULER, **changes}
+
+
+def theirs(cls: type, settings: dict):
+    return cls.from_config({key: value for key, value in settings.items() if key != "skip_prk_steps"})
+
+
+def random_latent(seed: int, batch: int = 1) -> torch.Tensor:
+    return torch.randn(batch, 4, 3, 5, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("zero_snr", [False, True])
+@pytest.mark.parametrize("beta_schedule", ["linear", "scaled_linear"])
+def test_noise_levels_are_those_of_diffusers(beta_schedule: str, zero_snr: bool):
+    settings = config(beta_schedule=beta_schedule, rescale_betas_zero_snr=zero_snr)
+    expected = theirs(DDIMScheduler, settings).alphas_cumprod
+    torch.testing.assert_close(Diffusion.from_config(settings).alphas_cumprod, expected, atol=1e-6, rtol=1e-4)
+
+
+def test_terminal_signal():
+    assert Diffusion.from_config(config()).alphas_cumprod[-1].item() == pytest.approx(0.0047, abs=1e-4)
+    assert Diffusion.from_config(config(rescale_betas_zero_snr=True)).alphas_cumprod[-1].item() == 0
+
+
+@pytest.mark.parametrize("prediction_type", ["v_prediction", "epsilon", "sample"])
+def test_training_pair_is_that_of_diffusers(prediction_type: str):
+    settings = config(prediction_type=prediction_type)
+    diffusion, scheduler = Diffusion.from_config(settings), theirs(DDPMScheduler, settings)
+    latent, noise, timestep = random_latent(0, 3), random_latent(1, 3), torch.tensor([0, 421, 999])
+    torch.testing.assert_close(
+        diffusion.add_noise(latent, noise, timestep), scheduler.add_noise(latent, noise, timestep)
+    )
+    velocity = scheduler.get_velocity(latent, noise, timestep)
+    expected = {"v_prediction": velocity, "epsilon": noise, "sample": latent}[prediction_type]
+    torch.testing.assert_close(diffusion.target(latent, noise, timestep), expected)
+
+
+def trajectory_of_diffusers(settings: dict, count: int, start: torch.Tensor, model) -> torch.Tensor:
+    scheduler = theirs(DDIMScheduler, settings)
+    scheduler.set_timesteps(count)
+    latent = start
+    for timestep in scheduler.timesteps:
+        latent = scheduler.step(model(latent, int(timestep)), timestep, latent).prev_sample
+    return latent
+
+
+@pytest.mark.parametrize("count", EXACT)
+@pytest.mark.parametrize("spacing", ["leading", "trailing"])
+@pytest.mark.parametrize(
+    ("prediction_type", "zero_snr"),
+    [("v_prediction", False), ("v_prediction", True), ("epsilon", False), ("sample", True)],
+)
+@pytest.mark.parametrize("to_one", [True, False])
+def test_sampling_is_that_of_diffusers(spacing, prediction_type, zero_snr, to_one, count):
+    settings = config(
+        timestep_spacing=spacing,
+        prediction_type=prediction_type,
+        rescale_betas_zero_snr=zero_snr,
+        set_alpha_to_one=to_one,
+    )
+
+    def model(latent: torch.Tensor, timestep: int) -> torch.Tensor:
+        return torch.tanh(latent.roll(1, -1) * 0.7 + timestep / 1000)
+
+    start = random_latent(0, 2)
+    ours = Diffusion.from_config(settings).sample(model, start, count)
+    expected = trajectory_of_diffusers(settings, count, start, model)
+    # Dividing by a small signal amplifies float32's rounding when the noise is predicted.
+    torch.testing.assert_close(ours, expected, atol=1e-4, rtol=1e-3 if prediction_type == "epsilon" else 1e-4)
+
+
+def test_clipping_is_that_of_diffusers():
+    settings = config(clip_sample=True, clip_sample_range=0.5, timestep_spacing="trailing")
+    start = random_latent(3)
+    ours = Diffusion.from_config(settings).sample(lambda latent, _: latent / 2, start, 4)
+    torch.testing.assert_close(
+        ours, trajectory_of_diffusers(settings, 4, start, lambda latent, _: latent / 2), atol=1e-5, rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("count", [3, 7, 30, 33, 600, 999])
+def test_diffusers_steps_past_the_schedule_elsewhere(count: int):
+    """The reason for an own sampler: if this fails, diffusers has become right and the test above can take every N."""
+    scheduler = theirs(DDIMScheduler, config(timestep_spacing="trailing"))
+    scheduler.set_timesteps(count)
+    timesteps = scheduler.timesteps.tolist()
+    previous = [t - 1000 // count for t in timesteps[:-1]]
+    assert previous != timesteps[1:]
+
+
+@pytest.mark.parametrize("spacing", ["leading", "trailing"])
+def test_every_number_of_steps_is_a_falling_schedule_that_meets_end_to_end(spacing: str):
+    diffusion = Diffusion.from_config(config(timestep_spacing=spacing))
+    table = diffusion.alphas_cumprod.tolist()
+    for count in range(1, 1001):
+        steps = diffusion.steps(count)
+        timesteps = [step.timestep for step in steps]
+        assert len(steps) == count
+        assert timesteps == sorted(set(timesteps), reverse=True)
+        assert timesteps[0] <= 999
+        assert timesteps[-1] >= 0
+        assert [step.alpha for step in steps] == [table[t] for t in timesteps]
+        assert [step.alpha_next for step in steps[:-1]] == [step.alpha for step in steps[1:]]
+        if spacing == "trailing":
+            assert timesteps[0] == 999
+
+
+def test_schedules_of_the_literature():
+    trailing = Diffusion.from_config(config(timestep_spacing="trailing"))
+    assert [step.timestep for step in trailing.steps(4)] == [999, 749, 499, 249]
+    assert [step.timestep for step in trailing.steps(1)] == [999]
+    leading = Diffusion.from_config(config())
+    assert leading.steps(1)[0].timestep == 1
+    assert leading.steps(50)[0].timestep == 981
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 13, 50, 333, 600, 999, 1000])
+@pytest.mark.parametrize("spacing", ["leading", "trailing"])
+@pytest.mark.parametrize("prediction_type", ["v_prediction", "epsilon", "sample"])
+def test_a_point_mass_is_reached_exactly_in_any_number_of_steps(count, spacing, prediction_type):
+    """If all data is one point, the exact prediction makes every DDIM step exact, whatever the schedule."""
+    settings = config(timestep_spacing=spacing, prediction_type=prediction_type, set_alpha_to_one=False)
+    diffusion = Diffusion.from_config(settings)
+    table = theirs(DDIMScheduler, settings).alphas_cumprod.double()
+    point, noise = random_latent(4).double(), random_latent(5).double()
+
+    def exact(latent: torch.Tensor, timestep: int) -> torch.Tensor:
+        signal, sigma = table[timestep].sqrt(), (1 - table[timestep]).sqrt()
+        epsilon = (latent - signal * point) / sigma
+        return {"epsilon": epsilon, "sample": point, "v_prediction": signal * epsilon - sigma * point}[prediction_type]
+
+    first = diffusion.steps(count)[0]
+    start = math.sqrt(first.alpha) * point + math.sqrt(1 - first.alpha) * noise
+    expected = table[0].sqrt() * point + (1 - table[0]).sqrt() * noise
+    torch.testing.assert_close(diffusion.sample(exact, start, count), expected, atol=2e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("count", [3, 7, 30, 333, 999])
+def test_gaussian_data_shrinks_as_the_closed_form_says(count: int):
+    """For data N(0, s^2) the exact score is linear, and a DDIM step multiplies the latent by a known factor.
+
+    The factor of one step from a to b (noise levels) is the covariance of the two marginals over the variance of the
+    first: (sqrt(ab) s^2 + sqrt((1-a)(1-b))) / (a s^2 + 1 - a).
+    """
+    settings = config(timestep_spacing="trailing", set_alpha_to_one=True)
+    alphas = theirs(DDIMScheduler, settings).alphas_cumprod.double()
+    spread = 0.5
+    scheduled = [round(1000 - i * 1000 / count) - 1 for i in range(count)]
+    levels = [*(alphas[t].item() for t in scheduled), 1.0]
+    factor = 1.0
+    for a, b in itertools.pairwise(levels):
+        variance = a * spread**2 + 1 - a
+        factor *= (math.sqrt(a * b) * spread**2 + math.sqrt((1 - a) * (1 - b))) / variance
+
+    def exact(latent: torch.Tensor, timestep: int) -> torch.Tensor:
+        a = alphas[timestep]
+        clean = latent * a.sqrt() * spread**2 / (a * spread**2 + 1 - a)
+        epsilon = (latent - a.sqrt() * clean) / (1 - a).sqrt()
+        return a.sqrt() * epsilon - (1 - a).sqrt() * clean
+
+    start = random_latent(6).double()
+    result = Diffusion.from_config(settings).sample(exact, start, count)
+    torch.testing.assert_close(result, start * factor, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("count", [0, -1, 1001])
+def test_a_number_of_steps_without_meaning_is_refused(count: int):
+    with pytest.raises(SamplerError, match="1 to 1000"):
+        Diffusion.from_config(config()).steps(count)
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"prediction_type": "flow"}, "prediction_type"),
+        ({"timestep_spacing": "linspace"}, "timestep_spacing"),
+        ({"beta_schedule": "cosine"}, "beta_schedule"),
+        ({"trained_betas": [0.1]}, "trained_betas"),
+        ({"thresholding": True}, "thresholding"),
+        ({"_class_name": "LCMScheduler"}, "LCMScheduler"),
+        ({"prediction_type": "epsilon", "rescale_betas_zero_snr": True}, "rescale_betas_zero_snr"),
+    ],
+)
+def test_settings_without_meaning_are_refused_by_name(changes: dict, key: str):
+    with pytest.raises(SamplerError, match=key):
+        Diffusion.from_config(config(**changes))
+
+
+def test_absent_settings_have_the_defaults_of_diffusers():
+    defaults = DDIMScheduler().config
+    ours = Diffusion.from_config({})
+    for key in ours.__dataclass_fields__:
+        assert getattr(ours, key) == defaults[key], key
