@@ -1,0 +1,232 @@
+"""Many affine-invariant predictions of one photo into one: a closed-form alignment, then median or mean."""
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from marigold.depth.alignment import fit_affine
+
+# Some other ensembling, such as a library's: the members to (depth, uncertainty), both (1, 1, H, W).
+Ensembler = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+# Pixels of a piece: small enough for the processor's cache, large enough to hide the cost of a call.
+_PIECE_CPU = 2**16
+_PIECE_DEVICE = 2**20
+_LARGEST = 1e30  # beyond it products leave float32
+_NEGLIGIBLE = 1e-12  # a member this much flatter than the others says nothing
+
+
+class EnsembleResult(NamedTuple):
+    """`scale[i] * member[i] + shift[i]` lies in the frame of `depth`; `uncertainty` is in units of `depth`."""
+
+    depth: Float[Tensor, "1 1 H W"]
+    uncertainty: Float[Tensor, "1 1 H W"]
+    scale: Float[Tensor, "E"]
+    shift: Float[Tensor, "E"]
+
+
+def ensemble_depth(
+    depth: Float[Tensor, "E 1 H W"],
+    *,
+    method: str | Ensembler = "procrustes",
+    reduction: str = "median",
+    alignment: str = "affine",
+    min_agreement: float = 0.8,
+) -> EnsembleResult:
+    """Align the members in closed form and reduce them to one map in [0, 1] with its uncertainty.
+
+    The scales are the top eigenvector of the members' correlation matrix over their standard deviations: the
+    minimum of all pairwise squared differences at fixed total variance. `alignment="scale"` does the same
+    about 0 and divides by the maximum; `"none"` reduces the members as they are and keeps their units.
+    A member whose correlation with the consensus is below `min_agreement` times the members' median
+    correlation (so every constant or inverted one) is left out; its scale and shift are its best fit >= 0.
+    The median of an even number is the lower one, as torch.median's; the uncertainty is the median absolute
+    deviation, or the standard deviation under `reduction="mean"`. A constant result is 0 everywhere.
+    A callable `method` ensembles instead. Raises ValueError naming the members that are not finite. Source: the
+    objective of Ke et al., CVPR 2024, section 3.3, squared and under the constraint that it lacks.
+    """
+    if reduction not in ("median", "mean") or alignment not in ("affine", "scale", "none"):
+        raise ValueError(
+            "reduction is 'median' or 'mean' and alignment 'affine', 'scale' or 'none'; "
+            f"got {reduction!r} and {alignment!r}"
+        )
+    if not depth.numel():
+        raise ValueError(f"nothing to ensemble: the members have the shape {tuple(depth.shape)}")
+    members = depth.detach().flatten(1)
+    members = members.to(torch.promote_types(depth.dtype, torch.float32))
+    mean, covariance = _moments(members)
+    _check_finite(members, mean, covariance)
+    if callable(method):
+        return _ensemble_by(method, depth)
+    if method != "procrustes":
+        raise ValueError(
+            f"unknown ensembling method {method!r}; here it is 'procrustes' or a function from the "
+            "members to (depth, uncertainty)"
+        )
+    kept, scale, shift = _align(mean, covariance, alignment, min_agreement)
+    if len(kept) < len(members):
+        members = members[kept]
+    center, spread = _reduce(members, scale[kept], shift[kept], reduction)
+    low, extent = _frame(center, alignment)
+    shape = depth.shape[-2:]
+    return EnsembleResult(
+        center.sub_(low).div_(extent).reshape(1, 1, *shape),
+        spread.div_(extent).reshape(1, 1, *shape),
+        (scale / extent).to(members),
+        ((shift - low) / extent).to(members),
+    )
+
+
+def _moments(members: Float[Tensor, "E N"]) -> tuple[Float[Tensor, "E"], Float[Tensor, "E E"]]:
+    """Mean and covariance in float64, streamed; centred on a first guess, so that nothing cancels."""
+    pieces = members.split(_piece_size(members), dim=1)
+    guess = pieces[0].double().mean(1, keepdim=True)
+    total = torch.zeros_like(guess)
+    gram = guess.new_zeros(len(members), len(members))
+    for piece in pieces:
+        centered = piece - guess
+        total += centered.sum(1, keepdim=True)
+        gram.addmm_(centered, centered.mT)
+    offset = total / members.shape[1]
+    return (guess + offset).squeeze(1), gram / members.shape[1] - offset @ offset.mT
+
+
+def _check_finite(members: Tensor, mean: Tensor, covariance: Tensor) -> None:
+    size = mean.abs() + covariance.diagonal().clamp(min=0).sqrt()
+    suspects = (~(size < _LARGEST)).nonzero().flatten().tolist()
+    bad = [index for index in suspects if not bool(members[index].isfinite().all())]
+    if bad:
+        raise ValueError(f"ensemble member(s) {', '.join(map(str, bad))} of {len(members)} have NaN or infinity")
+    if suspects:
+        raise ValueError(
+            f"ensemble member(s) {', '.join(map(str, suspects))} of {len(members)} have values above "
+            f"{_LARGEST:g} in size; predictions are expected in [0, 1]"
+        )
+
+
+def _align(
+    mean: Float[Tensor, "E"], covariance: Float[Tensor, "E E"], alignment: str, min_agreement: float
+) -> tuple[list[int], Float[Tensor, "E"], Float[Tensor, "E"]]:
+    """The members that count, and every member's scale and shift into their common frame."""
+    # E x E numbers: on the CPU, where eigh is quickest and the same for every device.
+    device = mean.device
+    mean, covariance = mean.cpu(), covariance.cpu()
+    count = len(mean)
+    if alignment == "none":
+        return list(range(count)), torch.ones(count, device=device), torch.zeros(count, device=device)
+    second = covariance if alignment == "affine" else covariance + torch.outer(mean, mean)
+    size = second.diagonal().clamp(min=0).sqrt()
+    noise = torch.finfo(torch.float32).eps * mean.abs() if alignment == "affine" else torch.zeros_like(mean)
+    informative = (size > noise) & (size > _NEGLIGIBLE * size.max()) & (size > 1 / _LARGEST)
+    kept = informative.nonzero().flatten()
+    if not len(kept):
+        return list(range(count)), torch.zeros(count, device=device), torch.zeros(count, device=device)
+    size = torch.where(informative, size, 1.0)
+    correlation = second / torch.outer(size, size)
+    while True:
+        weight = _leading_vector(correlation[kept][:, kept])
+        agreement = correlation[kept][:, kept] @ weight
+        positive = agreement > 0
+        agrees = positive & (agreement >= min_agreement * agreement[positive].median())
+        if bool(agrees.all()):
+            break
+        kept = kept[agrees]
+    # In units of its standard deviation a member that is left out gets its regression on the mean of the others.
+    strength = (correlation[:, kept] @ weight).clamp(min=0) / len(kept) ** 0.5
+    strength[kept] = weight * len(kept) ** 0.5
+    scale = torch.where(informative, strength / size, 0.0)
+    shift = -scale * mean if alignment == "affine" else torch.zeros_like(mean)
+    return kept.tolist(), scale.to(device), shift.to(device)
+
+
+def _leading_vector(correlation: Float[Tensor, "K K"]) -> Float[Tensor, "K"]:
+    """The eigenvector of the largest eigenvalue, its sign the majority's."""
+    vector = torch.linalg.eigh(correlation).eigenvectors[:, -1]
+    balance = vector.sum()
+    if balance.abs() < 1e-9:  # two opposite camps: the first member decides, on every machine alike
+        balance = vector[vector.abs() > 0.5 * vector.abs().max()][0]
+    return -vector if balance < 0 else vector
+
+
+def _reduce(
+    members: Float[Tensor, "E N"], scale: Float[Tensor, "E"], shift: Float[Tensor, "E"], reduction: str
+) -> tuple[Float[Tensor, "N"], Float[Tensor, "N"]]:
+    """Centre and spread of the aligned members at every pixel."""
+    center, spread = members.new_empty(members.shape[1]), members.new_empty(members.shape[1])
+    size = _piece_size(members)
+    scale, shift = scale.to(members)[:, None], shift.to(members)[:, None]
+    for piece, center_piece, spread_piece in zip(
+        members.split(size, dim=1), center.split(size), spread.split(size), strict=True
+    ):
+        aligned = torch.addcmul(shift, piece, scale)
+        if reduction == "mean":
+            torch.mean(aligned, 0, out=center_piece)
+            torch.std(aligned, 0, correction=min(1, len(aligned) - 1), out=spread_piece)
+        else:
+            _median_and_deviation(aligned, center_piece, spread_piece)
+    return center, spread
+
+
+def _median_and_deviation(members: Float[Tensor, "E N"], median: Tensor, deviation: Tensor) -> None:
+    """Write the lower median of every column, and the lower median of the distances to it.
+
+    Sorting the few members by exchanging whole rows takes a twentieth of torch.median's time. In sorted order the
+    c + 1 members nearest the median c are neighbours, so their largest distance is that of an end of a window.
+    """
+    rows = list(members.unbind())
+    spare = torch.empty_like(rows[0])
+    for low, high in _exchanges(len(rows)):
+        torch.minimum(rows[low], rows[high], out=spare)
+        torch.maximum(rows[low], rows[high], out=rows[high])
+        rows[low], spare = spare, rows[low]
+    half = (len(rows) - 1) // 2
+    median.copy_(rows[half])
+    torch.sub(rows[2 * half], median, out=deviation)
+    for start in range(half):
+        reach = torch.maximum(median - rows[start], rows[start + half] - median)
+        torch.minimum(deviation, reach, out=deviation)
+
+
+@lru_cache
+def _exchanges(count: int) -> tuple[tuple[int, int], ...]:
+    """Batcher's merge exchange (Knuth, The Art of Computer Programming 3, algorithm 5.2.2 M) for `count` rows."""
+    pairs = []
+    top = 1 << max(count - 1, 0).bit_length() >> 1
+    stride = top
+    while stride:
+        reach, parity, distance = top, 0, stride
+        while True:
+            pairs += [(i, i + distance) for i in range(count - distance) if i & stride == parity]
+            if reach == stride:
+                break
+            distance, reach, parity = reach - stride, reach >> 1, stride
+        stride >>= 1
+    return tuple(pairs)
+
+
+def _frame(center: Float[Tensor, "N"], alignment: str) -> tuple[float, float]:
+    """What to subtract from the result and what to divide it by."""
+    if alignment == "none":
+        return 0.0, 1.0
+    low, high = (float(value) for value in center.aminmax())
+    if alignment == "scale":
+        if low < 0:
+            raise ValueError(f"scale-only ensembling needs members of 0 or more, but their consensus reaches {low:g}")
+        low = 0.0
+    return low, high - low if high > low else 1.0
+
+
+def _ensemble_by(ensembler: Ensembler, depth: Float[Tensor, "E 1 H W"]) -> EnsembleResult:
+    result, uncertainty = ensembler(depth)
+    everywhere = torch.ones_like(depth, dtype=torch.bool)
+    # A foreign ensembling keeps its alignment to itself; regression on its result recovers it.
+    scale, shift = fit_affine(depth, result.expand_as(depth), everywhere)
+    return EnsembleResult(result, uncertainty, scale.to(result), shift.to(result))
+
+
+def _piece_size(members: Tensor) -> int:
+    return _PIECE_CPU if members.device.type == "cpu" else _PIECE_DEVICE
