@@ -1,18 +1,25 @@
 """From affine-invariant to metric: the scale and shift per image that make a prediction fit its target."""
 
-from typing import Literal, NamedTuple
+import math
+from typing import NamedTuple, TypeVar
 
+import numpy as np
+import scipy.optimize
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from marigold.depth.streaming import valid_pieces
+from marigold.types import Prediction
 
-Method = Literal["least_squares", "huber"]
+Depth = TypeVar("Depth", Tensor, Prediction)
+Points = np.ndarray
 
 # P5's settings are those of scikit-learn's RANSACRegressor(max_trials=1000), which its authors call.
 _RANSAC_CONFIDENCE = 0.99
 _ROBUST_GRID = 64  # P6: MoGe aligns on a 64 x 64 grid
+_DEVIATIONS_PER_MAD = 1.4826  # standard deviation of a normal sample in median absolute deviations
+_HUBER_TUNING = 1.345  # standard deviations within which an error is ordinary: Huber's 95 % efficiency
 
 
 class AffineFit(NamedTuple):
@@ -39,8 +46,7 @@ def fit_affine(
     image that has no valid pixel or a value that is not finite at one. Source: Ke et al., CVPR 2024, section 4.1.
     """
     fits = [_fit_image(pred[index], target[index], valid[index], index) for index in range(len(pred))]
-    scale, shift = torch.tensor(fits, dtype=torch.float64, device=pred.device).reshape(-1, 2).unbind(1)
-    return AffineFit(scale, shift)
+    return _as_fit(fits, pred)
 
 
 def _fit_image(
@@ -66,3 +72,170 @@ def _fit_image(
     covariance = moment_xy.sum() + torch.dot(count, (mean_x - x) * (mean_y - y))
     scale = covariance / variance
     return float(scale), float(y - scale * x)
+
+
+def fit_log_ransac(
+    pred: Float[Tensor, "B 1 H W"],
+    target: Float[Tensor, "B 1 H W"],
+    valid: Bool[Tensor, "B 1 H W"],
+    *,
+    trials: int = 1000,
+    seed: int = 0,
+) -> AffineFit:
+    """Fit log(target + 1) = scale * pred + shift by RANSAC, per image: depth is exp(aligned) - 1.
+
+    `target` is in metres. Inliers lie within the median absolute deviation of log(target + 1); trials stop when
+    99 % sure; the best line is refitted on its inliers. Without a rising line the fit is the ratio of the means
+    with shift 0. Every image starts from `seed`, so neither its batch nor its order matters. Raises ValueError
+    as `fit_affine` does. Source: Pixel-Perfect Depth's evaluation (protocol `ppd`), scikit-learn's defaults.
+    """
+    fits = []
+    for index in range(len(pred)):
+        x, y = _points(pred[index], target[index], valid[index], index)
+        fits.append(_rising_line(x, np.log1p(y), trials, np.random.default_rng(seed)))
+    return _as_fit(fits, pred)
+
+
+def fit_robust(
+    pred: Float[Tensor, "B 1 H W"], target: Float[Tensor, "B 1 H W"], valid: Bool[Tensor, "B 1 H W"]
+) -> AffineFit:
+    """Least absolute errors of the target on (pred, 1), weighted by 1 / target, on a 64 x 64 grid, per image.
+
+    `target` is in metres; each cell of the grid gives its valid pixel nearest to its centre. The minimum is
+    exact, by linear programming. Raises ValueError as `fit_affine` does. Source: MoGe's evaluation (`moge`).
+    """
+    fits = []
+    for index in range(len(pred)):
+        picked = _nearest_to_grid(valid[index, 0])
+        x, y = _points(pred[index], target[index], picked[None], index)
+        fits.append(_least_absolute_line(x, y, 1 / y))
+    return _as_fit(fits, pred)
+
+
+def align_to(prediction: Depth, sparse_metres: Float[Tensor, "B 1 H W"], method: str = "least_squares") -> Depth:
+    """Turn affine-invariant depth into metres, given the metres of some pixels (0 elsewhere).
+
+    `prediction` is a Prediction of space affine_depth or its depth (B, 1, H, W); the answer is of the same
+    kind, with 0 (unknown) where the line falls below 0. `method` is "least_squares", or "huber" for
+    measurements with outliers: Huber's loss at 1.345 robust standard deviations, by scipy. Raises ValueError
+    for another size or space, for negative measurements and for an image with fewer than two known pixels of
+    different predictions.
+    """
+    if isinstance(prediction, Tensor):
+        return apply_affine(prediction, _fit_to_points(prediction, sparse_metres, method)).clamp(min=0)
+    if prediction.space != "affine_depth":
+        raise ValueError(f"align_to takes affine_depth, got a prediction in the space {prediction.space}")
+    fit = _fit_to_points(prediction.depth, sparse_metres, method)
+    spread = prediction.uncertainty
+    if spread is not None:
+        spread = apply_affine(spread, AffineFit(fit.scale.abs(), torch.zeros_like(fit.shift)))
+    return Prediction(apply_affine(prediction.depth, fit).clamp(min=0), spread, "metric_depth")
+
+
+def _fit_to_points(pred: Float[Tensor, "B 1 H W"], metres: Tensor, method: str) -> AffineFit:
+    if method not in ("least_squares", "huber"):
+        raise ValueError(f"unknown method {method!r}; known: least_squares, huber")
+    if pred.shape != metres.shape:
+        raise ValueError(
+            f"the prediction is {tuple(pred.shape)} and the measurements are {tuple(metres.shape)}; put the "
+            "measurements on the prediction's pixels first"
+        )
+    if bool((metres < 0).any()):
+        raise ValueError("negative metres among the measurements; unknown pixels are 0")
+    known = metres != 0
+    fits = []
+    for index in range(len(pred)):
+        x, y = _points(pred[index], metres[index], known[index], index)
+        if np.ptp(x) == 0:
+            raise ValueError(
+                f"image {index} of the batch: scale and shift need two known pixels where the prediction differs"
+            )
+        if method == "huber":
+            fits.append(_huber_line(x, y))
+    return _as_fit(fits, pred) if method == "huber" else fit_affine(pred, metres, known)
+
+
+def _points(pred: Tensor, target: Tensor, valid: Tensor, index: int) -> tuple[Points, Points]:
+    x = pred[valid].double().cpu().numpy()
+    y = target[valid].double().cpu().numpy()
+    if not len(x):
+        raise ValueError(f"image {index} of the batch has no valid pixel to align the prediction on")
+    if not (np.isfinite(x).all() and np.isfinite(y).all()):
+        raise ValueError(f"image {index} of the batch has NaN or infinity at a valid pixel")
+    return x, y
+
+
+def _as_fit(fits: list[tuple[float, float]], like: Tensor) -> AffineFit:
+    scale, shift = torch.tensor(fits, dtype=torch.float64, device=like.device).reshape(-1, 2).unbind(1)
+    return AffineFit(scale, shift)
+
+
+def _line(x: Points, y: Points) -> tuple[float, float]:
+    centered = x - x.mean()
+    variance = float(centered @ centered)
+    slope = float(centered @ y) / variance if variance > 0 else 0.0
+    return slope, float(y.mean() - slope * x.mean())
+
+
+def _rising_line(x: Points, y: Points, trials: int, generator: np.random.Generator) -> tuple[float, float]:
+    tolerance = float(np.median(np.abs(y - np.median(y))))
+    best = np.zeros(len(x), dtype=bool)
+    needed, trial = float(trials), 0
+    while len(x) > 1 and trial < needed:
+        pair = generator.choice(len(x), 2, replace=False, shuffle=False)
+        slope, intercept = _line(x[pair], y[pair])
+        inliers = np.abs(slope * x + intercept - y) <= tolerance
+        if inliers.sum() > best.sum():
+            best = inliers
+            missed = 1 - best.mean() ** 2  # the chance that a pair has an outlier
+            needed = min(trials, math.log(1 - _RANSAC_CONFIDENCE) / math.log(missed)) if missed > 0 else 0
+        trial += 1
+    slope, intercept = _line(x[best], y[best]) if best.any() else (0.0, 0.0)
+    if slope > 0:
+        return slope, intercept
+    return (float(y.mean() / x.mean()), 0.0) if x.mean() != 0 else (0.0, float(y.mean()))
+
+
+def _nearest_to_grid(valid: Bool[Tensor, "H W"]) -> Bool[Tensor, "H W"]:
+    height, width = valid.shape
+    row, column = valid.nonzero(as_tuple=True)
+    cell_row, cell_column = row * _ROBUST_GRID // height, column * _ROBUST_GRID // width
+    # Offsets from the cell's centre in 1 / 128 pixel, so that the distances are whole numbers.
+    down = (2 * row + 1) * _ROBUST_GRID - (2 * cell_row + 1) * height
+    right = (2 * column + 1) * _ROBUST_GRID - (2 * cell_column + 1) * width
+    # One number orders by distance and then by position, so that ties are settled alike on every device.
+    key = (down**2 + right**2) * valid.numel() + row * width + column
+    nearest = torch.full((_ROBUST_GRID**2,), torch.iinfo(torch.int64).max, device=valid.device)
+    nearest.scatter_reduce_(0, cell_row * _ROBUST_GRID + cell_column, key, "amin")
+    chosen = nearest[nearest < torch.iinfo(torch.int64).max] % valid.numel()
+    return torch.zeros_like(valid).flatten().index_fill(0, chosen, True).reshape(height, width)
+
+
+def _least_absolute_line(x: Points, y: Points, weight: Points) -> tuple[float, float]:
+    """Minimise sum weight |a x + b - y| by its dual, which has one bounded unknown per point and two constraints."""
+    if np.ptp(x) == 0:
+        order = np.argsort(y)
+        total = np.cumsum(weight[order])
+        return 0.0, float(y[order][np.searchsorted(total, total[-1] / 2)])
+    middle, width = x.mean(), np.ptp(x)
+    constraints = np.stack([(x - middle) / width, np.ones_like(x)])
+    weight = weight / weight.max()
+    bounds = np.stack([-weight, weight], axis=1)
+    solution = scipy.optimize.linprog(-y, A_eq=constraints, b_eq=np.zeros(2), bounds=bounds, method="highs")
+    if solution.status != 0:
+        raise ValueError(f"the robust alignment found no solution: {solution.message}")
+    slope, intercept = (-float(value) for value in solution.eqlin.marginals)
+    return slope / width, intercept - slope * middle / width
+
+
+def _huber_line(x: Points, y: Points) -> tuple[float, float]:
+    step = -(-len(x) // _ROBUST_GRID**2)
+    start = _least_absolute_line(x[::step], y[::step], np.ones_like(x[::step]))
+    deviation = _DEVIATIONS_PER_MAD * float(np.median(np.abs(start[0] * x + start[1] - y)))
+    # Measurements on a perfect line have no spread; scipy asks for a positive one.
+    tolerance = max(_HUBER_TUNING * deviation, 1e-9 * float(np.abs(y).max()))
+    matrix = np.stack([x, np.ones_like(x)], axis=1)
+    solution = scipy.optimize.least_squares(
+        lambda line: matrix @ line - y, start, jac=lambda _: matrix, loss="huber", f_scale=tolerance, x_scale="jac"
+    )
+    return float(solution.x[0]), float(solution.x[1])
