@@ -12,8 +12,8 @@ from marigold.data.storage import Storage, open_storage
 from marigold.types import DepthSample
 
 
-class DepthDataset(Sequence[DepthSample]):
-    """RGB-D pairs of one split list, read on access.
+class DepthDataset(Sequence):
+    """RGB-D pairs of one split list: a sequence of DepthSample, read on access.
 
     name: for messages and results. root: folder, tar or zip. split_list: text file, one sample a line.
     min_depth, max_depth: metres; a pixel counts where min_depth < depth < max_depth.

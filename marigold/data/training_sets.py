@@ -31,8 +31,14 @@ VKITTI_ARCHIVES = {"rgb": "vkitti_2.0.3_rgb.tar", "depth": "vkitti_2.0.3_depth.t
 
 
 def open_vkitti(root: str | Path) -> Storage:
-    """A folder or archive with `rgb/` and `depth/`, or a folder that holds the publisher's two tars."""
-    archives = {part: Path(root, archive) for part, archive in VKITTI_ARCHIVES.items()}
-    if all(archive.is_file() for archive in archives.values()):
-        return MountedStorage({part: open_storage(archive) for part, archive in archives.items()})
-    return open_storage(root)
+    """A folder with `rgb` and `depth`, each a folder or the publisher's tar; or one archive with both.
+
+    Each part may be a symbolic link: it is opened as a root of its own.
+    """
+    if not Path(root).is_dir():
+        return open_storage(root)
+    parts = {}
+    for part, archive in VKITTI_ARCHIVES.items():
+        tar = Path(root, archive)
+        parts[part] = open_storage(tar if tar.is_file() else Path(root, part))
+    return MountedStorage(parts)

@@ -21,14 +21,16 @@ def encode_png(pixels: np.ndarray, compress_level: int) -> bytes:
         return file.getvalue()
 
 
-def to_millimetres(depth: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, int]:
-    """Metres as uint16 millimetres, truncated, 0 where unknown; and how many known pixels did not fit.
+def to_millimetres(depth: np.ndarray, known: np.ndarray, *, rounded: bool = False) -> tuple[np.ndarray, int]:
+    """Metres as uint16 millimetres, 0 where unknown; and how many known pixels did not fit.
 
-    A depth that is not finite, not positive or 65.536 m and more has no 16-bit value and becomes 0.
+    A depth that is not finite, not positive or 65.536 m and more has no 16-bit value and becomes 0. Truncated,
+    as the published Hypersim was, unless `rounded`.
     """
     with np.errstate(invalid="ignore", over="ignore"):
-        fits = known & np.isfinite(depth) & (depth > 0) & (depth * 1000 < 65536)
-        millimetres = np.where(fits, depth * 1000, 0).astype(np.uint16)
+        exact = np.rint(depth * 1000) if rounded else depth * 1000
+        fits = known & np.isfinite(depth) & (depth > 0) & (exact < 65536)
+        millimetres = np.where(fits, exact, 0).astype(np.uint16)
     return millimetres, int((known & ~fits).sum())
 
 

@@ -136,7 +136,7 @@ def run(preparation: Preparation, options: RunOptions) -> Summary:
                 journal.add(outcome)
                 done[outcome.name] = outcome
             bar.update()
-    _report_broken(preparation.out, broken, len(items), options.max_broken)
+    report_broken(preparation.out, broken, len(items), options.max_broken)
     in_order = {item: done[item] for item in items if item in done}
     written = sum(done[item].written for item in todo if item in done)
     lists = preparation.finish(in_order)
@@ -204,7 +204,8 @@ def _estimate(preparation: Preparation, todo: Sequence[str]) -> int:
     return round(sum(sizes) / len(sizes) * len(todo)) if sizes else 0
 
 
-def _report_broken(out: Path, broken: Mapping[str, str], total: int, max_broken: float) -> None:
+def report_broken(out: Path, broken: Mapping[str, str], total: int, max_broken: float) -> None:
+    """Write `out/broken.txt`, or remove it if all is whole; raises DataError for more than `max_broken`."""
     report = out / "broken.txt"
     if not broken:
         report.unlink(missing_ok=True)

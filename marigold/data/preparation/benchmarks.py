@@ -1,0 +1,161 @@
+"""KITTI, ETH3D, ScanNet and DIODE from the publishers' downloads.
+
+Each can also be listed from a published evaluation archive (`archive`), which is then read in place.
+"""
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from marigold.data.decode import decode_photo
+from marigold.data.errors import DataError
+from marigold.data.preparation.archives import (
+    diode_lists,
+    eth3d_depth_name,
+    eth3d_lists,
+    kitti_lists,
+    list_archive,
+    scannet_lists,
+)
+from marigold.data.preparation.images import take_over, write_file
+from marigold.data.preparation.runner import RunOptions, Summary, run
+from marigold.data.preparation.taken_over import PlannedList, TakenOver
+from marigold.data.splits import read_split
+from marigold.data.storage import open_storage
+
+ETH3D_SCENES = (
+    "courtyard", "delivery_area", "electro", "facade", "kicker", "meadow", "office",
+    "pipes", "playground", "relief", "relief_2", "terrace", "terrains",
+)  # fmt: skip
+
+
+def prepare_kitti(
+    raw: str | None,
+    out: str,
+    workers: int,
+    dry_run: bool,
+    max_broken: float,
+    archive: str | None,
+    split_list: str | None,
+    annotated: str | None,
+) -> Summary:
+    """Link the photos of the raw drives and the annotated depth that `split_list` names.
+
+    raw: holds {date}/{drive}/image_02. annotated: the unpacked data_depth_annotated, whose train/ and val/
+    are merged. The Eigen test images were drawn at random, so no rule gives them: a list or an archive must.
+    """
+    if archive is not None:
+        return list_archive(archive, out, kitti_lists, dry_run)
+    folder, annotations = Path(_needed(raw, "raw")), _needed(annotated, "annotated")
+    listed = _listed(split_list, "kitti")
+    planned = kitti_lists(column for line in listed for column in line)[0]
+    lists = [PlannedList(planned.file, [" ".join(line) for line in listed], planned.official)]
+    depth = [(Path(annotations, part), 0) for part in ("train", "val")]
+    job = TakenOver("kitti", Path(out), lists, [[(folder, 0)], depth])
+    return run(job, RunOptions(workers, dry_run, max_broken))
+
+
+def prepare_eth3d(
+    raw: str | None, out: str, workers: int, dry_run: bool, max_broken: float, archive: str | None
+) -> Summary:
+    """Link the photos and depth of the 13 training scenes, unpacked into `raw`, one folder a scene."""
+    if archive is not None:
+        return list_archive(archive, out, eth3d_lists, dry_run)
+    folder = Path(_needed(raw, "raw"))
+    names = []
+    for scene in ETH3D_SCENES:
+        photos = sorted((folder / scene / "images" / "dslr_images").glob("*.JPG"))
+        if not photos:
+            raise DataError(f"{folder / scene}/images/dslr_images: no photos; unpack multi_view_training_dslr_jpg.7z")
+        for photo in photos:
+            names += [f"rgb/{scene}/images/dslr_images/{photo.name}", eth3d_depth_name(scene, photo.name)]
+    # Unpacked side by side the depth archives share the scenes' folders, else each has its own.
+    places = [[(folder, 1)], [(folder, 2), (folder, 1)]]
+    return run(TakenOver("eth3d", Path(out), eth3d_lists(names), places), RunOptions(workers, dry_run, max_broken))
+
+
+def prepare_diode(
+    raw: str | None, out: str, workers: int, dry_run: bool, max_broken: float, archive: str | None
+) -> Summary:
+    """Link the unpacked val/ folder, which holds indoors/ and outdoor/."""
+    if archive is not None:
+        return list_archive(archive, out, diode_lists, dry_run)
+    folder = Path(_needed(raw, "raw"))
+    lists = [planned for planned in diode_lists(open_storage(folder).names()) if planned.lines]
+    if not lists:
+        raise DataError(f"{folder}: neither indoors/ nor outdoor/ with photos; raw is the unpacked val folder")
+    return run(TakenOver("diode", Path(out), lists, [[(folder, 0)]]), RunOptions(workers, dry_run, max_broken))
+
+
+def prepare_scannet(
+    raw: str | None,
+    out: str,
+    workers: int,
+    dry_run: bool,
+    max_broken: float,
+    archive: str | None,
+    split_list: str | None,
+    photo_size: tuple[int, int],
+    jpeg_quality: int,
+) -> Summary:
+    """Link the depth of scannet_frames_25k and shrink its photos to the depth's size.
+
+    photo_size: (height, width). The 800 frames were drawn at random: a list or an archive must name them.
+    """
+    if archive is not None:
+        return list_archive(archive, out, scannet_lists, dry_run)
+    folder, listed = Path(_needed(raw, "raw")), _listed(split_list, "scannet")
+    lists = [PlannedList("filename_list_val_800.txt", [" ".join(line) for line in listed], "scannet/val_800")]
+    job = ScanNetFrames(Path(out), lists, folder, photo_size, jpeg_quality)
+    return run(job, RunOptions(workers, dry_run, max_broken))
+
+
+class ScanNetFrames(TakenOver):
+    """ScanNet's photos are larger than its depth; the benchmark compares at the depth's size."""
+
+    def __init__(
+        self, out: Path, lists: Sequence[PlannedList], raw: Path, size: tuple[int, int], quality: int
+    ) -> None:
+        super().__init__("scannet", out, lists, [[(raw, 0)]])
+        self.size, self.quality = size, quality
+
+    def settings(self) -> Mapping[str, object]:
+        return {**super().settings(), "photo_size": list(self.size), "jpeg_quality": self.quality}
+
+    def make(self, source: Path, out: Path, name: str, column: int) -> tuple[dict[str, int], int]:
+        if column > 0:
+            return take_over(source, out, name)
+        try:
+            photo = decode_photo(source.read_bytes())
+        except DataError as error:
+            raise DataError(f"{source}: {error}") from error
+        if photo.shape[:2] == tuple(self.size):
+            return take_over(source, out, name)
+        files = write_file(out, name, _shrunk_jpeg(photo, self.size, self.quality))
+        return files, sum(files.values())
+
+
+def _shrunk_jpeg(photo: np.ndarray, size: tuple[int, int], quality: int) -> bytes:
+    # Pillow's bilinear filter widens with the factor, so nothing aliases; 4:4:4 keeps the colours' resolution.
+    small = Image.fromarray(photo).resize((size[1], size[0]), Image.Resampling.BILINEAR)
+    with io.BytesIO() as file:
+        small.save(file, format="JPEG", quality=quality, subsampling=0)
+        return file.getvalue()
+
+
+def _needed(value: str | None, key: str) -> str:
+    if value is None:
+        raise DataError(f"{key}=DIR is needed: the folder of the publisher's files (or prepare.archive=TAR)")
+    return value
+
+
+def _listed(split_list: str | None, dataset: str) -> list[tuple[str, ...]]:
+    if split_list is None:
+        raise DataError(
+            f"{dataset}: its images were drawn at random, so no rule lists them. Give prepare.split_list=FILE "
+            "(one `photo depth` line an image), or prepare.archive=TAR, the published evaluation archive"
+        )
+    return read_split(split_list, columns=2)

@@ -1,0 +1,52 @@
+"""Virtual KITTI 2: the publisher's tars stay as they are; here they are checked, linked and listed."""
+
+import os
+from pathlib import Path
+
+from marigold.data.errors import DataError
+from marigold.data.preparation.runner import Summary, report_broken, write_list
+from marigold.data.splits import VKITTI_SPLITS, vkitti_lines
+from marigold.data.training_sets import VKITTI_ARCHIVES, open_vkitti
+
+
+def prepare_vkitti(
+    raw: str, out: str, dry_run: bool, max_broken: float, last_frames: dict[str, int] | None
+) -> Summary:
+    """Write the lists of the rule, with every listed file in the tars (or folders rgb/ and depth/) of `raw`.
+
+    last_frames: the scenes' last frames where they are not the published ones, for a set of the same layout.
+    """
+    lists = {split: vkitti_lines(split, last_frames) for split in VKITTI_SPLITS}
+    lists = {split: lines for split, lines in lists.items() if lines}
+    there = set(open_vkitti(raw).names())
+    listed = [line for lines in lists.values() for line in lines]
+    missing = {
+        line.split()[0]: f"missing: {' and '.join(absent)}"
+        for line in listed
+        if (absent := [name for name in line.split() if name not in there])
+    }
+    target = Path(out)
+    if dry_run:
+        return Summary(target, True, len(listed), len(listed) - len(missing), 0, 0, 0, missing)
+    target.mkdir(parents=True, exist_ok=True)
+    report_broken(target, missing, len(listed), max_broken)
+    for part, archive in VKITTI_ARCHIVES.items():
+        source = Path(raw, archive) if Path(raw, archive).is_file() else Path(raw, part)
+        _link(source, target / source.name)
+    results = []
+    for split, lines in lists.items():
+        kept = [line for line in lines if line.split()[0] not in missing]
+        dropped = {"missing": len(lines) - len(kept)} if len(kept) < len(lines) else {}
+        official = f"vkitti/{split}" if last_frames is None else None
+        results.append(write_list(target / f"filename_list_{split}.txt", kept, official, dropped))
+    return Summary(target, False, len(listed), len(listed), 0, 0, 0, missing, results)
+
+
+def _link(source: Path, target: Path) -> None:
+    """The tars are 15 GB: a symbolic link, never a copy. The reader resolves these two names only."""
+    if target.exists():
+        if not target.samefile(source):
+            raise DataError(f"{target}: exists and is not {source}; take another out=DIR")
+        return
+    target.unlink(missing_ok=True)  # a link that leads nowhere
+    os.symlink(source.resolve(), target)

@@ -1,0 +1,180 @@
+"""Readers against values written by hand: units, masks, crops, lists."""
+
+import io
+import pickle
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from marigold.data.base import benchmark_crop
+from marigold.data.benchmarks import DIODE, ETH3D, KITTI, NYU, ScanNet
+from marigold.data.errors import DataError
+from marigold.data.training_sets import Hypersim, VirtualKitti
+
+PHOTO = np.array([[[0, 51, 102], [255, 204, 153]], [[1, 2, 3], [4, 5, 6]]], np.uint8)
+
+
+def save(path: Path, pixels: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+def write_pairs(root: Path, depth: np.ndarray, photo: np.ndarray = PHOTO, names: tuple[str, ...] = ("a",)) -> None:
+    for name in names:
+        save(root / f"{name}.png", photo)
+        save(root / f"{name}_d.png", depth)
+    (root / "list.txt").write_text("".join(f"{name}.png {name}_d.png\n" for name in names))
+
+
+def read(cls, root: Path, min_depth: float = 1e-5, max_depth: float = 80.0, **more):
+    split_list = str(root / "list.txt")
+    return cls(name="set", root=str(root), split_list=split_list, min_depth=min_depth, max_depth=max_depth, **more)
+
+
+@pytest.mark.parametrize(
+    ("cls", "unit"), [(Hypersim, 1000), (VirtualKitti, 100), (NYU, 1000), (KITTI, 256), (ScanNet, 1000)]
+)
+def test_units_mask_and_photo(tmp_path, cls, unit):
+    stored = np.array([[0, unit], [2 * unit, 8 * unit]], np.uint16)
+    prefix = "rgb" if cls is VirtualKitti else "a"
+    write_pairs(tmp_path / "flat", stored)
+    names = (f"{prefix}/x.png", "depth/x.png")
+    save(tmp_path / names[0], PHOTO)
+    save(tmp_path / names[1], stored)
+    (tmp_path / "list.txt").write_text(" ".join(names))
+    (tmp_path / "rgb").mkdir(exist_ok=True)
+    dataset = read(cls, tmp_path, min_depth=1.0, max_depth=8.0)
+    sample = dataset[0]
+    assert dataset.names == [names[0]]
+    assert sample.name == names[0]
+    assert torch.equal(sample.depth, torch.tensor([[[0.0, 1.0], [2.0, 8.0]]]))
+    # Strict at both ends.
+    assert torch.equal(sample.valid, torch.tensor([[[False, False], [True, False]]]))
+    assert sample.image.dtype == torch.float32
+    assert torch.equal(sample.image, torch.from_numpy(PHOTO.astype(np.float32).transpose(2, 0, 1) / np.float32(255)))
+    assert sample.image.is_contiguous()
+
+
+def test_sky_stays_far_and_is_not_valid(tmp_path):
+    for part, pixels in (("rgb", PHOTO), ("depth", np.array([[65535, 7999], [8000, 1]], np.uint16))):
+        save(tmp_path / part / "x.png", pixels)
+    (tmp_path / "list.txt").write_text("rgb/x.png depth/x.png")
+    sample = read(VirtualKitti, tmp_path)[0]
+    assert sample.depth[0, 0, 0] == np.float32(655.35)
+    assert sample.valid[0].tolist() == [[False, True], [False, True]]
+
+
+@pytest.mark.parametrize(
+    ("size", "top", "left"),
+    [((375, 1242), 23, 13), ((370, 1226), 18, 5), ((376, 1241), 24, 12), ((374, 1238), 22, 11)],
+)
+def test_benchmark_crop_of_every_kitti_size(size, top, left):
+    # The four sizes of the recording days, from the reference implementation's formula worked by hand.
+    assert benchmark_crop(size, (352, 1216)) == (slice(top, top + 352), slice(left, left + 1216))
+
+
+def test_crop_takes_the_same_window_of_everything(tmp_path):
+    photo = np.arange(5 * 7 * 3, dtype=np.uint8).reshape(5, 7, 3)
+    depth = (np.arange(35, dtype=np.uint16).reshape(5, 7) + 1) * 256
+    write_pairs(tmp_path, depth, photo)
+    sample = read(KITTI, tmp_path, crop=(2, 4), max_depth=30.5)[0]
+    assert torch.equal(sample.depth[0], torch.arange(1.0, 36).reshape(5, 7)[3:, 1:5])
+    assert torch.equal(sample.valid, sample.depth < 30.5)
+    assert (sample.image[0] * 255).round()[0, 0] == photo[3, 1, 0]
+    with pytest.raises(DataError, match="photo of 5 x 7 is smaller than the crop of 6 x 4"):
+        read(KITTI, tmp_path, crop=(6, 4))[0]
+
+
+def test_lines_without_ground_truth_are_left_out_and_counted(tmp_path):
+    write_pairs(tmp_path, np.full((2, 2), 256, np.uint16), names=("a", "b"))
+    (tmp_path / "list.txt").write_text("a.png a_d.png 721.5377\nc.png None 721.5377\nb.png b_d.png 721.5377\n")
+    dataset = read(KITTI, tmp_path)
+    assert (len(dataset), dataset.dropped, dataset.split.count) == (2, 1, 3)
+    assert [dataset[i].name for i in range(2)] == dataset.names == ["a.png", "b.png"]
+
+
+def test_limit_is_evenly_spaced_and_unofficial(tmp_path):
+    write_pairs(tmp_path, np.full((2, 2), 1000, np.uint16), names=tuple("abcdefgh"))
+    dataset = read(NYU, tmp_path, limit=2, official_split="nyu/test")
+    assert dataset.names == ["a.png", "e.png"]
+    assert (dataset.split.name, dataset.split.count, dataset.split.official) == ("nyu/test[2]", 2, False)
+    assert read(NYU, tmp_path).split.official is None
+    with pytest.raises(ValueError, match="cannot take 9 of 8"):
+        read(NYU, tmp_path, limit=9)
+
+
+def test_nyu_judges_the_raw_depth(tmp_path):
+    write_pairs(tmp_path, np.full((2, 2), 1000, np.uint16))
+    save(tmp_path / "filled.png", np.full((2, 2), 2000, np.uint16))
+    (tmp_path / "list.txt").write_text("a.png a_d.png filled.png\n")
+    assert read(NYU, tmp_path, max_depth=10.0)[0].depth.unique().tolist() == [1.0]
+
+
+def test_eth3d_raw_floats(tmp_path):
+    save(tmp_path / "a.jpg", PHOTO)
+    depth = np.array([[1.5, np.inf], [-1, np.nan]], "<f4")
+    (tmp_path / "a_depth.JPG").write_bytes(depth.tobytes())
+    (tmp_path / "list.txt").write_text("a.jpg a_depth.JPG\n")
+    sample = read(ETH3D, tmp_path, max_depth=float("inf"))[0]
+    assert sample.depth[0].tolist() == [[1.5, 0], [0, 0]]
+    assert sample.valid[0].tolist() == [[True, False], [False, False]]
+    (tmp_path / "a_depth.JPG").write_bytes(depth.tobytes()[:-4])
+    with pytest.raises(DataError, match=r"a_depth\.JPG.*expected 2 x 2 float32 = 16 bytes, got 12"):
+        read(ETH3D, tmp_path)[0]
+
+
+@pytest.mark.parametrize("shape", [(2, 2), (2, 2, 1)])
+def test_diode_mask_alone_decides(tmp_path, shape):
+    save(tmp_path / "a.png", PHOTO)
+    np.save(tmp_path / "a_depth.npy", np.array([0.2, 900, 3, 0], np.float32).reshape(shape))
+    np.save(tmp_path / "a_mask.npy", np.array([[1, 1], [0, 0]], np.float64))
+    (tmp_path / "list.txt").write_text("a.png a_depth.npy a_mask.npy\n")
+    sample = read(DIODE, tmp_path, min_depth=0.6, max_depth=350.0)[0]
+    assert sample.valid[0].tolist() == [[True, True], [False, False]]
+    assert sample.depth[0].tolist() == [[np.float32(0.2), 900], [3, 0]]
+    np.save(tmp_path / "a_mask.npy", np.ones((2, 2)))
+    with pytest.raises(DataError, match=r"a_mask\.npy: calls 1 pixel"):
+        read(DIODE, tmp_path)[0]
+    np.save(tmp_path / "a_mask.npy", np.ones((3, 2)))
+    with pytest.raises(DataError, match=r"a_mask\.npy: expected a mask of \(2, 2\)"):
+        read(DIODE, tmp_path)[0]
+    np.save(tmp_path / "a_depth.npy", np.ones((2, 2), np.int32))
+    with pytest.raises(DataError, match=r"a_depth\.npy: expected float"):
+        read(DIODE, tmp_path)[0]
+
+
+def test_virtual_kitti_from_the_publishers_tars(tmp_path):
+    for part, pixels in (("rgb", PHOTO), ("depth", np.full((2, 2), 150, np.uint16))):
+        with io.BytesIO() as image, tarfile.open(tmp_path / f"vkitti_2.0.3_{part}.tar", "w") as archive:
+            Image.fromarray(pixels).save(image, format="PNG")
+            member = tarfile.TarInfo("Scene01/x.png")
+            member.size = image.tell()
+            image.seek(0)
+            archive.addfile(member, image)
+    (tmp_path / "list.txt").write_text("rgb/Scene01/x.png depth/Scene01/x.png")
+    dataset = read(VirtualKitti, tmp_path)
+    assert dataset[0].depth.unique().tolist() == [1.5]
+    assert pickle.loads(pickle.dumps(dataset))[0].depth.unique().tolist() == [1.5]
+
+
+def test_as_a_sequence_and_for_a_loader(tmp_path):
+    write_pairs(tmp_path, np.full((2, 2), 1000, np.uint16), names=tuple("abc"))
+    dataset = read(NYU, tmp_path, max_depth=10.0)
+    assert [sample.name for sample in dataset] == dataset.names
+    assert dataset[-1].name == "c.png"
+    with pytest.raises(IndexError):
+        dataset[3]
+    loader = torch.utils.data.DataLoader(dataset, batch_size=None, num_workers=2)
+    assert [sample.name for sample in loader] == dataset.names
+
+
+def test_wrong_range_and_root(tmp_path):
+    write_pairs(tmp_path, np.full((2, 2), 1000, np.uint16))
+    with pytest.raises(ValueError, match="min_depth < max_depth"):
+        read(NYU, tmp_path, min_depth=10.0, max_depth=1.0)
+    with pytest.raises(DataError, match="no such folder or archive"):
+        NYU(name="n", root=str(tmp_path / "no"), split_list=str(tmp_path / "list.txt"), min_depth=0.1, max_depth=1.0)

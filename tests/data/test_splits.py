@@ -1,0 +1,116 @@
+"""Lists by rule match the hashes of the field's lists; bad lists are refused with file and line."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from marigold.data.errors import DataError
+from marigold.data.splits import (
+    KNOWN_SPLITS,
+    canonical_sha256,
+    describe_split,
+    evenly_spaced,
+    part_of_split,
+    read_split,
+    vkitti_lines,
+)
+
+COMMITTED = Path(__file__).parents[2] / "data_split"
+
+
+@pytest.mark.parametrize(("split", "count"), [("train", 20148), ("val", 5364)])
+def test_virtual_kitti_lists_match_the_published_ones(split, count):
+    lines = vkitti_lines(split)
+    assert len(lines) == count
+    assert canonical_sha256(lines) == KNOWN_SPLITS[f"vkitti/{split}"].sha256
+    # The order is the published one too: the hash of the lines as they stand.
+    in_order = {
+        "train": "ab29b106fa6dbea810e0ea2e4ebf09393db19faca2648b307f6e018a1bd94bf0",
+        "val": "e837eada4ac3bf3de58d08a53f9bc8dcec83505fd358388b7c67c79f7f8a9ada",
+    }
+    assert hashlib.sha256("".join(f"{line}\n" for line in lines).encode()).hexdigest() == in_order[split]
+    committed = read_split(COMMITTED / "vkitti" / f"{split}.txt", columns=2)
+    assert [" ".join(line) for line in committed] == lines
+
+
+def test_virtual_kitti_with_fewer_frames():
+    lines = vkitti_lines("train", {"Scene02": 1})
+    assert len(lines) == 2 * 6 * 2
+    assert lines[-1] == (
+        "rgb/Scene02/15-deg-right/frames/rgb/Camera_1/rgb_00001.jpg "
+        "depth/Scene02/15-deg-right/frames/depth/Camera_1/depth_00001.png"
+    )
+    with pytest.raises(ValueError, match="no split 'test'"):
+        vkitti_lines("test")
+
+
+def test_canonical_hash_by_hand():
+    # printf 'a b\nc\n' | sha256sum
+    expected = hashlib.sha256(b"a b\nc\n").hexdigest()
+    assert canonical_sha256(["c", "", "  a \t b  "]) == canonical_sha256(["a b\r", "c\n"]) == expected
+
+
+def test_evenly_spaced():
+    assert evenly_spaced("abcdefghij", 3) == ["a", "d", "g"]
+    assert evenly_spaced("abc", 3) == ["a", "b", "c"]
+    for n in (0, 4):
+        with pytest.raises(ValueError, match=f"cannot take {n} of 3"):
+            evenly_spaced("abc", n)
+
+
+def write(tmp_path: Path, content: str) -> Path:
+    (tmp_path / "list.txt").write_text(content)
+    return tmp_path / "list.txt"
+
+
+def test_read_split(tmp_path):
+    path = write(tmp_path, "a/x.png  a/y.png 721.5\r\n\n  b/x.png None 1\n")
+    assert read_split(path, columns=2) == [("a/x.png", "a/y.png", "721.5"), ("b/x.png", "None", "1")]
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("b.png", r"1 column\(s\), expected 2: 'b.png'"),
+        ("/etc/passwd d.png", "'/etc/passwd': not a relative name"),
+        ("b.png ../d.png", "'../d.png': not a relative name"),
+        ("b/../../c.png d.png", "'b/../../c.png': not a relative name"),
+        ("a.png other.png", "'a.png' came already in line 1"),
+    ],
+)
+def test_bad_lines_are_named(tmp_path, line, reason):
+    path = write(tmp_path, f"a.png a_d.png\n\n{line}\n")
+    with pytest.raises(DataError, match=f"list.txt, line 3: {reason}"):
+        read_split(path, columns=2)
+
+
+def test_bad_files(tmp_path):
+    with pytest.raises(DataError, match=r"none\.txt: no such split list.*prepare\.py"):
+        read_split(tmp_path / "none.txt")
+    with pytest.raises(DataError, match="an empty split list"):
+        read_split(write(tmp_path, "\n \n"))
+    (tmp_path / "list.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(DataError, match="not a text file"):
+        read_split(tmp_path / "list.txt")
+    with pytest.raises(DataError, match=str(tmp_path)):
+        read_split(tmp_path)
+
+
+def test_official_or_not(tmp_path, caplog):
+    lines = [tuple(line.split()) for line in vkitti_lines("val")]
+    path = tmp_path / "val.txt"
+    split = describe_split(path, lines, "vkitti/val")
+    assert (split.name, split.count, split.official) == ("vkitti/val", 5364, True)
+    assert describe_split(path, lines[::-1], "vkitti/val").official is True
+    assert describe_split(path, lines, None).official is None
+    caplog.clear()
+    other = describe_split(path, lines[1:], "vkitti/val")
+    assert other.official is False
+    # The message has the list, both counts and both hashes.
+    for part in (str(path), "5363", "5364", other.sha256, split.sha256):
+        assert part in caplog.text
+    part = part_of_split(split, lines[:10])
+    assert (part.name, part.count, part.official) == ("vkitti/val[10]", 10, False)
+    with pytest.raises(DataError, match="no known list is called 'vkitti/all'"):
+        describe_split(path, lines, "vkitti/all")
