@@ -3,12 +3,14 @@
 import dataclasses
 import importlib
 import inspect
-from typing import Any, TypeVar, cast
+import typing
+from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 T = TypeVar("T")
+Field = tuple[str, Any, Any]  # name, annotation, default (dataclasses.MISSING: there is none)
 
 
 class ConfigError(ValueError):
@@ -16,29 +18,14 @@ class ConfigError(ValueError):
 
 
 def to_dataclass(cls: type[T], node: DictConfig, where: str = "") -> T:
-    """Turn a configuration node into the dataclass `cls`.
+    """Turn a configuration node into the dataclass `cls`, and nested nodes into nested dataclasses.
 
     `where` is the node's place in the whole configuration, for the message. Raises ConfigError on an
-    unknown key, a missing key and a value of the wrong type.
+    unknown key, a missing key and a value of the wrong type, and what `cls` itself raises.
     """
-    try:
-        merged = OmegaConf.merge(OmegaConf.structured(cls), OmegaConf.to_container(node, resolve=True))
-        missing = sorted(str(key) for key in OmegaConf.missing_keys(merged))
-        if missing:
-            raise ConfigError(f"{_place(where)}missing key(s): {', '.join(missing)}")
-        value = OmegaConf.to_object(merged)
-    except OmegaConfBaseException as error:
-        key = getattr(error, "full_key", None) or getattr(error, "key", None)
-        reason = str(error).splitlines()[0]
-        known = ", ".join(field.name for field in dataclasses.fields(cls))  # type: ignore[arg-type]
-        raise ConfigError(f"{_place(where)}{key}: {reason}. Known keys: {known}") from error
-    # OmegaConf has one kind of sequence; a field annotated as a tuple gets a tuple.
-    tuples = {
-        field.name: tuple(getattr(value, field.name))
-        for field in dataclasses.fields(cls)  # type: ignore[arg-type]
-        if isinstance(getattr(value, field.name), list) and "tuple" in str(field.type).lower()
-    }
-    return dataclasses.replace(value, **tuples) if tuples else value  # type: ignore[type-var,return-value]
+    hints = typing.get_type_hints(cls)
+    fields = [(field.name, hints[field.name], field.default) for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    return cls(**_checked(fields, node, where))
 
 
 def build(node: DictConfig, where: str = "", **given: Any) -> Any:
@@ -47,7 +34,6 @@ def build(node: DictConfig, where: str = "", **given: Any) -> Any:
     `given` are arguments that do not come from the configuration. Raises ConfigError as `to_dataclass`
     does, and for a `_target_` that cannot be imported.
     """
-    node = cast(DictConfig, OmegaConf.create(OmegaConf.to_container(node, resolve=True)))
     target = node.get("_target_")
     if not target or "." not in target:
         raise ConfigError(f"{_place(where)}_target_: expected 'package.module.name', got {target!r}")
@@ -56,22 +42,54 @@ def build(node: DictConfig, where: str = "", **given: Any) -> Any:
         function = getattr(importlib.import_module(module_name), name)
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"{_place(where)}_target_: cannot import {target!r}: {error}") from error
-    hints = inspect.get_annotations(
-        function if inspect.isfunction(function) else function.__init__, eval_str=True
-    )
+    hints = typing.get_type_hints(function if inspect.isfunction(function) else function.__init__)
     fields = [
-        (parameter.name, hints[parameter.name])
-        if parameter.default is inspect.Parameter.empty
-        else (parameter.name, hints[parameter.name], dataclasses.field(default=parameter.default))
+        (
+            parameter.name,
+            hints[parameter.name],
+            dataclasses.MISSING if parameter.default is inspect.Parameter.empty else parameter.default,
+        )
         for parameter in inspect.signature(function).parameters.values()
         if parameter.name not in given
     ]
-    schema = dataclasses.make_dataclass(f"{name} arguments", fields, kw_only=True)
-    values = {key: value for key, value in node.items() if key != "_target_"}
-    arguments: Any = to_dataclass(schema, OmegaConf.create(values), where)
-    return function(
-        **{field.name: getattr(arguments, field.name) for field in dataclasses.fields(schema)}, **given
+    rest = OmegaConf.masked_copy(node, [str(key) for key in node if key != "_target_"])
+    rest._set_parent(node._get_parent())  # interpolations look upwards
+    return function(**_checked(fields, rest, where), **given)
+
+
+def _checked(fields: list[Field], node: DictConfig, where: str) -> dict[str, Any]:
+    """The node's values by field name, checked by OmegaConf, dataclasses built, lists made tuples."""
+    plain: dict[str, Any] = OmegaConf.to_container(node, resolve=True)  # type: ignore[assignment]
+    nested = {name: hint for name, hint, _ in fields if dataclasses.is_dataclass(hint) and name in plain}
+    values: dict[str, Any] = {
+        name: to_dataclass(hint, OmegaConf.create(plain.pop(name)), f"{where}.{name}" if where else name)  # type: ignore[arg-type]
+        for name, hint in nested.items()
+    }
+    flat = [field for field in fields if field[0] not in nested]
+    schema = dataclasses.make_dataclass(
+        "Settings",
+        [
+            (name, hint) if default is dataclasses.MISSING else (name, hint, dataclasses.field(default=default))
+            for name, hint, default in flat
+        ],
+        kw_only=True,
     )
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(schema), plain)
+        missing = sorted(str(key) for key in OmegaConf.missing_keys(merged))
+        if missing:
+            raise ConfigError(f"{_place(where)}missing key(s): {', '.join(missing)}")
+        checked = OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        key = getattr(error, "full_key", None) or getattr(error, "key", None)
+        reason = str(error).splitlines()[0]
+        known = ", ".join(name for name, _, _ in fields)
+        raise ConfigError(f"{_place(where)}{key}: {reason}. Known keys: {known}") from error
+    for name, hint, _ in flat:
+        value = getattr(checked, name)
+        # OmegaConf has one kind of sequence; a field annotated as a tuple gets a tuple.
+        values[name] = tuple(value) if isinstance(value, list) and "tuple" in str(hint).lower() else value
+    return values
 
 
 def _place(where: str) -> str:

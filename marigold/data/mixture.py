@@ -6,7 +6,7 @@ So there is no state to save for a resume, and any number of processes can share
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,6 +96,7 @@ class Mixture:
 Batch = TypeVar("Batch", covariant=True)
 
 
+@runtime_checkable
 class ExampleSource(Protocol[Batch]):
     """A data set as training sees it: pictures or cached latents, one batch at a time."""
 

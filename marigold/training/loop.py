@@ -204,7 +204,7 @@ class _Loop:
         return DataLoader(
             self.run.data,
             batch_size=None,
-            sampler=indices,  # type: ignore[arg-type]
+            sampler=indices,
             num_workers=config.workers,
             collate_fn=_as_it_is,
             multiprocessing_context="spawn" if config.workers else None,
@@ -244,6 +244,8 @@ class _Loop:
 
     def _check_finite(self, step: int) -> None:
         """Stop, naming the samples, if any loss or gradient since the last check is not finite."""
+        if not self.window.losses:
+            return
         losses, norms = torch.stack(self.window.losses), self.window.grad_norms
         bad = ~torch.isfinite(losses)
         bad_norm = ~torch.isfinite(torch.stack(norms)) if norms else bad[:0]
@@ -262,7 +264,8 @@ class _Loop:
         good = self.saved or "none yet"
         raise TrainingError(
             f"the {'loss' if bad.any() else 'gradient'} is not finite at step {where} (samples: {', '.join(names)}). "
-            f"Nothing was saved after that; last good checkpoint: {good}. A lower train.lr or train.precision=no may help"
+            f"Nothing was saved after that; last good checkpoint: {good}. "
+            f"A lower train.lr or precision=no may help"
         )
 
     def _log(self, done: int) -> dict[str, str]:

@@ -123,9 +123,7 @@ def _cast(solids: list[Solid], origin: Array, direction: Array) -> Hits:
             local[:, rays] = point
             face[rays] = np.argmax(np.abs(outward), axis=0)
             c, s = np.float32(solid.yaw[0]), np.float32(solid.yaw[1])
-            normal[:, rays] = np.stack(
-                [c * outward[0] + s * outward[2], outward[1], c * outward[2] - s * outward[0]]
-            )
+            normal[:, rays] = np.stack([c * outward[0] + s * outward[2], outward[1], c * outward[2] - s * outward[0]])
     return Hits(t, which, normal, local, face)
 
 

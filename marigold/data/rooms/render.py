@@ -67,12 +67,8 @@ class Rendering:
 def rays(camera: Camera, height: int, width: int, oversampling: int) -> tuple[Array, Array]:
     """Directions (3, N) whose length is 1 in planar depth, and their Euclidean lengths (N,)."""
     step = np.float32(1 / (oversampling * camera.focal))
-    x = (
-        np.arange(width * oversampling, dtype=np.float32) - np.float32((width * oversampling - 1) / 2)
-    ) * step
-    y = (
-        np.float32((height * oversampling - 1) / 2) - np.arange(height * oversampling, dtype=np.float32)
-    ) * step
+    x = (np.arange(width * oversampling, dtype=np.float32) - np.float32((width * oversampling - 1) / 2)) * step
+    y = (np.float32((height * oversampling - 1) / 2) - np.arange(height * oversampling, dtype=np.float32)) * step
     x, y = (part.ravel() for part in np.broadcast_arrays(x[None, :], y[:, None]))
     (cp, sp), (cy, sy) = (np.asarray(pair, np.float32) for pair in (camera.pitch, camera.yaw))
     up, ahead = cp * y + sp, cp - sp * y
@@ -167,11 +163,9 @@ def _pattern(pattern: NDArray[np.int8], u: Array, v: Array, salt: NDArray[np.int
             joint = np.minimum(np.minimum(a - cell_a, cell_a + 1 - a), np.minimum(b - cell_b, cell_b + 1 - b))
             mix[at] = np.where(joint < 0.04, 1, np.float32(0.25) * _hash(cell_a, cell_b, salt[at]))
         elif kind == BRICKS:
-            a = a + np.float32(0.5) * (np.floor(2 * b) % 2)
+            a = (a + np.float32(0.5) * (np.floor(2 * b) % 2)).astype(np.float32)
             joint = np.minimum(a - np.floor(a), 2 * b - np.floor(2 * b))
-            mix[at] = np.where(
-                joint < 0.06, 1, np.float32(0.4) * _hash(np.floor(a), np.floor(2 * b), salt[at])
-            )
+            mix[at] = np.where(joint < 0.06, 1, np.float32(0.4) * _hash(np.floor(a), np.floor(2 * b), salt[at]))
         elif kind == NOISE:
             mix[at] = (_noise(a, b, salt[at]) * 2 + _noise(a * 3, b * 3, salt[at])) / 3
     return mix
@@ -184,7 +178,7 @@ def _noise(u: Array, v: Array, salt: NDArray[np.int32]) -> Array:
     x, y = x * x * (3 - 2 * x), y * y * (3 - 2 * y)
     lower = _hash(i, j, salt) * (1 - x) + _hash(i + 1, j, salt) * x
     upper = _hash(i, j + 1, salt) * (1 - x) + _hash(i + 1, j + 1, salt) * x
-    return lower * (1 - y) + upper * y
+    return (lower * (1 - y) + upper * y).astype(np.float32)
 
 
 def _hash(i: Array, j: Array, salt: NDArray[np.int32]) -> Array:

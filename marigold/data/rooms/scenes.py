@@ -41,9 +41,7 @@ class Builder:
         red, green, blue = (float(value) for value in np.clip(tint * brightness / tint.mean(), 0.02, 0.95))
         return red, green, blue
 
-    def material(
-        self, patterns: tuple[int, ...], brightness: tuple[float, float], period: tuple[float, float]
-    ) -> int:
+    def material(self, patterns: tuple[int, ...], brightness: tuple[float, float], period: tuple[float, float]) -> int:
         low, high = brightness
         pattern = int(patterns[self.rng.integers(len(patterns))])
         first = self.colour(self.between(low, high))
@@ -130,9 +128,7 @@ def room(rng: np.random.Generator) -> tuple[Scene, Point]:
     builder = Builder(rng)
     a, h, b = builder.between(1.6, 4.0), builder.between(1.2, 1.7), builder.between(2.0, 4.8)
     straight = (1.0, 0.0)
-    wall = [
-        builder.material((PLAIN, PLAIN, STRIPES, NOISE, BRICKS), (0.35, 0.8), (0.2, 0.9)) for _ in range(2)
-    ]
+    wall = [builder.material((PLAIN, PLAIN, STRIPES, NOISE, BRICKS), (0.35, 0.8), (0.2, 0.9)) for _ in range(2)]
     ground = builder.material((CHECKER, STRIPES, TILES, NOISE, PLAIN), (0.15, 0.6), (0.2, 1.0))
     ceiling = builder.material((PLAIN, PLAIN, TILES), (0.6, 0.9), (0.4, 1.0))
     builder.add(BOX, (0, -WALL, 0), (a + 1, WALL, b + 1), straight, ground)
@@ -254,9 +250,7 @@ def camera_in_room(rng: np.random.Generator, scene: Scene, half: Point, focal: f
         turn = rotation(float(2 * rng.random() - 1) * 0.35)
         c, s = -z / length, -x / length
         yaw = (c * turn[0] - s * turn[1], s * turn[0] + c * turn[1])
-        camera = Camera(
-            (x, min(height, 2 * h - 0.3), z), yaw, rotation(float(-0.16 + 0.2 * rng.random())), focal
-        )
+        camera = Camera((x, min(height, 2 * h - 0.3), z), yaw, rotation(float(-0.16 + 0.2 * rng.random())), focal)
         if _is_clear(scene, camera, nearest=0.35, middle=1.2):
             return camera
     raise ValueError("no free view in this room: the furniture leaves no place for a camera")
@@ -268,9 +262,7 @@ def camera_in_street(rng: np.random.Generator, scene: Scene, half: Point, focal:
         x = float(2 * rng.random() - 1) * half[0]
         yaw = rotation(float(2 * rng.random() - 1) * 0.12)
         pitch = rotation(float(2 * rng.random() - 1) * 0.03)
-        camera = Camera(
-            (x, float(1.3 + 0.6 * rng.random()), float(rng.random()) * half[2]), yaw, pitch, focal
-        )
+        camera = Camera((x, float(1.3 + 0.6 * rng.random()), float(rng.random()) * half[2]), yaw, pitch, focal)
         if _is_clear(scene, camera, nearest=1.2, middle=4.0):
             return camera
     raise ValueError("no free view in this street: cars stand everywhere")

@@ -76,9 +76,7 @@ def write_rooms(*, out: str, workers: int, size: RoomsSize) -> dict[str, int]:
         "nyu/test": (write_nyu_scene, size.nyu_test),
     }
     jobs = [
-        functools.partial(write, root, part, scene, size)
-        for part, (write, n) in parts.items()
-        for scene in range(n)
+        functools.partial(write, root, part, scene, size) for part, (write, n) in parts.items() for scene in range(n)
     ]
     lines: dict[str, list[str]] = {part: [] for part in parts}
     for part, written in zip(
@@ -137,9 +135,7 @@ def write_hypersim_scene(root: Path, part: str, scene: int, size: RoomsSize) -> 
     folder = root / "hypersim_raw" / name / "images"
     for frame, view in enumerate(room_views(part, scene, size)):
         ranged = np.where(view.entity == -1, np.nan, view.distance)
-        _write_h5(
-            folder / f"scene_cam_00_final_hdf5/frame.{frame:04d}.color.hdf5", view.colour.astype(np.float16)
-        )
+        _write_h5(folder / f"scene_cam_00_final_hdf5/frame.{frame:04d}.color.hdf5", view.colour.astype(np.float16))
         geometry = folder / "scene_cam_00_geometry_hdf5"
         _write_h5(geometry / f"frame.{frame:04d}.depth_meters.hdf5", ranged.astype(np.float16))
         _write_h5(geometry / f"frame.{frame:04d}.render_entity_id.hdf5", view.entity)
@@ -151,9 +147,7 @@ def write_vkitti_scene(root: Path, part: str, scene: int, size: RoomsSize) -> li
     name, weather = f"Scene{100 * (STREAMS[part] - 2) + scene:03d}", WEATHER[scene % len(WEATHER)]
     lines = []
     for frame, view in enumerate(street_views(part, scene, size)):
-        centimetres = np.where(
-            view.entity == -1, VKITTI_SKY, np.minimum(np.rint(view.depth * 100), VKITTI_SKY)
-        )
+        centimetres = np.where(view.entity == -1, VKITTI_SKY, np.minimum(np.rint(view.depth * 100), VKITTI_SKY))
         rgb = f"rgb/{name}/{weather}/frames/rgb/Camera_0/rgb_{frame:05d}.jpg"
         depth = f"depth/{name}/{weather}/frames/depth/Camera_0/depth_{frame:05d}.png"
         _write_image(root / "vkitti" / rgb, expose(view.colour), "JPEG", quality=95)

@@ -1,0 +1,65 @@
+"""Encode both flips of every training sample once, so that training never runs the VAE's encoder.
+
+python scripts/cache_latents.py +exp=quickstart
+accelerate launch scripts/cache_latents.py +exp=[hypersim_vkitti,cached_latents]
+
+Run again after an interruption: whole shards are kept. The settings are those of scripts/train.py.
+"""
+
+import sys
+from pathlib import Path
+
+import hydra
+import torch
+from accelerate import PartialState
+from assemble import CacheConfig, load_model, training_sets, weights_hash
+from omegaconf import DictConfig
+from tqdm import tqdm
+
+from marigold.config import to_dataclass
+from marigold.data.latent_cache import write_cache
+from marigold.data.pixels import PixelExamples
+from marigold.training.objective import encode_batch
+
+
+@hydra.main(version_base="1.3", config_path="../configs", config_name="train")
+def main(config: DictConfig) -> None:
+    try:
+        run(config)
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
+def run(config: DictConfig) -> None:
+    cache = to_dataclass(CacheConfig, config.cache, "cache")
+    state = PartialState(cpu=config.device == "cpu")
+    sets, backbone = training_sets(config), load_model(config)
+    vae_hash = weights_hash(backbone.vae)
+    vae = backbone.vae.to(state.device)
+    for part in sets:
+        source = PixelExamples(part.samples, part.samples.names, part.transform)
+        folder = Path(cache.folder) / part.name
+        written = write_cache(
+            folder,
+            lambda indices, flips, source=source: encode_batch(vae, source.batch(indices, flips)),  # type: ignore[misc]
+            count=len(part.samples),
+            fingerprint=part.fingerprint(vae_hash),
+            dtype=cache.dtype,
+            shard_size=cache.shard_size,
+            batch=cache.batch,
+            rank=state.process_index,
+            world=state.num_processes,
+        )
+        total = len(part.samples) // state.num_processes
+        with tqdm(total=total, desc=f"encode {part.name}", disable=not state.is_main_process, mininterval=2) as bar:
+            for done in written:
+                bar.update(done)
+        state.wait_for_everyone()
+        if state.is_main_process:
+            size = sum(file.stat().st_size for file in folder.glob("shard_*.h5"))
+            print(f"{folder}: {len(part.samples)} samples x 2 flips, {size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    torch.set_grad_enabled(False)
+    main()

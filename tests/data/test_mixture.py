@@ -1,0 +1,74 @@
+"""The mixture: a function of (seed, g), every sample once per epoch, the same stream for any number of processes."""
+
+import pickle
+from collections import Counter
+
+import pytest
+from marigold.data.mixture import BLOCK, Mixture, global_indices
+
+
+def mixture(sizes=(50, 20), weights=(0.9, 0.1), micro_batch=4, flip=0.5, seed=1):
+    return Mixture(sizes, weights, micro_batch, flip, seed)
+
+
+def test_any_order_of_asking_gives_the_same_micro_batches():
+    forward = [mixture()[g] for g in range(200)]
+    one = mixture()
+    assert [one[g] for g in reversed(range(200))] == forward[::-1]
+    assert [pickle.loads(pickle.dumps(one))[g] for g in (7, 150)] == [forward[7], forward[150]]
+
+
+def test_every_epoch_holds_each_sample_at_most_once_and_a_new_order():
+    epochs = 3
+    per_epoch = 50 // 4
+    seen = [mixture(weights=(1.0, 0.0))[g].indices for g in range(epochs * per_epoch)]
+    orders = []
+    for epoch in range(epochs):
+        indices = [index for batch in seen[epoch * per_epoch : (epoch + 1) * per_epoch] for index in batch]
+        assert len(indices) == len(set(indices)) == 48
+        assert set(indices) <= set(range(50))
+        orders.append(indices)
+    assert orders[0] != orders[1] != orders[2]
+
+
+def test_weights_are_kept_and_a_block_boundary_changes_nothing():
+    one = mixture(sizes=(1000, 1000), micro_batch=1)
+    counts = Counter(one[g].dataset for g in range(20_000))
+    # Binomial: 2000 expected, standard deviation 42.
+    assert abs(counts[1] - 2000) < 5 * 42
+    around = [one[g] for g in range(BLOCK - 3, BLOCK + 3)]
+    turns = Counter()
+    for g in range(BLOCK + 3):
+        dataset = int(one._choices(g // BLOCK)[g % BLOCK])
+        if g >= BLOCK - 3:
+            epoch, start = divmod(turns[dataset], 1000)
+            assert around[g - BLOCK + 3].indices == (int(one._draw_order(dataset, epoch)[start]),)
+        turns[dataset] += 1
+
+
+def test_flips_have_their_probability():
+    assert not any(any(mixture(flip=0.0)[g].flips) for g in range(50))
+    assert all(all(mixture(flip=1.0)[g].flips) for g in range(50))
+    share = sum(sum(mixture()[g].flips) for g in range(1000)) / 4000
+    assert abs(share - 0.5) < 0.04
+
+
+def test_processes_share_one_stream():
+    alone = list(global_indices(3, 5, 4, 0, 1))
+    together = [list(global_indices(3, 5, 2, rank, 2)) for rank in range(2)]
+    assert sorted(together[0] + together[1]) == alone
+    # The first optimiser step of both covers the same micro-batches.
+    assert set(together[0][:2] + together[1][:2]) == set(alone[:4])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"weights": (0.0, 0.0)}, {"weights": (-1.0, 2.0)}, {"weights": (1.0,)}, {"micro_batch": 21}, {"flip": 1.5}],
+)
+def test_settings_that_cannot_work_are_refused(settings):
+    with pytest.raises(ValueError, match="mixture"):
+        mixture(**settings)
+
+
+def test_a_set_of_weight_zero_may_be_small():
+    assert mixture(sizes=(50, 1), weights=(1.0, 0.0))[0].dataset == 0

@@ -1,0 +1,35 @@
+"""The learning rate's factor against the recipe's figures."""
+
+import pytest
+from marigold.training.schedule import learning_rate_factor
+
+
+@pytest.mark.parametrize(
+    ("step", "factor"),
+    [
+        (0, 0.0),
+        (50, 0.5),
+        (100, 1.0),
+        (1000, 0.8467),
+        (12500, 0.1009),
+        (24999, 0.010002),
+        (25000, 0.01),
+        (30000, 0.01),
+    ],
+)
+def test_paper_values(step, factor):
+    assert learning_rate_factor(step) == pytest.approx(factor, abs=5e-5)
+
+
+def test_decay_is_a_straight_line_in_the_logarithm():
+    # Three points at equal distances of an exponential: the middle one is the geometric mean.
+    first, middle, last = (learning_rate_factor(step) for step in (100, 5100, 10100))
+    assert middle == pytest.approx((first * last) ** 0.5, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"warmup_steps": 10, "total_steps": 10}, {"final_ratio": 0.0}, {"warmup_steps": -1}]
+)
+def test_impossible_settings_are_refused(settings):
+    with pytest.raises(ValueError, match="learning_rate_factor"):
+        learning_rate_factor(1, **settings)
