@@ -1,0 +1,86 @@
+"""Somebody else's predictions: a Python function, or files that were stored before."""
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from marigold.evaluation.errors import EvaluationError
+from marigold.evaluation.evaluate import Predict
+from marigold.pictures import read_picture
+from marigold.types import SPACES, DepthSample, Prediction
+
+
+def require_space(space: str | None) -> str:
+    """The space, if it is one; otherwise an EvaluationError that lists them."""
+    if space not in SPACES:
+        raise EvaluationError(f"space={space}: say which of {', '.join(SPACES)} the predictions are in")
+    return space
+
+
+def imported(path: str, space: str | None) -> Predict:
+    """The function `module:function`: (1, 3, H, W) photo in [0, 1] -> Prediction, or a (1, 1, H, W) tensor in `space`.
+
+    Raises EvaluationError for a path that cannot be imported and for a result that is neither.
+    """
+    module_name, _, name = path.partition(":")
+    try:
+        function = getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError) as error:
+        raise EvaluationError(f"predictor={path}: cannot be imported: {error}") from error
+
+    def predict(image: Tensor) -> Prediction:
+        result = function(image)
+        if isinstance(result, Prediction):
+            return result
+        if not isinstance(result, Tensor):
+            raise EvaluationError(f"predictor={path} gave a {type(result).__name__}, not a Prediction or a tensor")
+        return Prediction(result.reshape(1, 1, *result.shape[-2:]).float(), None, require_space(space))  # type: ignore[arg-type]
+
+    return predict
+
+
+def stored(folder: Path, space: str | None, unit: float) -> Callable[[DepthSample], Prediction]:
+    """Predictions in files below `folder`, one per sample, found by the sample's name.
+
+    A sample `a/rgb_0001.png` has its prediction in `a/rgb_0001.npy`, `a/pred_rgb_0001.npy`, or, as the
+    reference names it, `a/pred_0001.npy`; or in a 16-bit `.png` of these names. Metric pngs hold
+    depth / `unit`, in metres; affine ones are read as counts / 65535.
+    """
+    known = require_space(space)
+    if not folder.is_dir():
+        raise EvaluationError(f"predictions={folder}: no such folder")
+
+    def predict(sample: DepthSample) -> Prediction:
+        candidates = [folder / name for name in stored_names(sample.name)]
+        found = [path for path in candidates if path.is_file()]
+        if not found:
+            raise EvaluationError(f"no prediction below {folder}: looked for {', '.join(stored_names(sample.name))}")
+        values = _read(found[0], unit if known == "metric_depth" else 1 / 65535)
+        return Prediction(torch.from_numpy(values)[None, None], None, known)  # type: ignore[arg-type]
+
+    return predict
+
+
+def stored_names(name: str) -> list[str]:
+    """The file names under which a sample's prediction is looked for, in this order."""
+    path = PurePosixPath(name)
+    stems = [path.stem, f"pred_{path.stem}", f"pred_{path.stem.removeprefix('rgb_')}"]
+    return [str(path.parent / f"{stem}{ending}") for stem in dict.fromkeys(stems) for ending in (".npy", ".png")]
+
+
+def _read(path: Path, png_unit: float) -> np.ndarray:
+    if path.suffix == ".png":
+        values = read_picture(path)[0].double().numpy() * 65535 * png_unit
+    else:
+        try:
+            values = np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise EvaluationError(f"{path}: not a .npy file: {error}") from error
+    values = np.squeeze(values)
+    if values.ndim != 2 or values.dtype.kind not in "fiu":
+        raise EvaluationError(f"{path}: expected one map of numbers, got {values.dtype} {values.shape}")
+    return np.ascontiguousarray(values, dtype=np.float32)

@@ -1,0 +1,222 @@
+"""A protocol as data: which predictions it judges, on which pixels, how it fits them, and where it clips.
+
+The same checkpoint moves by up to 2x on KITTI and 6x on DIODE between the protocols in circulation, so a
+protocol is one object, made from `configs/protocol/NAME.yaml` and the data set's `evaluation:` key, and
+training's validation and the benchmark use the same one.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from marigold.evaluation.errors import EvaluationError
+from marigold.evaluation.fits import TINY_DEPTH, Fit, LeastSquares, LogRansac, Robust
+from marigold.types import SPACES, DepthSample, Prediction
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """What a data set prescribes for its evaluation: the `evaluation:` key of its YAML file.
+
+    - `processing_resolution`: longest edge that the network sees, in pixels; 0 is the native size.
+    - `crop_size`, `crop_rows`, `crop_cols`: only rows [first, last) and columns [first, last) of a map of
+      (height, width) `crop_size` are judged; another size is an error, as the numbers would mean nothing.
+    - `clip`: range in metres to which the aligned prediction is clipped; None for an open end.
+    - `depth_range`: metres, strict at both ends; narrows the data set's own valid range. None: no narrowing.
+    - `judged_size`: (height, width) to which everything is brought by nearest neighbours first.
+    - `largest_sobel`: pixels with |dx| + |dy| of the 3x3 Sobel filter of depth above it are left out.
+    - `alignment_max_resolution`: the fit sees maps whose *width* is thinned as if the longest edge were to
+      shrink to this. The reference means both edges, but hands a 3-D tensor to an upsampler, which then
+      resizes the last axis alone; published ETH3D numbers come from 4032x1024 samples, and so do ours.
+    - `groups`: label -> part of the sample's name; means are also reported per label.
+    """
+
+    processing_resolution: int = 0
+    crop_size: tuple[int, int] | None = None
+    crop_rows: tuple[int, int] | None = None
+    crop_cols: tuple[int, int] | None = None
+    clip: tuple[float, float] | None = None
+    depth_range: tuple[float, float] | None = None
+    judged_size: tuple[int, int] | None = None
+    largest_sobel: float | None = None
+    alignment_max_resolution: int | None = None
+    groups: dict[str, str] | None = None
+
+    def __post_init__(self) -> None:
+        crop = (self.crop_size, self.crop_rows, self.crop_cols)
+        if any(part is None for part in crop) != all(part is None for part in crop):
+            raise EvaluationError("evaluation: crop_size, crop_rows and crop_cols are given together or not at all")
+        if self.crop_size and self.crop_rows and self.crop_cols:
+            for key, (first, last), size in (
+                ("crop_rows", self.crop_rows, self.crop_size[0]),
+                ("crop_cols", self.crop_cols, self.crop_size[1]),
+            ):
+                if not 0 <= first < last <= size:
+                    raise EvaluationError(f"evaluation.{key}: [{first}, {last}) is not inside 0..{size}")
+        for key, pair in (("clip", self.clip), ("depth_range", self.depth_range)):
+            if pair is not None and not pair[0] < pair[1]:
+                raise EvaluationError(f"evaluation.{key}: {pair[0]} is not below {pair[1]}")
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A prediction brought into metres beside its ground truth: what the metrics see, all (1, 1, H, W)."""
+
+    depth: Float[Tensor, "1 1 H W"]
+    target: Float[Tensor, "1 1 H W"]
+    valid: Bool[Tensor, "1 1 H W"]
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """One way of judging, resolved for one data set.
+
+    `benchmark_clip` says whether the aligned prediction is clipped to the data set's range; `spaces` are
+    the prediction spaces that the fit can bring into metres.
+    """
+
+    name: str
+    spaces: tuple[str, ...]
+    fit: Fit
+    benchmark_clip: bool
+    benchmark: Benchmark
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.spaces) - set(SPACES))
+        if unknown or not self.spaces:
+            raise EvaluationError(f"protocol '{self.name}': unknown spaces {unknown}; known: {', '.join(SPACES)}")
+
+    def judge(self, prediction: Prediction, sample: DepthSample) -> Judged:
+        """Align, clip and mask one prediction (batch 1, on any device) against its sample.
+
+        Raises EvaluationError for a space that this protocol cannot judge, a prediction that is not
+        finite, a map of another size than the crop is meant for, and a sample with no valid pixel.
+        """
+        self.require_space(prediction.space)
+        target = sample.depth[None].to(prediction.depth.device)
+        valid = sample.valid[None].to(prediction.depth.device)
+        prediction = _at_size(_require_finite(prediction), (target.shape[-2], target.shape[-1]))
+        if self.benchmark.judged_size is not None:
+            size = self.benchmark.judged_size
+            prediction = replace(prediction, depth=_nearest(prediction.depth, size), uncertainty=None)
+            target, valid = _nearest(target, size), _nearest(valid, size)
+        valid = valid & self.mask(target)
+        if not valid.any():
+            raise EvaluationError("no valid pixel is left to judge (after the data set's mask, range and crop)")
+        depth = self.fit(prediction, target, valid, self._thin)
+        if self.benchmark_clip and self.benchmark.clip is not None:
+            depth = depth.clamp(*self.benchmark.clip)
+        return Judged(depth.clamp_min(TINY_DEPTH), target, valid)
+
+    def require_space(self, space: str) -> None:
+        """Refuse a prediction space that this protocol cannot judge, naming both."""
+        if space not in self.spaces:
+            raise EvaluationError(
+                f"protocol '{self.name}' cannot judge predictions in the space '{space}': it judges "
+                f"{', '.join(self.spaces)}. Choose a protocol that fits the prediction's space."
+            )
+
+    def mask(self, target: Float[Tensor, "1 1 H W"]) -> Bool[Tensor, "1 1 H W"]:
+        """Pixels that the benchmark judges, from its crop, its narrowed range and its edge filter."""
+        benchmark = self.benchmark
+        mask = torch.ones_like(target, dtype=torch.bool)
+        if benchmark.crop_size and benchmark.crop_rows and benchmark.crop_cols:
+            height, width = target.shape[-2:]
+            if (height, width) != tuple(benchmark.crop_size):
+                raise EvaluationError(
+                    f"the crop is meant for {benchmark.crop_size[0]}x{benchmark.crop_size[1]} maps "
+                    f"(height x width), this one is {height}x{width}"
+                )
+            mask = torch.zeros_like(mask)
+            mask[..., slice(*benchmark.crop_rows), slice(*benchmark.crop_cols)] = True
+        if benchmark.depth_range is not None:
+            low, high = benchmark.depth_range
+            mask &= (target > low) & (target < high)
+        if benchmark.largest_sobel is not None:
+            mask &= _sobel(target) <= benchmark.largest_sobel
+        return mask
+
+    def describe(self) -> dict[str, Any]:
+        """The protocol as plain values, for results.json and the fingerprint of rows."""
+        benchmark = asdict(self.benchmark)
+        if self.benchmark.clip is not None:  # JSON has no infinity
+            benchmark["clip"] = [end if math.isfinite(end) else None for end in self.benchmark.clip]
+        return {
+            "name": self.name,
+            "spaces": list(self.spaces),
+            "fit": {"kind": type(self.fit).__name__, **vars(self.fit)},
+            "benchmark_clip": self.benchmark_clip,
+            "benchmark": benchmark,
+        }
+
+    def _thin(self, values: Tensor) -> Tensor:
+        longest = self.benchmark.alignment_max_resolution
+        if longest is None or max(values.shape[-2:]) <= longest:
+            return values
+        # A 3-D tensor makes this a 1-D resize of the width: see `alignment_max_resolution`.
+        scale = min(longest / values.shape[-2], longest / values.shape[-1])
+        return F.interpolate(values[0].float(), scale_factor=scale, mode="nearest")[None].to(values.dtype)
+
+
+def least_squares(
+    *, name: str, spaces: list[str], quantity: str, benchmark_clip: bool, benchmark: Benchmark
+) -> Protocol:
+    """A protocol that fits `quantity` (depth, disparity, sqrt_disparity, log_depth) by least squares."""
+    return Protocol(name, tuple(spaces), LeastSquares(quantity=quantity), benchmark_clip, benchmark)
+
+
+def log_ransac(
+    *, name: str, spaces: list[str], trials: int, seed: int, benchmark_clip: bool, benchmark: Benchmark
+) -> Protocol:
+    """A protocol that fits log(depth + 1) by a seeded RANSAC of `trials` draws."""
+    return Protocol(name, tuple(spaces), LogRansac(trials=trials, seed=seed), benchmark_clip, benchmark)
+
+
+def robust(*, name: str, spaces: list[str], benchmark_clip: bool, benchmark: Benchmark) -> Protocol:
+    """A protocol that fits depth by least absolute errors on a coarse grid."""
+    return Protocol(name, tuple(spaces), Robust(), benchmark_clip, benchmark)
+
+
+def settings_for(evaluation: Mapping[str, Any], protocol: str) -> dict[str, Any]:
+    """A data set's `evaluation:` key with the differences that it lists for `protocol` put in.
+
+    The result is a node that `marigold.config.build` turns into a `Benchmark`, checking keys and types.
+    """
+    settings = {key: value for key, value in evaluation.items() if key != "protocols"}
+    differences = (evaluation.get("protocols") or {}).get(protocol) or {}
+    return {"_target_": f"{Benchmark.__module__}.{Benchmark.__qualname__}", **settings, **differences}
+
+
+def _require_finite(prediction: Prediction) -> Prediction:
+    if prediction.depth.shape[0] != 1:
+        raise EvaluationError(f"expected the prediction of one image, got a batch of {prediction.depth.shape[0]}")
+    bad = int((~torch.isfinite(prediction.depth)).sum())
+    if bad:
+        raise EvaluationError(f"the prediction has {bad} of {prediction.depth.numel()} pixels that are not finite")
+    return replace(prediction, depth=prediction.depth.float())
+
+
+def _at_size(prediction: Prediction, size: tuple[int, int]) -> Prediction:
+    """Predictions are compared at ground-truth resolution; a smaller or larger one is resized bilinearly."""
+    if tuple(prediction.depth.shape[-2:]) == size:
+        return prediction
+    depth = F.interpolate(prediction.depth, size=size, mode="bilinear", antialias=True)
+    return replace(prediction, depth=depth, uncertainty=None)
+
+
+def _nearest(values: Tensor, size: tuple[int, int]) -> Tensor:
+    return F.interpolate(values.float(), size=size, mode="nearest").to(values.dtype)
+
+
+def _sobel(depth: Float[Tensor, "1 1 H W"]) -> Float[Tensor, "1 1 H W"]:
+    """|dx| + |dy| of the unnormalised 3x3 Sobel filter, borders mirrored without the edge pixel."""
+    kernel = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]], device=depth.device)
+    padded = F.pad(depth, (1, 1, 1, 1), mode="reflect")
+    gradients = F.conv2d(padded, torch.stack([kernel, kernel.T])[:, None])
+    return gradients.abs().sum(dim=1, keepdim=True)

@@ -1,0 +1,49 @@
+"""Published zero-shot results, as data: AbsRel and delta1 in percent, each with the protocol it stands under.
+
+Sources: Ke et al. 2024 (arXiv 2312.02145) and the tables of the papers that are named. Nothing here was
+measured by this project; the reports mark every row of it as *published*.
+"""
+
+from dataclasses import dataclass
+
+DATASETS = ("nyu", "kitti", "eth3d", "scannet", "diode")
+
+
+@dataclass(frozen=True)
+class Published:
+    """One row of a paper's table: data set -> (AbsRel, delta1), both in percent."""
+
+    method: str
+    setting: str
+    protocol: str
+    values: dict[str, tuple[float, float]]
+
+
+def _row(method: str, setting: str, protocol: str, *values: tuple[float, float]) -> Published:
+    return Published(method, setting, protocol, dict(zip(DATASETS, values, strict=True)))
+
+
+PUBLISHED = (
+    _row("DiverseDepth", "", "marigold", (11.7, 87.5), (19.0, 70.4), (22.8, 69.4), (10.9, 88.2), (37.6, 63.1)),
+    _row("MiDaS", "", "disparity", (11.1, 88.5), (23.6, 63.0), (18.4, 75.2), (12.1, 84.6), (33.2, 71.5)),
+    _row("LeReS", "", "marigold", (9.0, 91.6), (14.9, 78.4), (17.1, 77.7), (9.1, 91.7), (27.1, 76.6)),
+    _row("Omnidata", "", "disparity", (7.4, 94.5), (14.9, 83.5), (16.6, 77.8), (7.5, 93.6), (33.9, 74.2)),
+    _row("HDN", "", "marigold", (6.9, 94.8), (11.5, 86.7), (12.1, 83.3), (8.0, 93.9), (24.6, 78.0)),
+    _row("DPT", "", "disparity", (9.8, 90.3), (10.0, 90.1), (7.8, 94.6), (8.2, 93.4), (18.2, 75.8)),
+    _row("Marigold v1.0", "50 x 1", "marigold", (6.0, 95.9), (10.5, 90.4), (7.1, 95.1), (6.9, 94.5), (31.0, 77.2)),
+    _row("Marigold v1.0", "50 x 10", "marigold", (5.5, 96.4), (9.9, 91.6), (6.5, 96.0), (6.4, 95.1), (30.8, 77.3)),
+    _row(
+        "Marigold v1.0, trailing", "1 x 1", "marigold",
+        (5.7, 96.2), (10.8, 89.6), (6.9, 95.5), (6.6, 95.2), (31.1, 76.8),
+    ),
+    _row(
+        "Marigold v1.1 (as reported by FE2E)", "unstated", "marigold",
+        (5.8, 96.1), (11.0, 88.8), (7.0, 95.5), (6.6, 95.3), (30.4, 77.3),
+    ),
+    _row("Marigold + E2E-FT", "1 x 1", "marigold", (5.2, 96.6), (9.6, 91.9), (6.2, 95.9), (5.8, 96.2), (30.2, 77.9)),
+    _row("SD2 + E2E-FT", "1 x 1", "marigold", (5.4, 96.5), (9.6, 92.1), (6.4, 95.9), (5.8, 96.5), (30.3, 77.6)),
+    _row("Lotus-D", "1 x 1", "disparity", (5.1, 97.2), (8.1, 93.1), (6.1, 97.0), (5.5, 96.5), (22.8, 73.8)),
+    _row("Lotus-G", "1 x 1", "disparity", (5.4, 96.8), (8.5, 92.2), (5.9, 97.0), (5.9, 95.7), (22.9, 72.9)),
+    _row("DepthMaster", "1 x 1", "ppd", (4.8, 97.0), (9.1, 91.1), (5.4, 97.4), (5.8, 95.6), (8.0, 94.3)),
+    _row("Marigold V2", "1 x 1", "ppd", (3.6, 98.0), (5.4, 97.4), (2.8, 99.2), (3.7, 97.9), (5.2, 97.1)),
+)  # fmt: skip

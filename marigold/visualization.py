@@ -1,0 +1,82 @@
+"""Pictures of depth: a colour map, and panels of image | prediction | ground truth | error."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+from matplotlib.figure import Figure
+from numpy import ndarray
+from torch import Tensor
+
+DEPTH_COLOURS = "Spectral"  # near red, far blue
+ERROR_COLOURS = "magma"
+LARGEST_ERROR = 0.5  # relative error that gets the brightest colour
+UNKNOWN = (40, 40, 40)
+
+
+@dataclass(frozen=True)
+class PanelRow:
+    """One line of a panel: a photo, the depth that was predicted in metres, the true depth, and a caption."""
+
+    caption: str
+    image: Float[Tensor, "3 H W"]
+    depth: Float[Tensor, "1 H W"]
+    target: Float[Tensor, "1 H W"]
+    valid: Bool[Tensor, "1 H W"]
+
+
+def colour(
+    values: Float[ndarray, "H W"],
+    low: float,
+    high: float,
+    *,
+    colours: str = DEPTH_COLOURS,
+    known: Bool[ndarray, "H W"] | None = None,
+) -> UInt8[ndarray, "H W 3"]:
+    """RGB picture of a map: `low` to `high` over the colour map, dark grey where it is not `known`."""
+    scaled = np.clip((values - low) / max(high - low, 1e-12), 0, 1)
+    picture = matplotlib.colormaps[colours](np.nan_to_num(scaled), bytes=True)[..., :3]
+    if known is not None:
+        picture = np.where(known[..., None], picture, np.array(UNKNOWN, dtype=np.uint8))
+    return np.ascontiguousarray(picture)
+
+
+def panel(path: Path, rows: Sequence[PanelRow], title: str = "", width: int = 320) -> None:
+    """Write a png with one line per row: image, prediction, ground truth, relative error.
+
+    Prediction and ground truth share their colours: the 2 % to 98 % range of the true depth. Maps wider than
+    `width` pixels are thinned to it.
+    """
+    heights = [row.image.shape[1] / row.image.shape[2] for row in rows]
+    inches = 3.2
+    figure = Figure(figsize=(4 * inches, sum(heights) * inches + 0.35 * len(rows) + 0.5), layout="constrained")
+    axes = figure.subplots(len(rows), 4, squeeze=False, height_ratios=heights)
+    for line, row in zip(axes, rows, strict=True):
+        pictures = _pictures(row, max(1, row.image.shape[2] // width))
+        for axis, picture in zip(line, pictures, strict=True):
+            axis.imshow(picture, interpolation="nearest")
+            axis.set_axis_off()
+        line[0].set_title(row.caption, fontsize=8, loc="left")
+    for axis, heading in zip(axes[0], ("", "prediction", "ground truth", "relative error"), strict=True):
+        axis.set_title(heading, fontsize=8, loc="right")
+    figure.suptitle(
+        f"{title}\nrelative error: black 0 to yellow {LARGEST_ERROR:.0%}; dark grey: not judged".strip(), fontsize=9
+    )
+    figure.savefig(path, dpi=100)
+
+
+def _pictures(row: PanelRow, step: int) -> tuple[ndarray, ndarray, ndarray, ndarray]:
+    photo = row.image[:, ::step, ::step].permute(1, 2, 0).clamp(0, 1).cpu().numpy()
+    depth, target, valid = (part[0, ::step, ::step].cpu().numpy() for part in (row.depth, row.target, row.valid))
+    known = target[valid] if valid.any() else target[target > 0]
+    low, high = np.quantile(known, [0.02, 0.98]) if known.size else (0.0, 1.0)
+    error = np.abs(depth - target) / np.where(valid, target, 1)
+    return (
+        (photo * 255).astype(np.uint8),
+        colour(depth, low, high),
+        colour(target, low, high, known=target > 0),
+        colour(error, 0, LARGEST_ERROR, colours=ERROR_COLOURS, known=valid),
+    )
