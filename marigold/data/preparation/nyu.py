@@ -8,6 +8,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 from scipy.io import loadmat
+from scipy.io.matlab import MatReadError
 
 from marigold.data.errors import DataError
 from marigold.data.preparation.archives import list_archive, nyu_lists
@@ -94,7 +95,7 @@ def read_split_ids(splits: Path) -> dict[str, list[int]]:
     try:
         content = loadmat(str(splits))
         return {split: [int(i) for i in np.ravel(content[f"{split}Ndxs"])] for split in ("train", "test")}
-    except (OSError, ValueError, KeyError, NotImplementedError) as error:
+    except (OSError, ValueError, KeyError, NotImplementedError, MatReadError) as error:
         raise DataError(f"{splits}: no readable trainNdxs and testNdxs ({error})") from error
 
 
