@@ -1,5 +1,38 @@
-"""Every test run checks the shapes that the library's signatures promise."""
+"""Shared by all tests: the library's shape promises are checked, and the scripts can be imported."""
 
+import sys
+from pathlib import Path
+
+import pytest
 from jaxtyping import install_import_hook
 
 hook = install_import_hook("marigold", "beartype.beartype")
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "scripts"))
+
+
+@pytest.fixture(scope="session")
+def rooms_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder with a few small rooms and streets, rendered and prepared as the quickstart does it."""
+    from omegaconf import OmegaConf
+
+    from marigold.config import build
+    from marigold.data.rooms import write_rooms
+    from marigold.data.rooms.write import RoomsSize
+
+    data = tmp_path_factory.mktemp("data")
+    size = RoomsSize(6, 2, 4, 1, 2, 2, (48, 64), (48, 136), seed=5)
+    write_rooms(out=str(data / "rooms"), workers=1, size=size)
+    node = OmegaConf.load(ROOT / "configs/prepare/hypersim.yaml")
+    settings = {"raw": str(data / "rooms/hypersim_raw"), "out": str(data / "rooms/hypersim"), "official": None}
+    build(OmegaConf.merge(node, settings, {"workers": 1, "dry_run": False, "max_broken": 0.0}), "prepare")
+    return data
+
+
+@pytest.fixture(scope="session")
+def random_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base model of Stable Diffusion's classes with random weights; not to be written to."""
+    from marigold.model.random_base import build_random_base
+
+    return build_random_base(tmp_path_factory.mktemp("random_base"))

@@ -1,6 +1,7 @@
 """The learning rate's factor against the recipe's figures."""
 
 import pytest
+
 from marigold.training.schedule import learning_rate_factor
 
 

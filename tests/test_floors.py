@@ -1,0 +1,83 @@
+"""The architecture is what the imports say: edges point down, and each third party has one home."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "marigold"
+GROUND = {"types", "pictures"}
+# What each floor may import from the package, besides itself.
+BELOW = {
+    "types": set(),
+    "pictures": set(),
+    "depth": GROUND,
+    "data": GROUND | {"depth"},
+    "model": GROUND | {"depth"},
+    "evaluation": GROUND | {"depth", "visualization"},
+    "training": GROUND | {"depth", "data", "model", "evaluation", "visualization"},
+    "visualization": GROUND,
+    "config": set(),
+    "__init__": GROUND | {"model"},
+}
+HOMES = {
+    "hydra": {"config"},
+    "omegaconf": {"config"},
+    "accelerate": {"training"},
+    "diffusers": {"model", "training"},  # training names the U-Net's and the VAE's types
+    "transformers": {"model"},
+    "PIL": {"data", "pictures", "model"},  # a picture is one of the things that MarigoldDepth takes
+    "h5py": {"data"},
+    "matplotlib": {"visualization"},
+    "wandb": {"training"},
+    "argparse": set(),
+    "pickle": set(),
+}
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+def floor(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(path: Path) -> list[str]:
+    """Every module that a file imports, also inside functions."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found += [f"{node.module}.{alias.name}" for alias in node.names]
+    return found
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_imports_point_down_and_stay_at_home(path):
+    mine = floor(path)
+    for name in imports(path):
+        first, _, rest = name.partition(".")
+        if first == "marigold":
+            other = rest.split(".")[0]
+            assert other == mine or other in BELOW[mine], f"{path}: {mine} imports {name}"
+        if first in HOMES:
+            assert mine in HOMES[first], f"{path}: {first} has its home in {HOMES[first] or 'nowhere'}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_the_library_neither_talks_nor_asks_nor_swallows(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            assert node.func.id not in ("print", "input", "eval", "exec"), f"{path}:{node.lineno} {node.func.id}()"
+        if isinstance(node, ast.Attribute):
+            assert node.attr != "environ", f"{path}:{node.lineno} os.environ"
+        if isinstance(node, ast.ExceptHandler):
+            caught = node.type.id if isinstance(node.type, ast.Name) else ""
+            # Cleaning up and raising again swallows nothing.
+            passes_on = isinstance(node.body[-1], ast.Raise) and node.body[-1].exc is None
+            assert node.type is not None, f"{path}:{node.lineno} bare except"
+            assert passes_on or caught not in ("Exception", "BaseException"), f"{path}:{node.lineno} catches everything"
+
+
+def test_there_is_no_drawer_for_odds_and_ends():
+    assert not [path for path in PACKAGE.rglob("*") if path.stem in ("utils", "util", "misc", "helpers", "common")]

@@ -1,0 +1,117 @@
+"""Checkpoints appear whole or not at all, and a damaged one is found out."""
+
+import errno
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+
+from marigold.training import checkpoint
+from marigold.training.checkpoint import CheckpointError, copy_model, keep_newest, load_latest, save_checkpoint
+
+STATE = {"state": {0: {"step": torch.tensor(3.0)}}, "param_groups": [{"lr": 0.1, "params": [0]}]}
+
+
+def export(folder: Path, unet: str = "weights") -> None:
+    for name, content in (("unet/model.bin", unet), ("vae/model.bin", "frozen"), ("model_index.json", "{}")):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(content)
+
+
+def save(checkpoints: Path, step: int) -> Path:
+    return save_checkpoint(checkpoints, step, lambda folder: export(folder, f"step {step}"), STATE, {"best": 0.5})
+
+
+def test_newest_is_found_and_reads_back(tmp_path):
+    assert load_latest(tmp_path) is None
+    for step in (2, 10, 4):
+        save(tmp_path, step)
+    found = load_latest(tmp_path)
+    assert found is not None
+    assert (found.step, found.metadata) == (10, {"best": 0.5})
+    assert (found.folder / "unet/model.bin").read_text() == "step 10"
+    assert found.optimizer_state()["state"][0]["step"] == 3
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda file: file.write_text("st"), "bytes"),
+        (lambda file: file.write_text("step_4"), "sha256"),
+        (lambda file: file.unlink(), "missing"),
+    ],
+)
+def test_damaged_checkpoint_is_named_and_passed_over(tmp_path, caplog, damage, reason):
+    save(tmp_path, 2)
+    damage(save(tmp_path, 4) / "unet/model.bin")
+    with caplog.at_level(logging.WARNING):
+        found = load_latest(tmp_path)
+    assert found is not None
+    assert found.step == 2
+    assert "step_000004/unet/model.bin" in caplog.text
+    assert reason in caplog.text
+
+
+def test_broken_manifest_is_damage_too(tmp_path, caplog):
+    save(tmp_path, 2)
+    (save(tmp_path, 4) / checkpoint.MANIFEST).write_text("{")
+    with caplog.at_level(logging.WARNING):
+        assert load_latest(tmp_path).step == 2
+    assert "manifest.json" in caplog.text
+
+
+def test_only_damaged_checkpoints_are_an_error(tmp_path):
+    (save(tmp_path, 2) / "vae/model.bin").unlink()
+    with pytest.raises(CheckpointError, match=r"step_000002/vae/model\.bin: missing"):
+        load_latest(tmp_path)
+
+
+def test_full_disk_leaves_the_earlier_checkpoint(tmp_path):
+    save(tmp_path, 2)
+
+    def full(folder: Path) -> None:
+        (folder / "unet").mkdir()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        save_checkpoint(tmp_path, 4, full, STATE, {})
+    assert [path.name for path in tmp_path.iterdir()] == ["step_000002"]
+    assert load_latest(tmp_path).step == 2
+
+
+def test_leftovers_of_a_killed_run_are_not_checkpoints(tmp_path):
+    save(tmp_path, 2)
+    export(tmp_path / f"{checkpoint.PARTIAL}step_000004")
+    assert load_latest(tmp_path).step == 2
+    save(tmp_path, 6)
+    keep_newest(tmp_path, 1)
+    assert [path.name for path in tmp_path.iterdir()] == ["step_000006"]
+
+
+def test_frozen_parts_share_their_bytes(tmp_path):
+    first, second = save(tmp_path, 2), save(tmp_path, 4)
+    assert (first / "vae/model.bin").stat().st_ino == (second / "vae/model.bin").stat().st_ino
+    assert (first / "unet/model.bin").stat().st_ino != (second / "unet/model.bin").stat().st_ino
+    copy_model(second, tmp_path / "best")
+    assert sorted(path.name for path in (tmp_path / "best").iterdir()) == ["model_index.json", "unet", "vae"]
+    keep_newest(tmp_path, 0)
+    assert (tmp_path / "best/unet/model.bin").read_text() == "step 4"
+
+
+def test_saving_a_step_again_replaces_it(tmp_path):
+    save(tmp_path, 2)
+    save_checkpoint(tmp_path, 2, lambda folder: export(folder, "again"), STATE, {})
+    assert (load_latest(tmp_path).folder / "unet/model.bin").read_text() == "again"
+    assert [path.name for path in tmp_path.iterdir()] == ["step_000002"]
+
+
+def test_optimiser_state_never_unpickles_objects(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (print, ("unpickled",))
+
+    folder = save_checkpoint(tmp_path, 2, export, {"state": Evil()}, {})
+    assert load_latest(tmp_path).folder == folder
+    with pytest.raises(Exception, match="Weights only load failed"):
+        load_latest(tmp_path).optimizer_state()

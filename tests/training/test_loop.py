@@ -1,0 +1,123 @@
+"""What the loop refuses, what it stops for, and that its results do not depend on how it is run."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import diffusers
+import pytest
+import torch
+from cache_latents import run as cache_latents
+from runs import figures, losses, weights
+from safetensors.torch import load
+from train import run
+
+from marigold.data.latent_cache import CacheError
+from marigold.data.pixels import PixelExamples
+from marigold.training.loop import TrainingError, accumulation_steps
+
+SCRIPT = Path(__file__).parent.parent.parent / "scripts/train.py"
+
+
+def test_two_processes_are_one_with_twice_the_accumulation(tmp_path, configure, arguments):
+    assert run(configure(tmp_path / "one"))
+    command = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--cpu",
+        "--num_processes",
+        "2",
+        "--num_machines",
+        "1",
+    ]
+    command += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", str(SCRIPT)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, *arguments, f"run_dir={tmp_path / 'two'}"], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
+    one, two = load(weights(tmp_path / "one")), load(weights(tmp_path / "two"))
+    assert max((one[name] - two[name]).abs().max().item() for name in one) < 1e-5
+
+
+def test_cached_latents_give_the_losses_of_the_pictures(tmp_path, configure, rooms_data):
+    assert run(configure(tmp_path / "pictures"))
+    for dtype, tolerance in (("float32", 1e-6), ("float16", 1e-3)):
+        overrides = ("cache.enabled=true", f"cache.dtype={dtype}", f"cache.folder={tmp_path / dtype}", "cache.batch=3")
+        config = configure(tmp_path / f"run_{dtype}", *overrides)
+        cache_latents(config)
+        assert run(config)
+        assert losses(tmp_path / f"run_{dtype}") == pytest.approx(losses(tmp_path / "pictures"), rel=tolerance)
+
+
+def test_cache_made_from_something_else_is_refused(tmp_path, configure):
+    folder = f"cache.folder={tmp_path / 'cache'}"
+    cache_latents(configure(tmp_path, folder))
+    with pytest.raises(CacheError, match=r"transform: cache .*0\.02.* this run .*0\.05"):
+        run(configure(tmp_path, folder, "cache.enabled=true", "data.hypersim.transform.quantile=0.05"))
+    next((tmp_path / "cache/hypersim").glob("shard_*.h5")).unlink()
+    with pytest.raises(CacheError, match=r"lacks 1 of 1 shards .*cache_latents\.py"):
+        run(configure(tmp_path, folder, "cache.enabled=true"))
+
+
+def test_not_finite_loss_names_the_sample_and_keeps_the_checkpoint(tmp_path, configure, monkeypatch):
+    original = PixelExamples.batch
+    poisoned = []
+
+    def poison(self, indices, flips):
+        batch = original(self, indices, flips)
+        calls.append(batch.names)
+        if len(calls) == 8:  # the second micro-batch of step 3
+            poisoned.extend(batch.names)
+            batch.depth_norm[:] = torch.nan
+        return batch
+
+    calls = []
+    monkeypatch.setattr(PixelExamples, "batch", poison)
+    with pytest.raises(TrainingError, match="not finite at step 3") as caught:
+        run(configure(tmp_path))
+    assert all(name in str(caught.value) for name in poisoned)
+    assert str(tmp_path / "checkpoints/step_000002") in str(caught.value)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_000002"]
+    monkeypatch.undo()
+    assert run(configure(tmp_path))  # and from there it goes on
+
+
+def test_batches_that_do_not_fit_are_refused_before_the_first_step(tmp_path, configure):
+    assert accumulation_steps(32, 2, 1) == 16
+    assert accumulation_steps(32, 2, 8) == 2
+    with pytest.raises(TrainingError, match=r"effective_batch=4 is not a multiple of train\.micro_batch=3 x 1"):
+        run(configure(tmp_path, "train.micro_batch=3"))
+
+
+def test_everything_that_is_missing_is_named_at_once(tmp_path, configure):
+    with pytest.raises(ValueError, match="cannot start") as caught:
+        run(configure(tmp_path, f"paths.data={tmp_path}", f"model.base={tmp_path / 'base'}"))
+    for part in ("hypersim", "vkitti", "filename_list_val.txt", "prepare.py", str(tmp_path / "base")):
+        assert part in str(caught.value)
+    assert not (tmp_path / "checkpoints").exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [("+train.learning_rate=1", "learning_rate"), ("train.lr=fast", "lr.*fast"), ("precision=half", "precision")],
+)
+def test_misspelt_keys_and_wrong_types_are_refused_by_name(tmp_path, configure, override, message):
+    with pytest.raises(ValueError, match=message):
+        run(configure(tmp_path, override))
+
+
+def test_checkpoints_are_complete_models(tmp_path, configure):
+    assert run(configure(tmp_path, "train.validate_every=2"))
+    for folder in ("final", "best", "checkpoints/step_000006"):
+        pipe = diffusers.MarigoldDepthPipeline.from_pretrained(tmp_path / folder)
+        assert pipe.unet.config.in_channels == 8
+        assert (pipe.prediction_type, pipe.default_denoising_steps) == ("depth", 1)
+    validated = [line for line in figures(tmp_path) if "hypersim/abs_rel" in line]
+    assert [line["step"] for line in validated] == [2, 4, 6]
+    facts = json.loads((tmp_path / "provenance.json").read_text())
+    assert {"commit", "torch", "diffusers", "argv"} <= set(facts)

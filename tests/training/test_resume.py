@@ -1,0 +1,78 @@
+"""A run that was disturbed ends with the same losses and the same bytes as one that was not."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from runs import figures, weights
+from train import run
+
+SCRIPT = Path(__file__).parent.parent.parent / "scripts/train.py"
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """One undisturbed run for the whole module, made by the first test that needs it."""
+    return tmp_path_factory.mktemp("undisturbed")
+
+
+def reference(undisturbed, configure):
+    if not (undisturbed / "final").exists():
+        assert run(configure(undisturbed))
+    return undisturbed
+
+
+def test_stopping_after_every_single_step_changes_nothing(tmp_path, undisturbed, configure):
+    whole = reference(undisturbed, configure)
+    config = configure(tmp_path, "train.time_limit=0.0")
+    assert [run(config) for _ in range(6)] == [False] * 5 + [True]
+    assert figures(tmp_path) == figures(whole)
+    assert weights(tmp_path) == weights(whole)
+
+
+def test_killed_process_continues_bit_for_bit(tmp_path, undisturbed, configure, arguments):
+    whole = reference(undisturbed, configure)
+    command = [sys.executable, str(SCRIPT), *arguments, f"run_dir={tmp_path}"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, **quiet)
+    deadline = time.monotonic() + 200
+    while not (tmp_path / "checkpoints/step_000002").exists():
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "final").exists()
+    assert run(configure(tmp_path))
+    assert figures(tmp_path) == figures(whole)
+    assert weights(tmp_path) == weights(whole)
+
+
+def test_sigterm_saves_and_says_so(tmp_path, configure, undisturbed, monkeypatch):
+    whole = reference(undisturbed, configure)
+    config = configure(tmp_path)
+    sent = []
+
+    def terminate_once(self, step):
+        if not sent and step == 3:
+            sent.append(step)
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, step)
+
+    from marigold.data.mixture import MixtureDataset
+
+    original = MixtureDataset.__getitem__
+    monkeypatch.setattr(MixtureDataset, "__getitem__", terminate_once)
+    assert run(config) is False
+    assert run(config) is True
+    assert weights(tmp_path) == weights(whole)
+
+
+def test_another_recipe_is_not_continued(tmp_path, configure):
+    assert not run(configure(tmp_path, "train.time_limit=0.0"))
+    with pytest.raises(ValueError, match=r"lr: checkpoint 0\.0005, this run 0\.001"):
+        run(configure(tmp_path, "train.lr=0.001"))
