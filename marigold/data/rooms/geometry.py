@@ -13,6 +13,7 @@ Array = NDArray[np.float32]
 
 BOX, SPHERE, CYLINDER = 0, 1, 2
 FAR = np.float32(1e9)
+TINY = np.float32(1e-20)
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,8 @@ def _box(origin: list[Array], direction: list[Array], half: tuple[float, float, 
     near = np.full_like(direction[0], -FAR)
     far = np.full_like(direction[0], FAR)
     for axis in range(3):
-        inverse = np.float32(1) / direction[axis]
+        # A ray along a face is bent by nothing that float32 could show; 0 would make 0 * infinity.
+        inverse = np.float32(1) / np.where(direction[axis] == 0, TINY, direction[axis])
         middle = -origin[axis] * inverse
         reach = np.float32(half[axis]) * np.abs(inverse)
         np.maximum(near, middle - reach, out=near)

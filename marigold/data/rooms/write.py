@@ -10,7 +10,7 @@ import functools
 import io
 import json
 import multiprocessing
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,10 +91,10 @@ def write_rooms(*, out: str, workers: int, size: RoomsSize) -> dict[str, int]:
     return frames
 
 
-def _run(jobs: Sequence[Callable[[], list[str]]], workers: int) -> Iterable[list[str]]:
+def _run(jobs: Sequence[Callable[[], list[str]]], workers: int) -> list[list[str]]:
     bar = functools.partial(tqdm, total=len(jobs), desc="render rooms", unit="scene", mininterval=1)
     if workers <= 1:
-        return bar(job() for job in jobs)
+        return list(bar(job() for job in jobs))
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
         return list(bar(pool.map(_call, jobs, chunksize=4)))
 
