@@ -1,7 +1,7 @@
 """From affine-invariant to metric: the scale and shift per image that make a prediction fit its target."""
 
 import math
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, overload
 
 import numpy as np
 import scipy.optimize
@@ -12,7 +12,6 @@ from torch import Tensor
 from marigold.depth.streaming import valid_pieces
 from marigold.types import Prediction
 
-Depth = TypeVar("Depth", Tensor, Prediction)
 Points = np.ndarray
 
 # P5's settings are those of scikit-learn's RANSACRegressor(max_trials=1000), which its authors call.
@@ -112,7 +111,15 @@ def fit_robust(
     return _as_fit(fits, pred)
 
 
-def align_to(prediction: Depth, sparse_metres: Float[Tensor, "B 1 H W"], method: str = "least_squares") -> Depth:
+@overload
+def align_to(prediction: Tensor, sparse_metres: Tensor, method: str = ...) -> Tensor: ...
+@overload
+def align_to(prediction: Prediction, sparse_metres: Tensor, method: str = ...) -> Prediction: ...
+def align_to(
+    prediction: Float[Tensor, "B 1 H W"] | Prediction,
+    sparse_metres: Float[Tensor, "B 1 H W"],
+    method: str = "least_squares",
+) -> Float[Tensor, "B 1 H W"] | Prediction:
     """Turn affine-invariant depth into metres, given the metres of some pixels (0 elsewhere).
 
     `prediction` is a Prediction of space affine_depth or its depth (B, 1, H, W); the answer is of the same

@@ -13,8 +13,9 @@ from marigold.depth.alignment import fit_affine
 # Some other ensembling, such as a library's: the members to (depth, uncertainty), both (1, 1, H, W).
 Ensembler = Callable[[Tensor], tuple[Tensor, Tensor]]
 
-# Pixels of a piece: small enough for the processor's cache, large enough to hide the cost of a call.
-_PIECE_CPU = 2**16
+# Pixels of a piece: small enough for the processor's cache, large enough to hide the cost of a call, and at
+# most torch's grain of parallel work, so that its threads are not woken for every exchange of two rows.
+_PIECE_CPU = 2**15
 _PIECE_DEVICE = 2**20
 _LARGEST = 1e30  # beyond it products leave float32
 _NEGLIGIBLE = 1e-12  # a member this much flatter than the others says nothing
