@@ -6,4 +6,19 @@ diffusion model) and `evaluation` (protocols and tables) side by side, and `trai
 scripts compose a configuration and call the library; `config` turns their YAML into typed values.
 """
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from marigold.model.pipeline import MarigoldDepth
+
 __version__ = "0.1.0"
+__all__ = ["MarigoldDepth"]
+
+
+def __getattr__(name: str) -> Any:
+    # diffusers takes seconds to import, and the lower floors do without it.
+    if name == "MarigoldDepth":
+        from marigold.model.pipeline import MarigoldDepth
+
+        return MarigoldDepth
+    raise AttributeError(f"module 'marigold' has no attribute {name!r}")

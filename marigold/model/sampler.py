@@ -23,8 +23,8 @@ class Step(NamedTuple):
     """One step of DDIM: from noise level `alpha` at `timestep` to `alpha_next` (both cumulative products)."""
 
     timestep: int
-    alpha: float
-    alpha_next: float
+    alpha: Float[Tensor, ""]
+    alpha_next: Float[Tensor, ""]
 
 
 @dataclass(frozen=True)
@@ -85,21 +85,21 @@ class Diffusion:
 
     @cached_property
     def alphas_cumprod(self) -> Float[Tensor, "T"]:
-        """The share of the signal's variance that is left at every timestep, (T,) float32 on the CPU."""
-        if self.beta_schedule == "scaled_linear":
-            start, end = self.beta_start**0.5, self.beta_end**0.5
-        else:
-            start, end = self.beta_start, self.beta_end
-        betas = torch.linspace(start, end, self.num_train_timesteps, dtype=torch.float64)
-        if self.beta_schedule == "scaled_linear":
-            betas = betas**2
-        alphas = (1 - betas).cumprod(0)
-        if self.rescale_betas_zero_snr:
-            # Shift the last signal amplitude to 0 and stretch so that the first stays (Lin et al. 2024, alg. 1).
-            amplitude = alphas.sqrt()
-            first, last = amplitude[0], amplitude[-1]
-            alphas = ((amplitude - last) * first / (first - last)) ** 2
-        return alphas.float()
+        """The share of the signal's variance that is left at every timestep, (T,) float32 on the CPU.
+
+        Computed in float32 and in diffusers' order, whose rounding is part of the published noise levels.
+        """
+        power = 0.5 if self.beta_schedule == "scaled_linear" else 1.0
+        betas = torch.linspace(self.beta_start**power, self.beta_end**power, self.num_train_timesteps) ** (1 / power)
+        alphas_cumprod = (1 - betas).cumprod(0)
+        if not self.rescale_betas_zero_snr:
+            return alphas_cumprod
+        # Shift the last signal amplitude to 0 and stretch so that the first stays (Lin et al. 2024, algorithm 1).
+        amplitude = alphas_cumprod.sqrt()
+        first, last = amplitude[0].clone(), amplitude[-1].clone()
+        shifted = ((amplitude - last) * (first / (first - last))) ** 2
+        betas = 1 - torch.cat([shifted[:1], shifted[1:] / shifted[:-1]])
+        return (1 - betas).cumprod(0)
 
     def add_noise(
         self, latent: Float[Tensor, "B 4 h w"], noise: Float[Tensor, "B 4 h w"], timestep: Int[Tensor, "B"]
@@ -135,8 +135,8 @@ class Diffusion:
             # With as many steps as timesteps the offset would point past the end of the table.
             offset = min(self.steps_offset, total - 1 - (count - 1) * stride)
             timesteps = [i * stride + offset for i in reversed(range(count))]
-        final = 1.0 if self.set_alpha_to_one else self.alphas_cumprod[0].item()
-        alphas = [*self.alphas_cumprod[timesteps].tolist(), final]
+        final = torch.tensor(1.0) if self.set_alpha_to_one else self.alphas_cumprod[0]
+        alphas = [*self.alphas_cumprod[timesteps], final]
         return [Step(t, alphas[i], alphas[i + 1]) for i, t in enumerate(timesteps)]
 
     def step(

@@ -5,6 +5,7 @@ import pytest
 import transformers
 
 from marigold.model.backbone import Backbone
+from marigold.model.pipeline import DepthSettings, MarigoldDepth
 from marigold.model.random_base import SIZES, build_components, build_random_base
 
 diffusers.utils.logging.disable_progress_bar()
@@ -21,3 +22,10 @@ def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def base() -> Backbone:
     """A fresh text-to-image model with random weights."""
     return build_components(0, *SIZES["tiny"])
+
+
+@pytest.fixture(scope="session")
+def depth_model() -> MarigoldDepth:
+    """A depth estimator with random weights; not to be changed."""
+    base = build_components(0, *SIZES["tiny"], in_channels=8)
+    return MarigoldDepth(base, DepthSettings("depth", True, True, 2, 0))

@@ -89,7 +89,7 @@ def test_the_seed_decides_the_weights_and_nothing_else():
 
 
 def test_a_missing_folder_says_where_it_looked(tmp_path: Path):
-    with pytest.raises(BaseModelError, match="no model at .*nothing/here/at_all.*looked for the folder"):
+    with pytest.raises(BaseModelError, match=r"no model at .*nothing/here/at_all.*looked for the folder"):
         load_base(tmp_path / "nothing" / "here" / "at_all")
 
 
@@ -134,7 +134,7 @@ def test_broken_weights_are_one_error(base_folder: Path, tmp_path: Path, part: s
 
 def test_parts_that_do_not_fit_are_all_named(base: Backbone):
     other = build_components(0, *SIZES["tiny"], text_width=64, in_channels=9)
-    with pytest.raises(BaseModelError, match="9 channels.*width 64.*gives 32"):
+    with pytest.raises(BaseModelError, match=r"9 channels.*width 64.*gives 32"):
         check_parts(replace(base, unet=other.unet))
 
 
@@ -144,7 +144,7 @@ def test_a_vae_of_another_factor_is_refused(base_folder: Path, tmp_path: Path):
     small = diffusers.AutoencoderKL(block_out_channels=(16, 16), norm_num_groups=16, latent_channels=8,
         down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2)  # fmt: skip
     small.save_pretrained(folder / "vae")
-    with pytest.raises(BaseModelError, match="8 latent channels, not 4.*2 times smaller, not 8"):
+    with pytest.raises(BaseModelError, match=r"8 latent channels, not 4.*2 times smaller, not 8"):
         load_base(folder)
 
 

@@ -106,7 +106,7 @@ def test_diffusers_steps_past_the_schedule_elsewhere(count: int):
 @pytest.mark.parametrize("spacing", ["leading", "trailing"])
 def test_every_number_of_steps_is_a_falling_schedule_that_meets_end_to_end(spacing: str):
     diffusion = Diffusion.from_config(config(timestep_spacing=spacing))
-    table = diffusion.alphas_cumprod.tolist()
+    table = diffusion.alphas_cumprod
     for count in range(1, 1001):
         steps = diffusion.steps(count)
         timesteps = [step.timestep for step in steps]
@@ -114,8 +114,8 @@ def test_every_number_of_steps_is_a_falling_schedule_that_meets_end_to_end(spaci
         assert timesteps == sorted(set(timesteps), reverse=True)
         assert timesteps[0] <= 999
         assert timesteps[-1] >= 0
-        assert [step.alpha for step in steps] == [table[t] for t in timesteps]
-        assert [step.alpha_next for step in steps[:-1]] == [step.alpha for step in steps[1:]]
+        assert torch.equal(torch.stack([step.alpha for step in steps]), table[timesteps])
+        assert torch.equal(torch.stack([step.alpha_next for step in steps])[:-1], table[timesteps[1:]])
         if spacing == "trailing":
             assert timesteps[0] == 999
 

@@ -1,0 +1,310 @@
+"""From a photo to its depth: resize, encode once, denoise every member, decode, ensemble, resize back."""
+
+import copy
+import json
+import logging
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import MarigoldDepthPipeline
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from marigold.depth.ensemble import EnsembleResult, ensemble_depth
+from marigold.model.backbone import (
+    LATENT_CHANNELS,
+    VAE_FACTOR,
+    Backbone,
+    BaseModelError,
+    empty_prompt_embedding,
+    find_folder,
+    load_base,
+    save_folder,
+)
+from marigold.model.batching import choose_batch_size, in_batches
+from marigold.model.latents import decode_depth, encode_image
+from marigold.model.noise import gaussian_noise
+from marigold.model.sampler import Diffusion
+from marigold.pictures import to_image
+from marigold.types import Prediction, Space
+
+logger = logging.getLogger(__name__)
+
+SPACE_OF: dict[str, Space] = {"depth": "affine_depth", "disparity": "affine_disparity"}
+
+
+@dataclass(frozen=True)
+class DepthSettings:
+    """What a checkpoint says about its predictions, in diffusers' words; None where it says nothing."""
+
+    prediction_type: str
+    scale_invariant: bool
+    shift_invariant: bool
+    default_denoising_steps: int | None
+    default_processing_resolution: int | None
+
+    def __post_init__(self) -> None:
+        """Refuse what is not depth; raises BaseModelError."""
+        if self.prediction_type not in SPACE_OF:
+            raise BaseModelError(
+                f"the model predicts {self.prediction_type!r}; this package handles {', '.join(SPACE_OF)}"
+            )
+        if self.shift_invariant and not self.scale_invariant:
+            raise BaseModelError("a model that is shift-invariant but not scale-invariant is not supported")
+
+
+class MarigoldDepth:
+    """An affine-invariant depth estimator: a latent diffusion model that is conditioned on a photo."""
+
+    def __init__(self, backbone: Backbone, settings: DepthSettings) -> None:
+        """Wrap modules as they are, live ones of a training too; raises BaseModelError for a base model."""
+        if backbone.unet.config["in_channels"] != 2 * LATENT_CHANNELS:
+            raise BaseModelError(
+                "this U-Net takes 4 channels: it is an image generator, not a depth estimator. Fine-tune it with "
+                "scripts/train.py, or give a depth checkpoint"
+            )
+        self.backbone = backbone
+        self.settings = settings
+        self.diffusion = Diffusion.from_config(backbone.scheduler_config)
+
+    @classmethod
+    def from_pretrained(
+        cls, path: str | Path, torch_dtype: torch.dtype = torch.float32, revision: str | None = None
+    ) -> "MarigoldDepth":
+        """Load a depth checkpoint in diffusers layout from a folder or the Hugging Face hub.
+
+        Raises BaseModelError for a model that is missing, incomplete or not a depth estimator, and SamplerError
+        for a scheduler that is not DDIM-like.
+        """
+        folder = find_folder(path, revision)
+        try:
+            index = json.loads((folder / "model_index.json").read_text())
+        except json.JSONDecodeError as error:
+            raise BaseModelError(f"{folder / 'model_index.json'} is not JSON: {error}") from error
+        settings = DepthSettings(
+            # Folders that are older than diffusers' pipeline do not say it; they are all depth.
+            prediction_type=index.get("prediction_type") or "depth",
+            scale_invariant=index.get("scale_invariant", True),
+            shift_invariant=index.get("shift_invariant", True),
+            default_denoising_steps=index.get("default_denoising_steps"),
+            default_processing_resolution=index.get("default_processing_resolution"),
+        )
+        return cls(load_base(folder, torch_dtype=torch_dtype), settings)
+
+    def save_pretrained(self, path: str | Path, card: str | None = None) -> Path:
+        """Write a folder that diffusers' Marigold depth pipeline loads, with `card` as its model card."""
+        folder = save_folder(self.backbone, path, "MarigoldDepthPipeline", asdict(self.settings))
+        if card is not None:
+            (folder / "README.md").write_text(card)
+        return folder
+
+    def to(self, device: torch.device | str) -> "MarigoldDepth":
+        """Move the modules to `device`, in place, and return the model."""
+        for module in (self.backbone.unet, self.backbone.vae, self.backbone.text_encoder):
+            module.to(device)  # type: ignore[arg-type]
+        # The embedding and the copy in float32 belong to the device that was left.
+        for cached in ("prompt", "_in_float32"):
+            self.__dict__.pop(cached, None)
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        """The device that the U-Net is on."""
+        return self.backbone.unet.device
+
+    @property
+    def default_steps(self) -> int | None:
+        """The number of denoising steps that the checkpoint recommends."""
+        return self.settings.default_denoising_steps
+
+    @property
+    def space(self) -> Space:
+        """The space that predictions are right in, up to scale and shift."""
+        return SPACE_OF[self.settings.prediction_type]
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        image: Image.Image | np.ndarray | Tensor,
+        *,
+        steps: int | None = None,
+        ensemble_size: int = 1,
+        processing_resolution: int | None = None,
+        seed: int = 0,
+        latents: Float[Tensor, "N 4 h w"] | None = None,
+        batch_size: int | None = None,
+        ensemble_method: str = "procrustes",
+        reduction: str = "median",
+    ) -> Prediction:
+        """Predict depth in [0, 1] at the picture's own size, near = 0, with an uncertainty if ensembled.
+
+        `image` is any picture that `marigold.pictures.to_image` takes, or a batch (B, 3, H, W) in [0, 1].
+        `steps` and `processing_resolution` (longest edge in pixels; 0 is the picture's own) default to what
+        the checkpoint recommends. Member e of every picture starts from the noise of (seed, e), or from
+        `latents`, (B * ensemble_size, 4, h, w), members of a picture together. `batch_size` members are
+        computed at once; None chooses it by free memory, and it does not change the result. Raises ValueError,
+        naming the argument, for values without meaning, and OutOfMemoryError. Source: paper, section 3.4.
+        """
+        batch = self._checked(image)
+        steps = self._or_recommended(steps, "default_denoising_steps", "steps")
+        longest = self._or_recommended(processing_resolution, "default_processing_resolution", "processing_resolution")
+        for name, value, least in (
+            ("steps", steps, 1),
+            ("ensemble_size", ensemble_size, 1),
+            ("processing_resolution", longest, 0),
+            ("batch_size", 1 if batch_size is None else batch_size, 1),
+        ):
+            if value < least:
+                raise ValueError(f"{name} has to be at least {least}, got {value}")
+        if batch_size is None and ensemble_method == "diffusers":
+            # Its solver's finite differences turn a last bit into a tenth of the range; batches change last bits.
+            batch_size = 1
+        size = processing_size(batch.shape[-2], batch.shape[-1], longest)
+        image_norm = pad_to_latent(resize(batch.to(self.device) * 2 - 1, size))
+        start = self._start_noise(image_norm, ensemble_size, seed, latents)
+        members = self._predict(image_norm, start, steps, batch_size)[..., : size[0], : size[1]]
+        depth, uncertainty = self._ensemble(members, ensemble_size, ensemble_method, reduction)
+        own_size = (batch.shape[-2], batch.shape[-1])
+        depth = resize(depth, own_size).clip(0, 1)
+        if uncertainty is not None:
+            uncertainty = resize(uncertainty, own_size)
+        return Prediction(depth, uncertainty, self.space)
+
+    def _checked(self, image: Image.Image | np.ndarray | Tensor) -> Float[Tensor, "B 3 H W"]:
+        if not isinstance(image, Tensor) or image.ndim != 4:
+            return to_image(image)[None]
+        if not image.is_floating_point() or image.shape[1] != 3 or 0 in image.shape:
+            raise ValueError(f"image: a batch is floating point (B, 3, H, W), got {image.dtype} {tuple(image.shape)}")
+        low, high = (float(value) for value in image.aminmax())
+        # Written so that NaN fails too.
+        if not (low >= 0 and high <= 1):
+            raise ValueError(f"image: values from {low:g} to {high:g}; expected finite values in [0, 1]")
+        return image.float()
+
+    def _or_recommended(self, given: int | None, key: str, name: str) -> int:
+        value = getattr(self.settings, key) if given is None else given
+        if value is None:
+            raise ValueError(f"{name}: the checkpoint does not recommend any ({key}); give {name}")
+        return value
+
+    def _start_noise(
+        self, image_norm: Tensor, ensemble_size: int, seed: int, latents: Tensor | None
+    ) -> Float[Tensor, "N 4 h w"]:
+        batch, _, height, width = image_norm.shape
+        shape = (LATENT_CHANNELS, height // VAE_FACTOR, width // VAE_FACTOR)
+        if latents is not None:
+            if latents.shape != (batch * ensemble_size, *shape):
+                raise ValueError(
+                    f"latents: expected the shape {(batch * ensemble_size, *shape)}, got {tuple(latents.shape)}"
+                )
+            return latents.to(self.device, torch.float32)
+        members = [start_noise(seed, member, shape) for member in range(ensemble_size)]
+        return torch.cat(members * batch).to(self.device)
+
+    def _predict(
+        self, image_norm: Tensor, start: Tensor, steps: int, batch_size: int | None
+    ) -> Float[Tensor, "N 1 H W"]:
+        """Depth in [0, 1] of every member; what overflows half precision is computed again in float32."""
+        vae = self.backbone.vae
+        if batch_size is None:
+            pixels = image_norm.shape[-2] * image_norm.shape[-1]
+            batch_size = choose_batch_size(pixels, vae.config["block_out_channels"][0], vae.dtype, self.device)
+        condition = in_batches(lambda part: encode_image(vae, image_norm[part]), len(image_norm), batch_size)
+        owner = torch.arange(len(start), device=self.device) // (len(start) // len(image_norm))
+        latent = in_batches(
+            lambda part: self._denoise(condition[owner[part]], start[part], steps), len(start), batch_size
+        )
+        depth = in_batches(lambda part: decode_depth(vae, latent[part]), len(start), batch_size)
+        finite = depth.flatten(1).isfinite().all(1)
+        if not bool(finite.all()):
+            bad = (~finite).nonzero().flatten()
+            if self.backbone.unet.dtype == vae.dtype == torch.float32:
+                raise ValueError(
+                    f"the model's prediction is not finite (members {bad.tolist()}); its weights are broken"
+                )
+            logger.warning("%d of %d members are not finite in %s; again in float32", len(bad), len(depth), vae.dtype)
+            again = self._in_float32._predict(image_norm[owner[bad]], start[bad], steps, batch_size)
+            depth[bad] = again * 2 - 1
+        return (depth + 1) / 2
+
+    def _denoise(self, condition: Tensor, start: Tensor, steps: int) -> Float[Tensor, "N 4 h w"]:
+        unet, dtype = self.backbone.unet, self.backbone.unet.dtype
+        prompt = self.prompt.to(dtype).expand(len(start), -1, -1)
+        condition = condition.to(dtype)
+
+        def predict(latent: Tensor, timestep: int) -> Tensor:
+            seen = torch.cat([condition, latent.to(dtype)], dim=1)
+            return unet(seen, timestep, encoder_hidden_states=prompt, return_dict=False)[0]
+
+        return self.diffusion.sample(predict, start, steps)
+
+    def _ensemble(
+        self, members: Tensor, ensemble_size: int, method: str, reduction: str
+    ) -> tuple[Tensor, Tensor | None]:
+        if ensemble_size == 1:
+            return members, None
+        if method not in ("procrustes", "diffusers"):
+            raise ValueError(f"ensemble_method: expected procrustes or diffusers, got {method!r}")
+        results = [self._ensemble_one(group, method, reduction) for group in members.split(ensemble_size)]
+        return torch.cat([result.depth for result in results]), torch.cat([result.uncertainty for result in results])
+
+    def _ensemble_one(self, members: Tensor, method: str, reduction: str) -> EnsembleResult:
+        scale, shift = self.settings.scale_invariant, self.settings.shift_invariant
+        if method == "procrustes":
+            alignment = "affine" if shift else "scale" if scale else "none"
+            return ensemble_depth(members, reduction=reduction, alignment=alignment)
+
+        def published(depth: Tensor) -> tuple[Tensor, Tensor]:
+            return MarigoldDepthPipeline.ensemble_depth(depth, scale, shift, True, reduction=reduction)
+
+        return ensemble_depth(members, method=published)
+
+    @cached_property
+    def prompt(self) -> Float[Tensor, "1 T width"]:
+        """The empty prompt, encoded once."""
+        return empty_prompt_embedding(self.backbone.text_encoder, self.backbone.tokenizer).detach()
+
+    @cached_property
+    def _in_float32(self) -> "MarigoldDepth":
+        """A copy of the model in float32, made when it is first needed."""
+        parts: dict[str, Any] = {
+            name: copy.deepcopy(getattr(self.backbone, name)).float() for name in ("unet", "vae", "text_encoder")
+        }
+        return MarigoldDepth(replace(self.backbone, **parts), self.settings)
+
+
+def processing_size(height: int, width: int, longest: int) -> tuple[int, int]:
+    """Height and width after resizing so that the longest edge is `longest` (0: unchanged), rounded down.
+
+    The shorter edge of an extreme aspect ratio keeps at least one pixel.
+    """
+    if longest == 0:
+        return height, width
+    edge = max(height, width)
+    return max(1, height * longest // edge), max(1, width * longest // edge)
+
+
+def resize(values: Float[Tensor, "B C H W"], size: tuple[int, int]) -> Float[Tensor, "B C h w"]:
+    """Resize bilinearly, with an antialiasing filter where it shrinks."""
+    if values.shape[-2:] == size:
+        return values
+    return F.interpolate(values, size, mode="bilinear", antialias=True)
+
+
+def pad_to_latent(image_norm: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 h w"]:
+    """Repeat the last row and column until both sides are multiples of 8."""
+    height, width = image_norm.shape[-2:]
+    return F.pad(image_norm, (0, -width % VAE_FACTOR, 0, -height % VAE_FACTOR), mode="replicate")
+
+
+def start_noise(seed: int, member: int, shape: tuple[int, int, int]) -> Float[Tensor, "1 4 h w"]:
+    """Draw the noise that a member starts from: a function of the arguments alone, on the CPU."""
+    # Hashing keeps (seed 0, member 1) and (seed 1, member 0) apart; manual_seed reads 32 bits.
+    number = int(np.random.SeedSequence([seed, member]).generate_state(1)[0])
+    return gaussian_noise((1, *shape), generator=torch.Generator().manual_seed(number))

@@ -1,0 +1,133 @@
+"""Any picture to one form: float32 RGB in [0, 1], channels first, upright."""
+
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image, ImageCms, ImageOps
+from torch import Tensor
+
+Picture = Image.Image | np.ndarray | Tensor
+
+# What is visible through a transparent pixel: white, as on a page.
+BACKGROUND = 1.0
+# What Pillow's decoders are known to raise for damaged files, beside its own documented errors.
+_DAMAGE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    AttributeError,
+    MemoryError,
+    RuntimeError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+)
+
+
+class PictureError(ValueError):
+    """A picture cannot be read, or its values have no known meaning; the message says which and why."""
+
+
+def read_picture(path: str | Path) -> Float[Tensor, "3 H W"]:
+    """Read a picture file of any format that Pillow knows, as `to_image` does; a `.npy` file is an array.
+
+    Of several frames it takes the first. Raises PictureError with the file's name if the file is missing,
+    damaged, cut short, or too large to be a picture.
+    """
+    path = Path(path)
+    try:
+        if path.suffix == ".npy":
+            return to_image(np.load(path, allow_pickle=False))
+        with Image.open(path) as picture:
+            picture.load()
+            return to_image(picture)
+    except _DAMAGE as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise PictureError(f"{path}: cannot be read as a picture: {reason}") from error
+
+
+def to_image(picture: Picture) -> Float[Tensor, "3 H W"]:
+    """Turn a picture into float32 RGB in [0, 1].
+
+    PIL images may have any mode and are turned upright as their EXIF tag says. Arrays are (H, W) or
+    (H, W, C), tensors (H, W) or (C, H, W), with C = 1 (grey), 2 (grey, alpha), 3 or 4 (RGB, alpha); their
+    values are uint8, uint16 or floats in [0, 1]. Alpha is composited over white. Raises PictureError for
+    other shapes and types, for an empty picture and for floats that are not finite or outside [0, 1].
+    """
+    if isinstance(picture, Image.Image):
+        values = _from_pil(picture)
+    elif isinstance(picture, Tensor):
+        array = picture.detach().cpu()
+        array = array.float() if array.dtype == torch.bfloat16 else array
+        values = array.numpy() if array.ndim != 3 else np.moveaxis(array.numpy(), 0, -1)
+    else:
+        values = picture
+    return torch.from_numpy(_rgb(_unit_range(_with_channels(values))).transpose(2, 0, 1).copy())
+
+
+def _from_pil(picture: Image.Image) -> np.ndarray:
+    if 0 in picture.size:
+        raise PictureError(f"an empty picture: {picture.width} x {picture.height} pixels")
+    upright = ImageOps.exif_transpose(picture)
+    mode = upright.mode
+    if mode.startswith("I;16"):
+        # Pillow's big-endian mode comes as a big-endian array.
+        return np.asarray(upright).astype(np.uint16)
+    if mode == "I":
+        # Pillow opens some 16-bit files as 32-bit integers.
+        values = np.asarray(upright)
+        if values.min() < 0 or values.max() > 65535:
+            raise PictureError(f"integer picture with values {values.min()} to {values.max()}, not of 16 bits")
+        return values.astype(np.uint16)
+    if mode == "F":
+        return np.asarray(upright)
+    if mode == "LAB":
+        profiles = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        return np.asarray(ImageCms.profileToProfile(upright, *profiles, outputMode="RGB"))
+    transparent = "transparency" in upright.info or mode in ("LA", "La", "PA", "RGBA", "RGBa")
+    if mode in ("La", "RGBa"):
+        # Pillow knows one way out of premultiplied colours.
+        upright = upright.convert("LA" if mode == "La" else "RGBA")
+    return np.asarray(upright.convert("RGBA" if transparent else "RGB"))
+
+
+def _with_channels(values: np.ndarray) -> np.ndarray:
+    shape = values.shape
+    values = values[..., None] if values.ndim == 2 else values
+    if values.ndim != 3 or not 1 <= values.shape[2] <= 4:
+        raise PictureError(
+            f"a picture of shape {tuple(shape)}; expected an array (H, W) or (H, W, C) or a tensor (H, W) or "
+            "(C, H, W), with 1 to 4 channels"
+        )
+    if 0 in values.shape:
+        raise PictureError(f"an empty picture: shape {tuple(shape)}")
+    return values
+
+
+def _unit_range(values: np.ndarray) -> np.ndarray:
+    if values.dtype in (np.uint8, np.uint16):
+        return values.astype(np.float32) / np.float32(np.iinfo(values.dtype).max)
+    if values.dtype.kind != "f":
+        raise PictureError(f"a picture of {values.dtype}; expected uint8, uint16 or floats in [0, 1]")
+    low, high = values.min(), values.max()
+    # Written so that NaN fails too.
+    if not (low >= 0 and high <= 1):
+        raise PictureError(f"a picture with floats from {low:g} to {high:g}; expected finite values in [0, 1]")
+    return values.astype(np.float32)
+
+
+def _rgb(values: np.ndarray) -> np.ndarray:
+    channels = values.shape[2]
+    if channels in (2, 4):
+        alpha = values[..., -1:]
+        values = values[..., :-1] * alpha + BACKGROUND * (1 - alpha)
+    return values if values.shape[2] == 3 else np.repeat(values, 3, axis=2)
