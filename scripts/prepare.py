@@ -2,6 +2,8 @@
 
 python scripts/prepare.py dataset=hypersim raw=DIR out=DIR workers=8 [dry_run=true]
 python scripts/prepare.py check dataset=hypersim
+
+Exit code: 0 all is well, 1 `check` found offenders, 2 an error that stopped the run.
 """
 
 import sys
@@ -30,7 +32,8 @@ def main(config: DictConfig) -> None:
         done = build(config.prepare, "prepare")
         print(done.text() if hasattr(done, "text") else f"written to {config.out}")
     except (ConfigError, DataError, OSError) as error:
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from marigold.data.errors import DataError
-from marigold.data.preparation.runner import Summary, write_list
+from marigold.data.preparation.runner import Summary, free_space, write_list
 from marigold.data.preparation.taken_over import PlannedList
 from marigold.data.splits import KNOWN_SPLITS, canonical_sha256
 from marigold.data.storage import open_storage
@@ -105,6 +105,6 @@ def list_archive(
         raise DataError(f"{archive}: {len(missing):,} listed file(s) are not in it: {', '.join(missing[:10])}")
     images = len({line.split()[0] for line in listed})
     if dry_run:
-        return Summary(Path(out), True, images, images, 0, 0, 0)
+        return Summary(Path(out), True, images, 0, 0, 0, free_space(Path(out)))
     results = [write_list(Path(out, planned.file), planned.lines, planned.official, {}) for planned in lists]
-    return Summary(Path(out), False, images, images, 0, 0, 0, {}, results)
+    return Summary(Path(out), False, images, 0, 0, 0, free_space(Path(out)), {}, results)

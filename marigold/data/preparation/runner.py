@@ -84,9 +84,10 @@ class Summary:
     def text(self) -> str:
         """The summary for people, several lines."""
         if self.dry_run:
+            broken = f" {len(self.broken):,} are missing or broken." if self.broken else ""
             return (
                 f"dry run: {self.seen:,} images, {self.already:,} of them already in {self.out}; the others "
-                f"need about {_gib(self.needed)}, {_gib(self.free)} are free. Nothing was written."
+                f"need about {_gib(self.needed)}, {_gib(self.free)} are free.{broken} Nothing was written."
             )
         lines = [
             f"{self.out}: {self.seen:,} images seen, {self.already:,} were already there, {_gib(self.written)} written"
@@ -114,7 +115,7 @@ def run(preparation: Preparation, options: RunOptions) -> Summary:
     known = journal.load()
     done = {item: known[item] for item in items if item in known}
     todo = [item for item in items if item not in done]
-    free = shutil.disk_usage(_existing(preparation.out)).free
+    free = free_space(preparation.out)
     needed = _estimate(preparation, todo) if options.dry_run or len(todo) > 16 * _PROBES else 0
     if options.dry_run:
         return Summary(preparation.out, True, len(items), len(done), 0, needed, free)
@@ -141,6 +142,11 @@ def run(preparation: Preparation, options: RunOptions) -> Summary:
     written = sum(done[item].written for item in todo if item in done)
     lists = preparation.finish(in_order)
     return Summary(preparation.out, False, len(items), already, written, needed, free, broken, lists)
+
+
+def free_space(out: Path) -> int:
+    """Bytes free on the disk that `out` is or will be on."""
+    return shutil.disk_usage(_existing(out)).free
 
 
 def write_list(path: Path, lines: Sequence[str], official: str | None, dropped: Mapping[str, int]) -> ListResult:

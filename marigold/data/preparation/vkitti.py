@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from marigold.data.errors import DataError
-from marigold.data.preparation.runner import Summary, report_broken, write_list
+from marigold.data.preparation.runner import Summary, free_space, report_broken, write_list
 from marigold.data.splits import VKITTI_SPLITS, vkitti_lines
 from marigold.data.training_sets import VKITTI_ARCHIVES, open_vkitti
 
@@ -27,7 +27,7 @@ def prepare_vkitti(
     }
     target = Path(out)
     if dry_run:
-        return Summary(target, True, len(listed), len(listed) - len(missing), 0, 0, 0, missing)
+        return Summary(target, True, len(listed), 0, 0, 0, free_space(target), missing)
     target.mkdir(parents=True, exist_ok=True)
     report_broken(target, missing, len(listed), max_broken)
     for part, archive in VKITTI_ARCHIVES.items():
@@ -39,7 +39,7 @@ def prepare_vkitti(
         dropped = {"missing": len(lines) - len(kept)} if len(kept) < len(lines) else {}
         official = f"vkitti/{split}" if last_frames is None else None
         results.append(write_list(target / f"filename_list_{split}.txt", kept, official, dropped))
-    return Summary(target, False, len(listed), len(listed), 0, 0, 0, missing, results)
+    return Summary(target, False, len(listed), 0, 0, 0, free_space(target), missing, results)
 
 
 def _link(source: Path, target: Path) -> None:

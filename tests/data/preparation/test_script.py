@@ -1,0 +1,69 @@
+"""scripts/prepare.py as people call it: the bare word `check`, exit codes, one line for an error."""
+
+import logging
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+SCRIPT = Path(__file__).parents[3] / "scripts/prepare.py"
+
+
+@pytest.fixture
+def call(capsys, monkeypatch):
+    """Runs the script as `python scripts/prepare.py ...` does: (exit code, stdout, stderr)."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level  # Hydra replaces them
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.chdir(SCRIPT.parents[1])
+        monkeypatch.setattr(sys, "argv", [str(SCRIPT), *arguments])
+        code = 0
+        try:
+            runpy.run_path(str(SCRIPT), run_name="__main__")
+        except SystemExit as exit_:
+            code = exit_.code
+        root.handlers[:] = handlers
+        return code, *capsys.readouterr()
+
+    yield run
+    root.setLevel(level)
+
+
+def test_prepare_then_check(tmp_path, call):
+    raw, out = tmp_path / "val", tmp_path / "diode"
+    (raw / "indoors").mkdir(parents=True)
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 12, 3), dtype=np.uint8)).save(raw / "indoors/x.png")
+    np.save(raw / "indoors/x_depth.npy", np.linspace(1, 2, 96, dtype=np.float32).reshape(8, 12))
+    np.save(raw / "indoors/x_depth_mask.npy", np.ones((8, 12)))
+    code, text, error = call("dataset=diode", f"raw={raw}", f"out={out}")
+    assert code == 0, error
+    assert "filename_list_all.txt: 1 kept; dropped: none" in text
+    assert "NOT the official split" in text
+
+    report = tmp_path / "report.txt"
+    checking = ("check", "dataset=diode", f"paths.data={tmp_path}", f"report={report}")
+    code, text, error = call(*checking, "dataset.reader.image_size=[8,12]")
+    assert code == 0, error
+    assert "all is well" in text
+    code, text, _ = call(*checking)
+    assert code == 1
+    assert "photo of 8 x 12, expected 768 x 1024" in text
+    assert "indoors/x.png" in report.read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("dataset=diode", "raw=/nowhere", "out=/nowhere/else"), "error: /nowhere: no such folder"),
+        (("dataset=kitti", "raw=/nowhere", "out=/nowhere/else", "workers=many"), "workers"),
+    ],
+)
+def test_errors_are_one_line(arguments, message, call):
+    code, _, error = call(*arguments)
+    assert code == 2
+    assert message in error
+    assert "Traceback" not in error
