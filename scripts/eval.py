@@ -90,9 +90,13 @@ class EvalConfig:
 
 @dataclass(frozen=True)
 class Judge:
-    """What predicts: `identity` goes into the results and the fingerprint, `at_seed` gives the predictor."""
+    """What predicts: `identity` goes into the results and the fingerprint, `at_seed` gives the predictor.
+
+    `space` is None for a function that states it only with each prediction.
+    """
 
     identity: dict[str, Any]
+    space: str | None
     sampler: dict[str, Any] | None
     at_seed: Callable[[int], PredictSample]
 
@@ -110,14 +114,16 @@ def make_judge(settings: EvalConfig, sampler: Sampler, device: torch.device) -> 
         folder = Path(settings.predictions)
         predict = predictors.stored(folder, settings.space, settings.prediction_unit)
         identity = {"name": folder.name, "path": str(folder), "files": provenance.files_identity(folder)}
-        return Judge({**identity, "space": settings.space}, None, lambda seed: predict)
+        return Judge(identity, settings.space, None, lambda seed: predict)
     named = settings.predictor or ""
     if ":" in named and not Path(named).exists():
         sys.path.insert(0, "")  # modules are looked for in the working folder too
         function = predictors.imported(named, settings.space)
         source = sys.modules[named.partition(":")[0]].__file__
         identity = {"name": named, "files": provenance.files_identity(Path(source)) if source else "built in"}
-        return Judge(identity, None, lambda seed: lambda sample: function(sample.image[None].to(device)))
+        return Judge(
+            identity, settings.space, None, lambda seed: lambda sample: function(sample.image[None].to(device))
+        )
     return load_checkpoint(settings.checkpoint or named, sampler, settings.precision, device)
 
 
@@ -126,16 +132,15 @@ def load_checkpoint(path: str, chosen: Sampler, precision: str, device: torch.de
     from marigold.model.pipeline import MarigoldDepth  # diffusers takes seconds to import; stored predictions don't
 
     model = MarigoldDepth.from_pretrained(path, torch_dtype=DTYPES[precision]).to(device)
-    arguments = {**asdict(chosen), "steps": chosen.steps or model.default_steps}
+    arguments = {**asdict(chosen), "steps": model.default_steps if chosen.steps is None else chosen.steps}
     folder = Path(path)
     files = provenance.files_identity(folder) if folder.is_dir() else path
-    # The batch size changes no result, so it is none of the fingerprint's business.
-    sampler = {key: value for key, value in arguments.items() if key != "batch_size"} | {"precision": precision}
+    sampler = {**arguments, "precision": precision}
 
     def at_seed(seed: int) -> PredictSample:
         return lambda sample: model(sample.image[None], seed=seed, **arguments)
 
-    return Judge({"name": folder.name, "path": path, "files": files}, sampler, at_seed)
+    return Judge({"name": folder.name, "path": path, "files": files}, model.space, sampler, at_seed)
 
 
 class Progress:
@@ -168,20 +173,20 @@ def run(config: DictConfig) -> None:
     pictures = to_dataclass(Panel, config.panel, "panel")
     protocol = make_protocol(config)
     if settings.limit is not None:
-        OmegaConf.update(config, "dataset.reader.limit", settings.limit)
+        OmegaConf.update(config, "dataset.reader.limit", settings.limit, force_add=True)
     dataset = build(config.dataset.reader, "dataset.reader")
     torch.set_num_threads(settings.threads)
     # A process that is done waits for the slowest one.
     state = PartialState(cpu=settings.device == "cpu", timeout=timedelta(hours=12))
     device = torch.device(settings.device) if settings.device else state.device
     judge = make_judge(settings, sampler, device)
-    if settings.space and not settings.checkpoint:
-        protocol.require_space(settings.space)
+    if judge.space is not None:
+        protocol.require_space(judge.space)
     header = {
         "dataset": dataset.name,
         "protocol": protocol.describe(),
         "split": {**asdict(dataset.split), "official": dataset.split.official},
-        "predictor": judge.identity,
+        "predictor": {**judge.identity, "space": judge.space},
         "sampler": judge.sampler,
     }
     code = {"source": provenance.source_hash(), "metrics": settings.metrics, "torch": torch.__version__}

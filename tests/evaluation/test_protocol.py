@@ -1,0 +1,151 @@
+"""Oracles, constants and refusals under every protocol."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from marigold.config import ConfigError, build
+from marigold.evaluation.errors import EvaluationError
+from marigold.evaluation.evaluate import evaluate
+from marigold.evaluation.protocol import Benchmark, settings_for
+from marigold.types import DepthSample, Prediction
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+OF_DEPTH = {
+    "affine_depth": lambda d: d,
+    "affine_disparity": lambda d: 1 / d,
+    "affine_log_depth": torch.log,
+    "metric_depth": lambda d: d,
+}
+
+
+def protocol(name, **settings):
+    return build(OmegaConf.load(CONFIGS / f"protocol/{name}.yaml"), benchmark=Benchmark(**settings))
+
+
+def sample(height=24, width=32, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    depth = 0.5 + 9 * torch.rand(1, height, width, generator=generator)
+    valid = torch.rand(1, height, width, generator=generator) > 0.2
+    return DepthSample(f"s{seed}", torch.rand(3, height, width, generator=generator), depth * valid, valid)
+
+
+def scores(values, space, protocol, sample):
+    return evaluate(lambda image: Prediction(values[None], None, space), [sample], protocol)[0].metrics
+
+
+@pytest.mark.parametrize(
+    ("name", "space"),
+    [
+        ("marigold", "affine_depth"), ("disparity", "affine_disparity"), ("log", "affine_log_depth"),
+        ("moge", "affine_depth"), ("marigold", "metric_depth"), ("disparity", "metric_depth"),
+        ("sqrt_disparity", "metric_depth"), ("log", "metric_depth"), ("ppd", "metric_depth"),
+        ("moge", "metric_depth"),
+    ],
+)  # fmt: skip
+def test_oracle(name, space):
+    truth = sample()
+    known = torch.where(truth.valid, truth.depth, 1.0)
+    values = OF_DEPTH[space](known)
+    if space != "metric_depth":
+        values = (values - values.min() + 0.3) / (values.max() - values.min() + 0.4)
+    found = scores(values, space, protocol(name, clip=(1e-3, 10.0)), truth)
+    assert found["abs_rel"] < 1e-5
+    assert found["delta1"] == 1
+    assert found["boundary_f1"] == pytest.approx(1, abs=1e-3)
+
+
+def test_oracle_of_ppd_is_affine_in_the_log_of_depth_plus_one():
+    truth = sample()
+    values = 0.1 + 0.2 * torch.log1p(truth.depth)
+    assert scores(values, "affine_log_depth", protocol("ppd"), truth)["abs_rel"] < 1e-5
+
+
+def test_a_constant_prediction_scores_what_the_mean_depth_scores():
+    truth = sample()
+    depth = truth.depth[truth.valid].double().numpy()
+    found = scores(torch.full((1, 24, 32), 0.4), "affine_depth", protocol("marigold"), truth)
+    assert found["abs_rel"] == pytest.approx(np.mean(np.abs(depth - depth.mean()) / depth), rel=1e-5)
+    assert found["rmse"] == pytest.approx(depth.std(), rel=1e-5)
+
+
+def test_one_valid_pixel_is_fitted_exactly():
+    truth = sample()
+    one = torch.zeros_like(truth.valid)
+    one[0, 3, 4] = True
+    depth = torch.where(one, 2.5, 0.0)
+    found = scores(
+        torch.rand(1, 24, 32), "affine_depth", protocol("marigold"), DepthSample("one", truth.image, depth, one)
+    )
+    assert found["rmse"] == pytest.approx(0, abs=1e-6)
+
+
+def test_the_fit_comes_before_the_clip():
+    depth = torch.tensor([[[1.0, 2.0], [3.0, 10.0]]])
+    truth = DepthSample("x", torch.zeros(3, 2, 2), depth, torch.ones_like(depth, dtype=torch.bool))
+    values = torch.tensor([[[0.0, 0.2], [0.2, 1.0]]])
+    x, y = values.flatten().double().numpy(), depth.flatten().double().numpy()
+    slope, intercept = np.polyfit(x, y, 1)
+    expected = np.clip(slope * x + intercept, 2.0, 6.0)
+    found = scores(values, "affine_depth", protocol("marigold", clip=(2.0, 6.0)), truth)
+    assert found["abs_rel"] == pytest.approx(np.mean(np.abs(expected - y) / y), rel=1e-5)
+    refitted = np.polyval(np.polyfit(np.clip(x, 0.2, 0.6), y, 1), np.clip(x, 0.2, 0.6))
+    assert abs(found["abs_rel"] - np.mean(np.abs(refitted - y) / y)) > 0.01
+
+
+def test_the_seed_of_the_random_fit_is_fixed():
+    truth = sample()
+    values = torch.rand(1, 24, 32, generator=torch.Generator().manual_seed(3))
+    first, second = (scores(values, "affine_log_depth", protocol("ppd"), truth) for _ in range(2))
+    assert first == second
+
+
+def test_ppd_leaves_out_depth_edges_by_the_sobel_filter():
+    depth = torch.full((1, 6, 8), 2.0)
+    depth[..., 4:] = 2.2  # |dx| = 4 * 0.2 in the two columns at the step
+    mask = protocol("ppd", largest_sobel=0.3).mask(depth[None])
+    assert mask[0, 0].all(0).tolist() == [True, True, True, False, False, True, True, True]
+
+
+@pytest.mark.parametrize(("name", "space"), [("marigold", "affine_disparity"), ("disparity", "affine_depth")])
+def test_a_space_that_does_not_fit_is_refused_with_both_names(name, space):
+    with pytest.raises(EvaluationError, match=f"'{name}' cannot judge .* '{space}'"):
+        scores(torch.rand(1, 24, 32), space, protocol(name), sample())
+
+
+def test_what_cannot_be_judged_names_the_image():
+    truth = sample(seed=7)
+    empty = DepthSample("empty", truth.image, truth.depth, torch.zeros_like(truth.valid))
+    with pytest.raises(EvaluationError, match="empty: no valid pixel"):
+        scores(torch.rand(1, 24, 32), "affine_depth", protocol("marigold"), empty)
+    broken = torch.rand(1, 24, 32)
+    broken[0, 5, 5] = torch.nan
+    with pytest.raises(EvaluationError, match="s7: the prediction has 1 of 768 pixels that are not finite"):
+        scores(broken, "affine_depth", protocol("marigold"), truth)
+    cropped = protocol("marigold", crop_size=(48, 64), crop_rows=(0, 40), crop_cols=(0, 60))
+    with pytest.raises(EvaluationError, match=r"s7: the crop is meant for 48x64 maps .* this one is 24x32"):
+        scores(torch.rand(1, 24, 32), "affine_depth", cropped, truth)
+
+
+def test_a_smaller_prediction_is_compared_at_the_size_of_the_truth():
+    rows = torch.linspace(1, 5, 24)[None, :, None].expand(1, 24, 32).contiguous()
+    truth = DepthSample("ramp", torch.zeros(3, 24, 32), rows, torch.ones(1, 24, 32, dtype=torch.bool))
+    half = torch.nn.functional.avg_pool2d(rows, 2)
+    assert scores(half, "affine_depth", protocol("marigold"), truth)["abs_rel"] < 0.01
+
+
+def test_a_data_set_says_what_a_protocol_does_differently_on_it():
+    nyu = OmegaConf.to_container(OmegaConf.load(CONFIGS / "dataset/nyu.yaml").evaluation)
+    usual = build(OmegaConf.create(settings_for(nyu, "marigold")))
+    ppd = build(OmegaConf.create(settings_for(nyu, "ppd")))
+    assert (usual.crop_rows, usual.crop_cols, usual.depth_range) == ((45, 471), (41, 601), None)
+    assert (ppd.crop_rows, ppd.depth_range) == (None, (0.1, 10.0))
+
+
+@pytest.mark.parametrize(("key", "value"), [("crop_row", [1, 2]), ("clip", "wide"), ("processing_resolution", 1.5)])
+def test_a_setting_that_is_misspelt_or_of_the_wrong_type_is_named(key, value):
+    with pytest.raises(ConfigError, match=key):
+        build(OmegaConf.create(settings_for({key: value}, "marigold")), "dataset.evaluation")
