@@ -2,6 +2,7 @@
 
 import io
 import struct
+import zlib
 from pathlib import Path
 
 import h5py
@@ -45,10 +46,10 @@ def write_set(root: Path, photo: bytes = PNG, depth: bytes = DEPTH_PNG) -> NYU:
     )
 
 
-def png_16_bit_rgb() -> bytes:
-    header = bytearray(PNG)
-    header[24] = 16  # the bit depth in IHDR; Pillow would read such a file as 8-bit without a word
-    return bytes(header)
+def with_header(position: int, value: bytes) -> bytes:
+    """The photo with other values in its header, and the checksum that belongs to them."""
+    data = PNG[:position] + value + PNG[position + len(value) :]
+    return data[:29] + struct.pack(">I", zlib.crc32(data[12:29])) + data[33:]
 
 
 BAD_PHOTOS = {
@@ -59,7 +60,7 @@ BAD_PHOTOS = {
     "zero bytes": (b"", "an empty file"),
     "text": (b"<html>404 not found</html>", "not an image"),
     "gif": (encoded(Image.fromarray(PHOTO).convert("P"), "GIF"), "not an image"),
-    "16-bit rgb": (png_16_bit_rgb(), "expected an 8-bit RGB photo, got a PNG of 16 bits"),
+    "16-bit rgb": (with_header(24, b"\x10"), "expected an 8-bit RGB photo, got a PNG of 16 bits"),
     "alpha": (encoded(Image.fromarray(PHOTO).convert("RGBA")), "got a PNG of 8 bits and colour type 6"),
     "grey": (encoded(Image.fromarray(PHOTO).convert("L")), "colour type 0"),
     "palette": (encoded(Image.fromarray(PHOTO).convert("P")), "colour type 3"),
@@ -67,7 +68,8 @@ BAD_PHOTOS = {
     "cmyk jpg": (encoded(Image.fromarray(PHOTO).convert("CMYK"), "JPEG"), "expected mode RGB, got CMYK"),
     "another size": (encoded(Image.fromarray(PHOTO[:-1])), "photo of 23 x 32, expected 24 x 32"),
     "one pixel": (encoded(Image.fromarray(PHOTO[:1, :1])), "photo of 1 x 1, expected 24 x 32"),
-    "bomb": (PNG[:16] + struct.pack(">II", 60_000, 60_000) + PNG[24:], "not a whole PNG|pixels, more than"),
+    "bomb": (with_header(16, struct.pack(">II", 60_000, 60_000)), "decompression bomb"),
+    "large": (with_header(16, struct.pack(">II", 12_000, 12_000)), "144000000 pixels|12000 x 12000 pixels, more than"),
 }
 
 
@@ -99,6 +101,15 @@ def test_bad_depths(tmp_path, kind):
     with pytest.raises(DataError, match=reason) as caught:
         write_set(tmp_path, depth=data)[0]
     assert "nyu, sample 's/rgb.png'" in str(caught.value)
+
+
+def test_no_flipped_bit_in_a_png_goes_unseen():
+    for decode, whole in ((decode_photo, PNG), (decode_depth_png, DEPTH_PNG)):
+        for position in range(26, len(whole)):  # before that: signature and header, with errors of their own
+            damaged = bytearray(whole)
+            damaged[position] ^= 1 << position % 8
+            with pytest.raises(DataError, match="not a whole PNG"):
+                decode(bytes(damaged))
 
 
 def test_missing_file(tmp_path):
