@@ -47,6 +47,7 @@ class PretrainConfig:
     vae_channels: tuple[int, int, int, int]
     vae_steps: int
     vae_batch: int
+    vae_crop: int
     vae_lr: float
     kl_weight: float
     gradient_weight: float
@@ -68,9 +69,7 @@ def render_photos(config: PretrainConfig) -> dict[str, np.ndarray]:
         if not file.exists():
             job = functools.partial(_photos_of, views, size)
             with ProcessPoolExecutor(config.workers, multiprocessing.get_context("spawn")) as pool:
-                scenes = list(
-                    tqdm(pool.map(job, range(count), chunksize=8), total=count, desc=f"render {kind}")
-                )
+                scenes = list(tqdm(pool.map(job, range(count), chunksize=8), total=count, desc=f"render {kind}"))
             file.parent.mkdir(parents=True, exist_ok=True)
             np.save(file, np.concatenate(scenes))
         photos[kind] = np.load(file)
@@ -81,27 +80,29 @@ def _photos_of(views, size: RoomsSize, scene: int) -> np.ndarray:
     return np.stack([expose(view.colour) for view in views("photos", scene, size)])
 
 
-def draw(photos: dict[str, np.ndarray], batch: int, rng: np.random.Generator) -> Tensor:
-    """A batch of photos in [-1, 1], flipped at random; every fifth batch shows streets."""
-    kind = "streets" if rng.random() < 0.2 else "rooms"
-    chosen = photos[kind][rng.integers(len(photos[kind]), size=batch)]
+def draw(photos: dict[str, np.ndarray], batch: int, crop: int, rng: np.random.Generator) -> Tensor:
+    """A batch of square crops in [-1, 1], flipped at random; every fifth batch shows streets."""
+    known = photos["streets" if rng.random() < 0.2 else "rooms"]
+    height, width = known.shape[1:3]
+    crops = []
+    for index in rng.integers(len(known), size=batch):
+        top, left = rng.integers(height - crop + 1), rng.integers(width - crop + 1)
+        crops.append(known[index, top : top + crop, left : left + crop])
+    chosen = np.stack(crops)
     if rng.random() < 0.5:
         chosen = chosen[:, :, ::-1]
     return torch.from_numpy(chosen.copy()).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def vary(images: Tensor, rng: np.random.Generator) -> Tensor:
-    """Photometric variety for the VAE, per batch: black-and-white, negative, softer, less contrast."""
+    """Photometric variety for the VAE, per batch: black-and-white, negative, softer."""
     if rng.random() < 0.3:
         images = images.mean(dim=1, keepdim=True).expand(-1, 3, -1, -1)
-    if rng.random() < 0.2:
+    if rng.random() < 0.1:
         images = -images
-    if rng.random() < 0.3:
+    if rng.random() < 0.2:
         small = F.interpolate(images, scale_factor=1 / int(rng.integers(2, 9)), mode="area")
         images = F.interpolate(small, size=images.shape[-2:], mode="bilinear", align_corners=False)
-    if rng.random() < 0.3:
-        contrast = 0.3 + 0.7 * rng.random()
-        images = images * contrast + (2 * rng.random() - 1) * (1 - contrast)
     return images
 
 
@@ -116,22 +117,24 @@ def train_vae(vae: AutoencoderKL, photos: dict[str, np.ndarray], config: Pretrai
     optimizer = torch.optim.AdamW(vae.parameters(), config.vae_lr, betas=(0.9, 0.99), weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.vae_lr, config.vae_steps, pct_start=0.05)
     vae.train()
-    start = time.time()
-    for step in (bar := tqdm(range(config.vae_steps), desc="vae", mininterval=10)):
-        images = vary(draw(photos, config.vae_batch, rng), rng)
-        posterior = vae.encode(images).latent_dist
-        output = vae.decode(posterior.sample(generator=noise)).sample
+    start, recent = time.time(), torch.ones(())
+    for step in (bar := tqdm(range(config.vae_steps), desc="vae", mininterval=20)):
+        images = vary(draw(photos, config.vae_batch, config.vae_crop, rng), rng)
+        with torch.autocast("cpu", torch.bfloat16):  # 1.7 times as fast on two cores with AVX512-BF16
+            posterior = vae.encode(images).latent_dist
+            output = vae.decode(posterior.sample(generator=noise)).sample.float()
         loss = F.l1_loss(output, images) + F.mse_loss(output, images)
         for ours, theirs in zip(gradients(output), gradients(images), strict=True):
             loss = loss + config.gradient_weight * F.l1_loss(ours, theirs)
-        loss = loss + config.kl_weight * posterior.kl().mean() / images[0].numel()
+        loss = loss + config.kl_weight * posterior.kl().float().mean() / images[0].numel()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
         optimizer.step()
         schedule.step()
+        recent += 0.02 * (loss.detach() - recent)
         if step % 50 == 0:
-            bar.set_postfix(loss=f"{loss.item():.4f}", refresh=False)
+            bar.set_postfix(loss=f"{recent.item():.4f}", refresh=False)
     vae.eval()
     return {"vae_minutes": (time.time() - start) / 60}
 
@@ -142,7 +145,7 @@ def encode(vae: AutoencoderKL, photos: dict[str, np.ndarray]) -> dict[str, Tenso
     latents = {}
     for kind, images in photos.items():
         parts = []
-        for part in tqdm(np.array_split(images, len(images) // 32), desc=f"encode {kind}", mininterval=10):
+        for part in tqdm(np.array_split(images, len(images) // 32), desc=f"encode {kind}", mininterval=20):
             batch = torch.from_numpy(part).permute(0, 3, 1, 2).float() / 127.5 - 1
             parts += [vae.encode(torch.cat([batch, batch.flip(-1)])).latent_dist.mode()]
         latents[kind] = torch.cat(parts)
@@ -152,23 +155,18 @@ def encode(vae: AutoencoderKL, photos: dict[str, np.ndarray]) -> dict[str, Tenso
 def train_unet(backbone: Backbone, latents: dict[str, Tensor], config: PretrainConfig) -> dict[str, float]:
     """Denoising with v-prediction; the moving average of the weights is kept."""
     unet, settings = backbone.unet, backbone.scheduler_config
-    betas = (
-        torch.linspace(settings["beta_start"] ** 0.5, settings["beta_end"] ** 0.5, 1000, dtype=torch.float64)
-        ** 2
-    )
+    betas = torch.linspace(settings["beta_start"] ** 0.5, settings["beta_end"] ** 0.5, 1000, dtype=torch.float64) ** 2
     alphas = torch.cumprod(1 - betas, 0).float()
     prompt = empty_prompt_embedding(backbone.text_encoder, backbone.tokenizer)
     rng, generator = np.random.default_rng([config.seed, 2]), torch.Generator().manual_seed(config.seed)
     optimizer = torch.optim.AdamW(unet.parameters(), config.unet_lr, weight_decay=1e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, config.unet_lr, config.unet_steps, pct_start=0.03
-    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.unet_lr, config.unet_steps, pct_start=0.03)
     average = torch.optim.swa_utils.AveragedModel(
         unet, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(config.ema_decay)
     )
     unet.train()
     start, recent = time.time(), 0.0
-    for step in (bar := tqdm(range(config.unet_steps), desc="unet", mininterval=10)):
+    for step in (bar := tqdm(range(config.unet_steps), desc="unet", mininterval=20)):
         known = latents["streets" if rng.random() < 0.15 else "rooms"]
         clean = known[torch.from_numpy(rng.integers(len(known), size=config.unet_batch))]
         noise = torch.randn(clean.shape, generator=generator)
@@ -195,9 +193,7 @@ def reconstruction_figures(vae: AutoencoderKL, config: PretrainConfig) -> dict[s
     """PSNR in dB on new photos, and mean |error| on new normalised depth maps, which the VAE never saw."""
     size = RoomsSize(0, 0, 0, 0, 0, 1, config.room_size, config.street_size, seed=config.seed + 1)
     views = [room_views("photos", scene, size)[0] for scene in range(32)]
-    photos = (
-        torch.from_numpy(np.stack([expose(view.colour) for view in views])).permute(0, 3, 1, 2) / 127.5 - 1
-    )
+    photos = torch.from_numpy(np.stack([expose(view.colour) for view in views])).permute(0, 3, 1, 2) / 127.5 - 1
     depth = torch.from_numpy(np.stack([view.depth for view in views]))[:, None]
     low, high = (torch.quantile(depth.flatten(1), q, dim=1).view(-1, 1, 1, 1) for q in (0.02, 0.98))
     depth = ((depth - low) / (high - low) * 2 - 1).clip(-1, 1).expand(-1, 3, -1, -1)

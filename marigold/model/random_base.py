@@ -43,7 +43,8 @@ def build_components(
     text_layers: int = 1,
     unet_layers: int = 1,
     vae_layers: int = 1,
-    norm_groups: int = 16,
+    unet_norm_groups: int = 8,
+    vae_norm_groups: int = 4,
     in_channels: int = 4,
 ) -> Backbone:
     """Build a text-to-image latent diffusion model with random weights, a function of the arguments alone.
@@ -66,7 +67,7 @@ def build_components(
             up_block_types=("CrossAttnUpBlock2D",) * deeper + ("UpBlock2D",),
             layers_per_block=unet_layers,
             attention_head_dim=8,
-            norm_num_groups=norm_groups,
+            norm_num_groups=unet_norm_groups,
             cross_attention_dim=text_width,
         )
         vae = AutoencoderKL(
@@ -75,7 +76,7 @@ def build_components(
             up_block_types=("UpDecoderBlock2D",) * 4,
             layers_per_block=vae_layers,
             latent_channels=4,
-            norm_num_groups=norm_groups,
+            norm_num_groups=vae_norm_groups,
             scaling_factor=0.18215,
         )
         text_encoder = CLIPTextModel(

@@ -116,7 +116,7 @@ def test_checkpoints_are_complete_models(tmp_path, configure):
     for folder in ("final", "best", "checkpoints/step_000006"):
         pipe = diffusers.MarigoldDepthPipeline.from_pretrained(tmp_path / folder)
         assert pipe.unet.config.in_channels == 8
-        assert (pipe.prediction_type, pipe.default_denoising_steps) == ("depth", 1)
+        assert (pipe.config.prediction_type, pipe.config.default_denoising_steps) == ("depth", 1)
     validated = [line for line in figures(tmp_path) if "hypersim/abs_rel" in line]
     assert [line["step"] for line in validated] == [2, 4, 6]
     facts = json.loads((tmp_path / "provenance.json").read_text())

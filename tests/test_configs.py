@@ -1,0 +1,96 @@
+"""Every experiment, data set and protocol composes, and so does every command in the README."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from eval import make_protocol
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from marigold.config import to_dataclass
+from marigold.training.loop import TrainConfig
+
+ROOT = Path(__file__).parent.parent
+CONFIGS = ROOT / "configs"
+EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "exp").glob("*.yaml"))
+RECIPES = [name for name in EXPERIMENTS if name in ("quickstart", "hypersim_vkitti")]
+DATASETS = sorted(path.stem for path in (CONFIGS / "dataset").glob("*.yaml"))
+PROTOCOLS = sorted(path.stem for path in (CONFIGS / "protocol").glob("*.yaml"))
+
+
+def composed(name, *overrides):
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config = compose(name, list(overrides))
+    # Everything but the values that a user must give can be resolved.
+    OmegaConf.to_container(config, resolve=True, throw_on_missing=False)
+    return config
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_composes_on_every_recipe(recipe, experiment):
+    names = [recipe] if experiment == recipe else [recipe, experiment]
+    config = composed("train", f"+exp=[{','.join(names)}]")
+    settings = to_dataclass(TrainConfig, config.train, "train")
+    assert settings.effective_batch % settings.micro_batch == 0
+    assert set(config.mixture) == set(config.data)
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_an_experiment_is_a_short_diff_with_a_promise(experiment):
+    lines = (CONFIGS / f"exp/{experiment}.yaml").read_text().splitlines()
+    assert len(lines) <= 25
+    assert lines[0] == "# @package _global_"
+    assert (lines[1].startswith("# ") and "scripts/" in lines[1]) or "make" in lines[1]
+
+
+def test_paper_recipe_has_the_papers_numbers():
+    config = composed("train", "+exp=hypersim_vkitti")
+    train = config.train
+    assert (train.steps, train.effective_batch, train.micro_batch, train.lr) == (30_000, 32, 2, 3e-5)
+    assert (train.warmup_steps, train.decay_steps, train.final_ratio) == (100, 25_000, 0.01)
+    assert (config.mixture.hypersim, config.mixture.vkitti, config.flip_probability) == (0.9, 0.1, 0.5)
+    assert (config.noise.strength, config.noise.annealed) == (0.9, True)
+    assert config.data.hypersim.transform == {"size": [480, 640], "antialias": False, "quantile": 0.02}
+    assert list(config.data.vkitti.reader.crop) == [352, 1216]
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_every_protocol_is_resolved_for_every_data_set(dataset, protocol):
+    config = composed("eval", f"dataset={dataset}", f"protocol={protocol}")
+    made = make_protocol(config)
+    assert made.name == protocol
+
+
+def readme_commands():
+    """(script, arguments) of every scripts/ command in the README, in code blocks and in the text."""
+    text = (ROOT / "README.md").read_text()
+    commands = re.findall(r"(?:python|accelerate launch[^\n`]*?) scripts/(\w+)\.py([^\n`|]*)", text)
+    return sorted({(script, arguments.split("#")[0].strip()) for script, arguments in commands})
+
+
+@pytest.mark.parametrize(("script", "arguments"), readme_commands())
+def test_readme_commands_compose(script, arguments):
+    assert (ROOT / f"scripts/{script}.py").is_file()
+    name = {"cache_latents": "train"}.get(script, script)
+    if not (CONFIGS / f"{name}.yaml").is_file():
+        return  # not a Hydra script; its own test runs it
+    words = ["action=check" if word == "check" else word for word in shlex.split(arguments) if word != "-m"]
+    words = ["dataset=nyu" if word == "dataset=NAME" else word for word in words]
+    if script == "prepare":
+        words = ["raw=RAW", "out=OUT", *words]
+    several = next((word for word in words if re.fullmatch(r"\w+=\w+(,\w+)+", word)), None)
+    key, _, choices = (several or "").partition("=")
+    for choice in choices.split(","):
+        composed(name, *(f"{key}={choice}" if word == several else word for word in words))
+
+
+def test_readme_promises_the_two_commands():
+    text = (ROOT / "README.md").read_text()
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"make (\w+)", text):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+    assert "make test" in (ROOT / ".ci/run").read_text()

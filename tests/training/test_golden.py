@@ -1,0 +1,53 @@
+"""The first losses of the quickstart are what they were: a refactor that moves them says so.
+
+To write the golden file anew after a change that is meant to move the losses:
+python tests/training/test_golden.py
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+from cache_latents import run as cache_latents
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from runs import losses
+from train import run
+
+from marigold.config import build
+from marigold.data.rooms import write_rooms
+from marigold.data.rooms.write import RoomsSize
+
+ROOT = Path(__file__).parent.parent.parent
+GOLDEN = Path(__file__).with_name("golden_losses.json")
+STEPS = 20
+# The quickstart's seed and picture sizes with fewer scenes, so that it takes seconds.
+SIZE = RoomsSize(12, 1, 10, 1, 1, 2, (96, 128), (72, 200), seed=2024)
+
+
+def first_losses(folder: Path) -> list[float]:
+    """The losses of the quickstart's recipe, base and pipeline over its first steps."""
+    data, rooms = folder / "data", folder / "data/rooms"
+    write_rooms(out=str(rooms), workers=1, size=SIZE)
+    node = OmegaConf.load(ROOT / "configs/prepare/hypersim.yaml")
+    paths = {"raw": str(rooms / "hypersim_raw"), "out": str(rooms / "hypersim"), "official": None}
+    build(OmegaConf.merge(node, paths, {"workers": 1, "dry_run": False, "max_broken": 0.0}), "prepare")
+    overrides = ["+exp=quickstart", "device=cpu", f"paths.data={data}", f"run_dir={folder / 'run'}"]
+    overrides += [f"model.base={ROOT / 'marigold/model/tiny'}", f"train.steps={STEPS}", "train.log_every=1"]
+    overrides += ["validation.panel=0", "train.checkpoint_every=1000", "train.validate_every=1000"]
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        config = compose("train", overrides)
+    cache_latents(config)
+    assert run(config)
+    return losses(folder / "run")
+
+
+def test_first_losses_of_the_quickstart(tmp_path):
+    assert first_losses(tmp_path) == pytest.approx(json.loads(GOLDEN.read_text()), rel=1e-4)
+
+
+if __name__ == "__main__":
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as made:
+        GOLDEN.write_text(json.dumps(first_losses(Path(made)), indent=1) + "\n")
