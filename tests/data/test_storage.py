@@ -255,10 +255,10 @@ def test_a_zip_bomb_that_lies_about_its_size(tmp_path):
     assert len(data) < 60_000
     true, false = (50_000_000).to_bytes(4, "little"), (1000).to_bytes(4, "little")
     path.write_bytes(data.replace(true, false))
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(DataError, match="more data than the 1,000 bytes promised"):
         open_storage(path).read("bomb")
-    assert time.monotonic() - start < 0.5  # it stopped after 1,001 bytes
+    assert time.process_time() - start < 0.5  # it stopped after 1,001 bytes
 
 
 def test_unreadable_zip_methods(tmp_path):
@@ -299,8 +299,8 @@ def test_the_paper_sets_size(tmp_path):
             file.write(member.tobuf(tarfile.USTAR_FORMAT))
         file.write(bytes(1024))
     open_storage(path)
-    start = time.monotonic()
+    start = time.process_time()
     storage = open_storage(path)
-    assert time.monotonic() - start < 1
+    assert time.process_time() - start < 1  # of the processor: a busy machine is no failure
     assert storage._index._table.nbytes < 20e6
     assert storage.read(names[77_777]) == b""
