@@ -1,5 +1,6 @@
-"""Any picture to one form: float32 RGB in [0, 1], channels first, upright."""
+"""Any picture to one form: float32 RGB in [0, 1], channels first, upright; and where the pictures are."""
 
+import glob
 import struct
 import zlib
 from pathlib import Path
@@ -12,6 +13,10 @@ from torch import Tensor
 
 Picture = Image.Image | np.ndarray | Tensor
 
+# Which files of a folder are pictures; a file that is named is tried whatever its ending.
+SUFFIXES = frozenset(
+    {".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+)
 # What is visible through a transparent pixel: white, as on a page.
 BACKGROUND = 1.0
 # What Pillow's decoders are known to raise for damaged files, beside its own documented errors.
@@ -55,6 +60,44 @@ def read_picture(path: str | Path) -> Float[Tensor, "3 H W"]:
         raise PictureError(f"{path}: cannot be read as a picture: {reason}") from error
 
 
+def find_pictures(source: str | Path) -> dict[Path, Path]:
+    """List the pictures of a file, a folder with its subfolders, a glob, or a .txt list of names.
+
+    Returns file -> its place below the folder, below the glob's fixed part or below the list's folder, sorted
+    except for a list. A list has one name per line, relative to its own folder; blank lines and lines that start
+    with # do not count, and its files need not exist. Raises PictureError if there is nothing.
+    """
+    path = Path(source)
+    if path.is_dir():
+        root, files = path, [file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file()]
+    elif path.is_file() and path.suffix == ".txt":
+        lines = [line.strip() for line in path.read_text().splitlines()]
+        root = path.parent
+        return {root / line: _place(root / line, root) for line in lines if line and not line.startswith("#")}
+    elif path.is_file():
+        root, files = path.parent, [path]
+    elif glob.has_magic(str(source)):
+        root = Path(*path.parts[: [glob.has_magic(part) for part in path.parts].index(True)])
+        files = [Path(name) for name in glob.glob(str(source), recursive=True)]
+        files = [file for file in files if file.is_file()]
+    else:
+        raise PictureError(f"{source}: no such file, folder or list")
+    if not files:
+        raise PictureError(f"{source}: no pictures there (in folders, files ending in {' '.join(sorted(SUFFIXES))})")
+    return {file: _place(file, root) for file in sorted(files)}
+
+
+def write_grey16(path: Path, values: Float[Tensor, "1 H W"]) -> None:
+    """Write values in [0, 1] as a 16-bit grey PNG, times 65535."""
+    counts = (values[0].double().cpu().clip(0, 1) * 65535).round().numpy().astype(np.uint16)
+    Image.fromarray(counts).save(path, format="PNG")
+
+
+def write_rgb(path: Path, values: np.ndarray) -> None:
+    """Write uint8 (H, W, 3) as a PNG."""
+    Image.fromarray(values).save(path, format="PNG")
+
+
 def to_image(picture: Picture) -> Float[Tensor, "3 H W"]:
     """Turn a picture into float32 RGB in [0, 1].
 
@@ -72,6 +115,12 @@ def to_image(picture: Picture) -> Float[Tensor, "3 H W"]:
     else:
         values = picture
     return torch.from_numpy(_rgb(_unit_range(_with_channels(values))).transpose(2, 0, 1).copy())
+
+
+def _place(file: Path, root: Path) -> Path:
+    """Where a file is below `root`; a file elsewhere keeps its whole path, so that no place is used twice."""
+    whole, base = file.resolve(), root.resolve()
+    return whole.relative_to(base) if whole.is_relative_to(base) else whole.relative_to(whole.anchor)
 
 
 def _from_pil(picture: Image.Image) -> np.ndarray:

@@ -1,0 +1,286 @@
+import io
+import struct
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from PIL import Image, ImageCms
+
+from marigold.pictures import PictureError, find_pictures, read_picture, to_image, write_grey16, write_rgb
+
+RED = (255, 0, 0)
+
+
+def one(*colour: float) -> torch.Tensor:
+    return torch.tensor(colour, dtype=torch.float32).reshape(3, 1, 1).expand(3, 2, 3)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "RGBX", "P", "YCbCr", "CMYK", "HSV", "RGBa", "PA"])
+def test_red_is_red_in_every_colour_mode(mode: str):
+    picture = Image.new("RGB", (3, 2), RED)
+    if mode == "RGBa":
+        picture = picture.convert("RGBA")
+    elif mode == "PA":
+        picture = picture.convert("P")
+    torch.testing.assert_close(to_image(picture.convert(mode)), one(1, 0, 0), atol=0.01, rtol=0)
+
+
+def test_lab_is_converted():
+    profiles = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
+    lab = ImageCms.profileToProfile(Image.new("RGB", (3, 2), (200, 40, 90)), *profiles, outputMode="LAB")
+    torch.testing.assert_close(to_image(lab), one(200 / 255, 40 / 255, 90 / 255), atol=0.03, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("mode", "value", "expected"),
+    [
+        ("1", 1, 1.0),
+        ("L", 51, 0.2),
+        ("LA", (51, 255), 0.2),
+        ("I;16", 13107, 0.2),
+        ("I;16L", 13107, 0.2),
+        ("I;16B", 13107, 0.2),
+        ("I", 13107, 0.2),
+        ("F", 0.2, 0.2),
+    ],
+)
+def test_grey_is_repeated(mode: str, value: object, expected: float):
+    torch.testing.assert_close(to_image(Image.new(mode, (3, 2), value)), one(*[expected] * 3), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "picture",
+    [
+        Image.new("RGBA", (3, 2), (255, 0, 0, 51)),
+        np.tile(np.array([1, 0, 0, 0.2]), (2, 3, 1)),
+        torch.tensor([1, 0, 0, 0.2]).reshape(4, 1, 1).expand(4, 2, 3),
+    ],
+    ids=["PIL", "array", "tensor"],
+)
+def test_alpha_is_composited_over_white(picture: object):
+    """A fifth of red over white: 0.2 * (1, 0, 0) + 0.8 * (1, 1, 1)."""
+    torch.testing.assert_close(to_image(picture), one(1, 0.8, 0.8), atol=1e-6, rtol=0)
+
+
+def test_grey_alpha_and_palette_transparency():
+    grey = Image.new("LA", (3, 2), (0, 51))
+    torch.testing.assert_close(to_image(grey), one(0.8, 0.8, 0.8), atol=1e-6, rtol=0)
+    file = io.BytesIO()
+    Image.new("P", (3, 2), 0).save(file, format="GIF", transparency=0)
+    assert torch.equal(to_image(Image.open(file)), one(1, 1, 1))
+
+
+@pytest.mark.parametrize(("orientation", "shape"), [(1, (2, 3)), (3, (2, 3)), (6, (3, 2)), (8, (3, 2))])
+def test_exif_rotation_is_applied(tmp_path: Path, orientation: int, shape: tuple[int, int]):
+    values = np.arange(18, dtype=np.uint8).reshape(2, 3, 3)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(values).save(tmp_path / "a.png", exif=exif)
+    # 3: upside down; 6: the camera was turned left, so the picture turns right; 8: the opposite.
+    upright = np.rot90(values, {1: 0, 3: 2, 6: 3, 8: 1}[orientation])
+    result = read_picture(tmp_path / "a.png")
+    assert result.shape[1:] == shape
+    np.testing.assert_allclose(result.numpy() * 255, upright.transpose(2, 0, 1), atol=1e-4)
+
+
+@pytest.mark.parametrize(("dtype", "top"), [(np.uint8, 255), (np.uint16, 65535), (np.float64, 1), (np.float16, 1)])
+def test_arrays_and_tensors_are_scaled_by_their_type(dtype: type, top: float):
+    values = (np.array([[0, 0.25], [0.5, 1]]) * top).astype(dtype)
+    expected = torch.from_numpy(values.astype(np.float64) / top).float().expand(3, 2, 2)
+    for picture in (values, values[..., None], torch.from_numpy(values), torch.from_numpy(values)[None]):
+        torch.testing.assert_close(to_image(picture), expected)
+
+
+def test_the_result_shares_no_memory_with_the_picture():
+    values = torch.zeros(3, 2, 2)
+    to_image(values).fill_(1)
+    assert values.sum() == 0
+
+
+@pytest.mark.parametrize(
+    "picture",
+    [
+        np.zeros((2, 2, 5)),
+        np.zeros((2,)),
+        np.zeros((1, 2, 2, 3)),
+        np.zeros((0, 4)),
+        np.zeros((2, 2), dtype=np.int32),
+        np.zeros((2, 2), dtype=bool),
+        np.zeros((2, 2), dtype=complex),
+        np.full((2, 2), np.nan),
+        np.full((2, 2), 1.5),
+        np.full((2, 2), -0.1),
+        torch.zeros(2, 3, 4, 4, 4),
+        torch.zeros(2, 2, dtype=torch.int64),
+        Image.new("I", (2, 2), -1),
+        Image.new("I", (2, 2), 70000),
+        Image.new("F", (2, 2), 3.0),
+        Image.new("RGB", (0, 2)),
+    ],
+)
+def test_what_has_no_meaning_is_refused(picture: object):
+    with pytest.raises(PictureError):
+        to_image(picture)
+
+
+def test_a_16_bit_file_keeps_its_bits(tmp_path: Path):
+    values = torch.rand(1, 5, 7, generator=torch.Generator().manual_seed(0))
+    write_grey16(tmp_path / "a.png", values)
+    torch.testing.assert_close(read_picture(tmp_path / "a.png")[:1], values, atol=0.51 / 65535, rtol=0)
+    assert np.asarray(Image.open(tmp_path / "a.png")).dtype == np.uint16
+
+
+def test_rgb_and_npy_files(tmp_path: Path):
+    values = np.random.default_rng(0).integers(0, 256, (4, 5, 3), dtype=np.uint8)
+    write_rgb(tmp_path / "a.png", values)
+    np.save(tmp_path / "a.npy", values)
+    assert torch.equal(read_picture(tmp_path / "a.png"), read_picture(tmp_path / "a.npy"))
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "text", "short", "folder"])
+def test_an_unreadable_file_is_named(tmp_path: Path, damage: str):
+    path = tmp_path / "photo.png"
+    file = io.BytesIO()
+    Image.effect_noise((64, 64), 50).save(file, format="PNG")
+    if damage == "folder":
+        path.mkdir()
+    elif damage != "missing":
+        path.write_bytes({"empty": b"", "text": b"not a picture", "short": file.getvalue()[:2000]}[damage])
+    with pytest.raises(PictureError, match=r"photo\.png: cannot be read"):
+        read_picture(path)
+
+
+def test_a_picture_bomb_is_refused(tmp_path: Path):
+    header = struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
+    path = tmp_path / "bomb.png"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + b"IHDR" + header + b"\0" * 4)
+    with pytest.raises(PictureError, match="bomb"):
+        read_picture(path)
+
+
+def touch(root: Path, *names: str) -> None:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+
+
+def places(source: object) -> list[str]:
+    return [place.as_posix() for place in find_pictures(source).values()]
+
+
+def test_finding_pictures(tmp_path: Path):
+    touch(tmp_path, "b.PNG", "a.jpg", "sub/c.webp", "sub/notes.md", "odd[1].png")
+    assert places(tmp_path) == ["a.jpg", "b.PNG", "odd[1].png", "sub/c.webp"]
+    assert places(tmp_path / "sub") == ["c.webp"]
+    assert places(tmp_path / "sub/notes.md") == ["notes.md"]
+    assert places(tmp_path / "odd[1].png") == ["odd[1].png"]
+    assert places(tmp_path / "**/*.[jw]*") == ["a.jpg", "sub/c.webp"]
+    assert places(tmp_path / "s*/c.*") == ["sub/c.webp"]
+
+
+def test_a_list_of_names_keeps_its_order_and_missing_files(tmp_path: Path):
+    touch(tmp_path, "a.jpg", "sub/b.jpg")
+    (tmp_path / "list.txt").write_text("# mine\nsub/b.jpg\n\n  a.jpg  \ngone.jpg\n")
+    assert places(tmp_path / "list.txt") == ["sub/b.jpg", "a.jpg", "gone.jpg"]
+    assert next(iter(find_pictures(tmp_path / "list.txt"))) == tmp_path / "sub/b.jpg"
+
+
+def test_places_never_lead_out_of_the_output(tmp_path: Path):
+    touch(tmp_path, "outside.jpg", "lists/inside.jpg")
+    names = ["../outside.jpg", str(tmp_path / "outside.jpg"), "sub/../inside.jpg"]
+    for name in names:
+        (tmp_path / "lists/list.txt").write_text(name)
+        (place,) = places(tmp_path / "lists/list.txt")
+        assert not place.startswith("/")
+        assert ".." not in place
+
+
+@pytest.mark.parametrize("source", ["nothing", "nothing/*.jpg", "empty"])
+def test_nothing_found_is_an_error(tmp_path: Path, source: str):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(PictureError, match=source.split("/")[0]):
+        find_pictures(tmp_path / source)
+
+
+def check_or_refused(picture: object) -> None:
+    try:
+        image = to_image(picture)
+    except PictureError:
+        return
+    assert image.dtype == torch.float32
+    assert image.shape[0] == 3
+    assert 0 <= image.min() <= image.max() <= 1
+
+
+QUICK = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+LONG = settings(QUICK, max_examples=2000)
+ARRAYS = hnp.arrays(
+    st.one_of(hnp.scalar_dtypes(), hnp.array_dtypes()) | st.sampled_from([np.uint8, np.uint16, np.float32]),
+    hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=5),
+)
+MODES = ["1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV", "I", "F"]
+MODES += ["I;16", "I;16L", "I;16B"]
+
+
+@st.composite
+def pil_images(draw: st.DrawFn) -> Image.Image:
+    mode, size = draw(st.sampled_from(MODES)), draw(st.tuples(st.integers(1, 9), st.integers(1, 9)))
+    length = len(Image.new(mode, size).tobytes())
+    picture = Image.frombytes(mode, size, draw(st.binary(min_size=length, max_size=length)))
+    orientation = draw(st.none() | st.integers(0, 255))
+    if orientation is not None:
+        picture.getexif()[0x0112] = orientation
+    return picture
+
+
+@st.composite
+def damaged_files(draw: st.DrawFn) -> bytes:
+    file = io.BytesIO()
+    container = draw(st.sampled_from(["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "JPEG2000", "ICO", "TGA"]))
+    Image.effect_noise((17, 13), 60).save(file, format=container)
+    data = bytearray(file.getvalue())
+    for _ in range(draw(st.integers(0, 6))):
+        data[draw(st.integers(0, len(data) - 1))] = draw(st.integers(0, 255))
+    return bytes(data[: draw(st.integers(0, len(data)))] if draw(st.booleans()) else data)
+
+
+def fuzz_array(array: np.ndarray) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # numpy's, about NaN
+        check_or_refused(array)
+
+
+def fuzz_file(data: bytes, folder: Path) -> None:
+    path = folder / "fuzz.png"
+    path.write_bytes(data)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's, about damage that it can read past
+            image = read_picture(path)
+    except PictureError:
+        return
+    assert image.isfinite().all()
+
+
+test_fuzzed_arrays = given(ARRAYS)(QUICK(fuzz_array))
+test_fuzzed_pil_images = given(pil_images())(QUICK(check_or_refused))
+test_many_fuzzed_arrays = pytest.mark.slow(given(ARRAYS)(LONG(fuzz_array)))
+test_many_fuzzed_pil_images = pytest.mark.slow(given(pil_images())(LONG(check_or_refused)))
+
+
+@QUICK
+@given(data=damaged_files())
+def test_fuzzed_files(tmp_path_factory: pytest.TempPathFactory, data: bytes):
+    fuzz_file(data, tmp_path_factory.getbasetemp())
+
+
+@pytest.mark.slow
+@LONG
+@given(data=damaged_files())
+def test_many_fuzzed_files(tmp_path_factory: pytest.TempPathFactory, data: bytes):
+    fuzz_file(data, tmp_path_factory.getbasetemp())
