@@ -51,26 +51,23 @@ def fit_affine(
 def _fit_image(
     pred: Float[Tensor, "1 H W"], target: Float[Tensor, "1 H W"], valid: Bool[Tensor, "1 H W"], index: int
 ) -> tuple[float, float]:
-    rows = []
+    # About the first valid pixel: nothing cancels, as that is no farther off than the spread allows, and all
+    # moments of a constant are exactly 0.
+    origin: tuple[Tensor, Tensor] | None = None
+    rows, count = [], 0
     for x, y in valid_pieces(pred, target, valid):
-        low, high = x.aminmax()
-        mean_x, mean_y = x.mean(), y.mean()
-        x, y = x.sub_(mean_x), y.sub_(mean_y)
-        rows.append(torch.stack((low, high, mean_x, mean_y, torch.dot(x, x), torch.dot(x, y), low.new_tensor(len(x)))))
-    if not rows:
+        origin = origin or (x[0].clone(), y[0].clone())
+        x, y = x.sub_(origin[0]), y.sub_(origin[1])
+        rows.append(torch.stack((x.sum(), y.sum(), torch.dot(x, x), torch.dot(x, y))))
+        count += len(x)
+    if origin is None:
         raise ValueError(f"image {index} of the batch has no valid pixel to align the prediction on")
-    # The moments of the pieces, about their own means, add up about the common mean (Chan et al., 1983).
-    low, high, mean_x, mean_y, moment_xx, moment_xy, count = torch.stack(rows).unbind(1)
-    weight = count / count.sum()
-    x, y = torch.dot(weight, mean_x), torch.dot(weight, mean_y)
-    if not bool(torch.isfinite(x + y)):
+    mean_x, mean_y, square, product = (torch.stack(rows).sum(0) / count).tolist()
+    if not math.isfinite(square + product + mean_y):
         raise ValueError(f"image {index} of the batch has NaN or infinity at a valid pixel")
-    if low.amin() == high.amax():
-        return 0.0, float(y)
-    variance = moment_xx.sum() + torch.dot(count, (mean_x - x) ** 2)
-    covariance = moment_xy.sum() + torch.dot(count, (mean_x - x) * (mean_y - y))
-    scale = covariance / variance
-    return float(scale), float(y - scale * x)
+    variance, covariance = square - mean_x**2, product - mean_x * mean_y
+    scale = covariance / variance if variance > 0 else 0.0
+    return scale, float(origin[1]) + mean_y - scale * (float(origin[0]) + mean_x)
 
 
 def fit_log_ransac(
@@ -117,7 +114,7 @@ def align_to(prediction: Tensor, sparse_metres: Tensor, method: str = ...) -> Te
 def align_to(prediction: Prediction, sparse_metres: Tensor, method: str = ...) -> Prediction: ...
 def align_to(
     prediction: Float[Tensor, "B 1 H W"] | Prediction,
-    sparse_metres: Float[Tensor, "B 1 H W"],
+    sparse_metres: Float[Tensor, "B 1 h w"],
     method: str = "least_squares",
 ) -> Float[Tensor, "B 1 H W"] | Prediction:
     """Turn affine-invariant depth into metres, given the metres of some pixels (0 elsewhere).

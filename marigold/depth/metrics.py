@@ -61,7 +61,9 @@ def _squares(values: Tensor) -> Tensor:
 
 
 def _within(chunk: _Chunk, power: int) -> Tensor:
-    return torch.count_nonzero(chunk.ratio < 1.25**power)
+    # As numbers, not as bool: that comparison is vectorised and its sum too.
+    below = torch.lt(chunk.ratio, 1.25**power, out=torch.empty_like(chunk.ratio))
+    return below.sum()
 
 
 def _squared_log(chunk: _Chunk) -> Tensor:
@@ -128,7 +130,7 @@ def _image_metrics(
         count += len(chunk.pred)
         lowest.append(torch.stack((chunk.pred.amin(), chunk.target.amin())))
         total = chunk.pred.sum() + chunk.target.sum()
-        sums.append(torch.stack([total, *(term(chunk).double() for term in terms)]))
+        sums.append(torch.stack([total, *(term(chunk) for term in terms)]))
     if not count:
         raise ValueError(f"image {index} of the batch has no valid pixel, so it has no metrics")
     total, *means = (torch.stack(sums).sum(0) / count).tolist()

