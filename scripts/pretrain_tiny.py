@@ -45,10 +45,10 @@ class PretrainConfig:
     street_size: tuple[int, int]
     unet_channels: tuple[int, int, int]
     vae_channels: tuple[int, int, int, int]
-    vae_steps: int
+    vae_steps: list[int]
     vae_batch: int
     vae_crop: int
-    vae_lr: float
+    vae_lr: list[float]
     kl_weight: float
     gradient_weight: float
     unet_steps: int
@@ -110,15 +110,18 @@ def gradients(images: Tensor) -> tuple[Tensor, Tensor]:
     return images[..., 1:] - images[..., :-1], images[..., 1:, :] - images[..., :-1, :]
 
 
-def train_vae(vae: AutoencoderKL, photos: dict[str, np.ndarray], config: PretrainConfig) -> dict[str, float]:
-    """Reconstruction: L1 on pixels and on their gradients, and a small KL term."""
-    rng = np.random.default_rng([config.seed, 1])
+def train_vae(
+    vae: AutoencoderKL, photos: dict[str, np.ndarray], config: PretrainConfig, cycle: int
+) -> dict[str, float]:
+    """Reconstruction: L1 on pixels and on their gradients, and a small KL term; one cycle of the learning rate."""
+    rng = np.random.default_rng([config.seed, 1, cycle])
     noise = torch.Generator().manual_seed(config.seed)
-    optimizer = torch.optim.AdamW(vae.parameters(), config.vae_lr, betas=(0.9, 0.99), weight_decay=1e-4)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.vae_lr, config.vae_steps, pct_start=0.05)
+    steps, lr = config.vae_steps[cycle], config.vae_lr[cycle]
+    optimizer = torch.optim.AdamW(vae.parameters(), lr, betas=(0.9, 0.99), weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, steps, pct_start=0.05)
     vae.train()
     start, recent = time.time(), torch.ones(())
-    for step in (bar := tqdm(range(config.vae_steps), desc="vae", mininterval=20)):
+    for step in (bar := tqdm(range(steps), desc=f"vae {cycle}", mininterval=20)):
         images = vary(draw(photos, config.vae_batch, config.vae_crop, rng), rng)
         with torch.autocast("cpu", torch.bfloat16):  # 1.7 times as fast on two cores with AVX512-BF16
             posterior = vae.encode(images).latent_dist
@@ -136,7 +139,7 @@ def train_vae(vae: AutoencoderKL, photos: dict[str, np.ndarray], config: Pretrai
         if step % 50 == 0:
             bar.set_postfix(loss=f"{recent.item():.4f}", refresh=False)
     vae.eval()
-    return {"vae_minutes": (time.time() - start) / 60}
+    return {f"vae_{cycle}_minutes": (time.time() - start) / 60}
 
 
 @torch.no_grad()
@@ -227,7 +230,8 @@ def main(node: DictConfig) -> None:
         # What is used and measured from here on is what is committed: half floats.
         module.half().float()
 
-    stage("vae", backbone.vae, lambda: train_vae(backbone.vae, photos, config))
+    for cycle in range(len(config.vae_steps)):
+        stage(f"vae_{cycle}", backbone.vae, lambda cycle=cycle: train_vae(backbone.vae, photos, config, cycle))  # type: ignore[misc]
     latents = encode(backbone.vae, photos)
     scaling = round(1 / latents["rooms"].std().item(), 5)
     backbone.vae.register_to_config(scaling_factor=scaling)

@@ -30,11 +30,12 @@ from marigold.config import ConfigError, build, to_dataclass
 from marigold.data.errors import DataError
 from marigold.evaluation import provenance
 from marigold.model.backbone import Backbone, BaseModelError
+from marigold.model.model_card import Score, model_card
 from marigold.model.pipeline import DepthSettings, MarigoldDepth
 from marigold.training.loop import Run, TrainConfig, accumulation_steps, train
 from marigold.training.objective import NoiseConfig, Objective
 from marigold.training.tracking import JsonLines, Trackers, Wandb
-from marigold.training.validation import Sampling, ValidationSet, validate
+from marigold.training.validation import METRICS, Sampling, ValidationSet, validate
 
 STOPPED = 75  # EX_TEMPFAIL: run the same command again
 PRECISIONS = ("auto", "no", "bf16", "fp16")
@@ -42,10 +43,12 @@ PRECISIONS = ("auto", "no", "bf16", "fp16")
 
 @dataclass(frozen=True)
 class Export:
-    """What a checkpoint recommends to whoever loads it."""
+    """What a checkpoint says to whoever loads it: recommended settings, and the model card's data and notes."""
 
     default_denoising_steps: int
     default_processing_resolution: int
+    data: list[str]
+    notes: str
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,27 @@ def record_run(folder: Path, config: DictConfig) -> None:
     (folder / "changes.diff").write_text(diff)
 
 
+def make_card(config: DictConfig, export: Export, judged_on: list[ValidationSet], values: dict[str, float]) -> str:
+    """The model card, with the figures of the newest validation."""
+    plain: Any = OmegaConf.to_container(config, resolve=True)
+    settings = {**plain["train"], "noise": plain["noise"], "mixture": plain["mixture"], "commit": provenance.commit()}
+    scores = [
+        Score(f"{part.name} validation", len(part.samples), metric, values[f"{part.name}/{metric}"])
+        for part in judged_on
+        for metric in METRICS
+        if f"{part.name}/{metric}" in values
+    ]
+    return model_card(
+        name=config.name,
+        base=config.model.base,
+        revision=config.model.revision,
+        data=export.data,
+        settings=settings,
+        scores=scores,
+        notes=export.notes,
+    )
+
+
 def run(config: DictConfig) -> bool:
     """Train as configured; raises ValueError or OSError with a message for a person."""
     settings = to_dataclass(TrainConfig, config.train, "train")
@@ -143,17 +167,23 @@ def run(config: DictConfig) -> bool:
             )
         return Trackers(trackers)
 
-    def judge(step: int) -> dict[str, float]:
-        return validate(model, judged_on, sampling, accelerator, folder / "panels" / f"step_{step:06d}.png")
+    latest: dict[str, float] = {}
 
-    if settings.select_by not in {f"{part.name}/{metric}" for part in judged_on for metric in ("abs_rel", "delta1")}:
+    def judge(step: int) -> dict[str, float]:
+        latest.update(validate(model, judged_on, sampling, accelerator, folder / "panels" / f"step_{step:06d}.png"))
+        return dict(latest)
+
+    def save_model(path: Path) -> None:
+        model.save_pretrained(path, make_card(config, export, judged_on, latest))
+
+    if settings.select_by not in {f"{part.name}/{metric}" for part in judged_on for metric in METRICS}:
         raise ConfigError(f"train.select_by: no validation set gives {settings.select_by!r}")
     parts = Run(
         folder=folder,
         unet=backbone.unet,
         data=data,
         objective=objective,
-        save_model=lambda path: model.save_pretrained(path) and None,
+        save_model=save_model,
         validate=judge,
         recipe=recipe(config, sets),
         make_tracker=make_tracker,
