@@ -1,0 +1,152 @@
+"""Paper-style tables over data sets, AbsRel and delta1 with the average rank, in Markdown, LaTeX and HTML.
+
+Rows of different protocols are never ranked together: every protocol is a table of its own.
+"""
+
+import base64
+import html
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from marigold.evaluation.errors import EvaluationError
+from marigold.evaluation.published import DATASETS
+from marigold.evaluation.report import MEASURED, Entry, markdown, measured_entry, published_entries
+
+STYLE = """
+:root { color-scheme: light dark; --line: #d0d7de; --ours: #fff4d6; }
+@media (prefers-color-scheme: dark) { :root { --line: #3d444d; --ours: #3a3116; } }
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem; padding: 0 1rem; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+th, td { border-bottom: 1px solid var(--line); padding: .3rem .6rem; text-align: right; white-space: nowrap; }
+th:first-child, td:first-child, td.text, th.text { text-align: left; }
+tr.ours { background: var(--ours); }
+img { max-width: 100%; background: #fff; }
+"""
+
+
+@dataclass(frozen=True)
+class Table:
+    """The rows of one protocol, each with its average rank (None: not ranked), and the data sets as columns."""
+
+    protocol: str
+    datasets: tuple[str, ...]
+    rows: tuple[tuple[Entry, float | None], ...]
+
+
+def collect(contents: Sequence[Mapping[str, Any]], published: bool) -> list[Table]:
+    """One table per protocol that was measured, ours joined over data sets, with the published rows above.
+
+    Raises EvaluationError when two results are of the same method, setting, protocol and data set.
+    """
+    ours: dict[tuple[str, str, str], Entry] = {}
+    for content in contents:
+        entry = measured_entry(content)
+        key = (entry.method, entry.setting, entry.protocol)
+        before = ours.get(key, replace(entry, values={}, notes=()))
+        twice = set(before.values) & set(entry.values)
+        if twice:
+            raise EvaluationError(f"two results of {' '.join(key)} on {', '.join(twice)}; leave one of them out")
+        notes = tuple(f"{content['dataset']}: {note}" for note in entry.notes)
+        ours[key] = replace(before, values={**before.values, **entry.values}, notes=before.notes + notes)
+    tables = []
+    for protocol in dict.fromkeys(entry.protocol for entry in ours.values()):
+        mine = [entry for entry in ours.values() if entry.protocol == protocol]
+        measured = {dataset for entry in mine for dataset in entry.values}
+        others = [entry for entry in published_entries() if entry.protocol == protocol] if published else []
+        others = [entry for entry in others if measured & set(entry.values)]
+        datasets = [name for name in DATASETS if name in measured] + sorted(measured - set(DATASETS))
+        rows = [*others, *mine]
+        tables.append(Table(protocol, tuple(datasets), tuple(zip(rows, ranks(rows, datasets), strict=True))))
+    return tables
+
+
+def ranks(rows: Sequence[Entry], datasets: Sequence[str]) -> list[float | None]:
+    """Average rank of each row over all columns, 1 the best, ties sharing the mean of their places.
+
+    Only rows with a value in every column and without notes are ranked: a part of the images, or another
+    list, is no basis for a place.
+    """
+    fit = [row for row in rows if not row.notes and all(dataset in row.values for dataset in datasets)]
+    if len(fit) < 2:
+        return [None] * len(rows)
+    # Lower AbsRel is better, higher delta1 is; the published precision decides what is a tie.
+    columns = [[round(sign * row.values[d][k], 1) for row in fit] for d in datasets for k, sign in ((0, 1), (1, -1))]
+    average = {
+        id(row): sum(
+            sum(other < column[place] for other in column) + (column.count(column[place]) + 1) / 2
+            for column in columns
+        )
+        / len(columns)
+        for place, row in enumerate(fit)
+    }
+    return [average.get(id(row)) for row in rows]
+
+
+def _cells(table: Table) -> tuple[list[str], list[list[str]]]:
+    header = ["method", "steps x ensemble", "source"]
+    header += [f"{dataset} {metric}" for dataset in table.datasets for metric in ("AbsRel", "delta1")]
+    lines = []
+    for entry, rank in table.rows:
+        digits = 2 if entry.source == MEASURED else 1
+        values = [entry.values.get(dataset) for dataset in table.datasets]
+        numbers = [text for pair in values for text in ([f"{n:.{digits}f}" for n in pair] if pair else ["", ""])]
+        mark = f"{rank:.2f}" if rank is not None else ""
+        lines.append([entry.method, entry.setting, entry.source, *numbers, mark, "; ".join(entry.notes)])
+    return [*header, "avg. rank", "notes"], lines
+
+
+def to_markdown(tables: Sequence[Table]) -> str:
+    """Markdown, a heading per protocol; percent."""
+    return "\n\n".join(f"### Protocol `{table.protocol}`\n\n{markdown(*_cells(table))}" for table in tables) + "\n"
+
+
+def to_latex(tables: Sequence[Table]) -> str:
+    """A booktabs `tabular` per protocol; percent."""
+    parts = []
+    for table in tables:
+        header, lines = _cells(table)
+        body = "\n".join(" & ".join(_tex(cell) for cell in line) + r" \\" for line in lines)
+        columns = "lll" + "r" * (len(header) - 4) + "l"
+        parts.append(
+            f"% protocol {table.protocol}\n\\begin{{tabular}}{{{columns}}}\n\\toprule\n"
+            f"{' & '.join(_tex(cell) for cell in header)} \\\\\n\\midrule\n{body}\n\\bottomrule\n\\end{{tabular}}"
+        )
+    return "\n\n".join(parts) + "\n"
+
+
+def to_html(tables: Sequence[Table], panels: Mapping[str, Path]) -> str:
+    """One self-contained page, light or dark as the reader's system; `panels`: caption -> png, embedded."""
+    parts = []
+    for table in tables:
+        header, lines = _cells(table)
+        head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
+        rows = "".join(
+            f'<tr class="{"ours" if entry.source == MEASURED else "published"}">'
+            + "".join(f"<td>{html.escape(cell.strip('*'))}</td>" for cell in line)
+            + "</tr>"
+            for (entry, _), line in zip(table.rows, lines, strict=True)
+        )
+        parts.append(
+            f"<h2>Protocol {html.escape(table.protocol)}</h2><div class='scroll'><table><thead><tr>{head}</tr></thead>"
+            f"<tbody>{rows}</tbody></table></div>"
+        )
+    for caption, path in panels.items():
+        picture = base64.b64encode(path.read_bytes()).decode()
+        name = html.escape(caption)
+        parts.append(f'<h3>{name}</h3><img alt="{name}" src="data:image/png;base64,{picture}">')
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Depth evaluation</title>'
+        '<meta name="viewport" content="width=device-width"><link rel="icon" href="data:,">'
+        f"<style>{STYLE}</style></head><body><h1>Depth evaluation</h1><p>AbsRel and delta1 in percent. Rows of "
+        "different protocols are not ranked together; rows with notes are not ranked.</p>"
+        f"{''.join(parts)}</body></html>\n"
+    )
+
+
+def _tex(text: str) -> str:
+    for plain, escaped in (("_", r"\_"), ("%", r"\%"), ("&", r"\&"), ("*", ""), (" x ", r" $\times$ ")):
+        text = text.replace(plain, escaped)
+    return text

@@ -1,0 +1,62 @@
+"""Put results of scripts/eval.py into paper-style tables: Markdown, LaTeX and one HTML page with the panels.
+
+python scripts/table.py results=[runs/eval] output=runs/table
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+
+from marigold.config import to_dataclass
+from marigold.evaluation.errors import EvaluationError
+from marigold.evaluation.results import read_results
+from marigold.evaluation.table import collect, to_html, to_latex, to_markdown
+
+
+@dataclass(frozen=True)
+class TableConfig:
+    """The keys of configs/table.yaml."""
+
+    results: list[str]
+    published: bool
+    output: str
+
+
+def run(config: DictConfig) -> None:
+    """Write the three files; raises EvaluationError for a folder without results."""
+    settings = to_dataclass(TableConfig, OmegaConf.masked_copy(config, ["results", "published", "output"]))
+    found: list[Path] = []
+    for folder in settings.results:
+        below = sorted(Path(folder).rglob("results.json"))
+        if not below:
+            raise EvaluationError(f"results={folder}: no results.json below it; scripts/eval.py writes one")
+        found += below
+    contents = [read_results(path) for path in found]
+    tables = collect(contents, settings.published)
+    panels = {
+        f"{content['predictor']['name']} on {content['dataset']}, protocol {content['protocol']['name']}": panel
+        for content, path in zip(contents, found, strict=True)
+        if (panel := path.parent / "panel.png").is_file()
+    }
+    output = Path(settings.output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    texts = {".md": to_markdown(tables), ".tex": to_latex(tables), ".html": to_html(tables, panels)}
+    for ending, text in texts.items():
+        output.with_name(output.name + ending).write_text(text)
+    print(f"{texts['.md']}\nwritten to {output}.md, {output}.tex and {output}.html")
+
+
+@hydra.main(version_base="1.3", config_path="../configs", config_name="table")
+def main(config: DictConfig) -> None:
+    """One line on stderr and exit code 1 for what a person can mend."""
+    try:
+        run(config)
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

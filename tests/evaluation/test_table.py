@@ -1,0 +1,100 @@
+"""Tables: protocols apart, ranks by hand, and every row marked published or measured."""
+
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from marigold.evaluation.errors import EvaluationError
+from marigold.evaluation.report import Entry, single_table
+from marigold.evaluation.table import collect, ranks, to_html, to_latex, to_markdown
+
+
+def content(dataset, abs_rel, delta1, protocol="marigold", complete=True, official=True, name="my_model"):
+    return {
+        "dataset": dataset,
+        "protocol": {"name": protocol},
+        "split": {"official": official, "count": 654},
+        "predictor": {"name": name},
+        "sampler": {"steps": 1, "ensemble_size": 10},
+        "count": 654 if complete else 650,
+        "expected": 654,
+        "complete": complete,
+        "metrics": {"abs_rel": {"mean": abs_rel}, "delta1": {"mean": delta1}},
+    }
+
+
+def entry(method, *values, notes=()):
+    return Entry(method, "", "p", "measured here", dict(zip("ab", values, strict=False)), notes)
+
+
+def test_ranks_by_hand():
+    rows = [
+        entry("x", (5.0, 90.0), (9.0, 80.0)),
+        entry("y", (6.0, 95.0), (8.0, 80.0)),
+        entry("z", (7.0, 85.0), (8.0, 70.0)),
+    ]
+    # AbsRel a: 1 2 3; delta1 a: 2 1 3; AbsRel b: 3 1.5 1.5; delta1 b: 1.5 1.5 3.
+    assert ranks(rows, ["a", "b"]) == pytest.approx([7.5 / 4, 6 / 4, 10.5 / 4])
+    partial = [*rows[:2], entry("short", (1.0, 99.0)), entry("odd", (1.0, 99.0), (1.0, 99.0), notes=("incomplete",))]
+    assert ranks(partial, ["a", "b"])[2:] == [None, None]
+    assert ranks(rows[:1], ["a", "b"]) == [None]
+
+
+def test_protocols_are_tables_of_their_own_and_every_row_says_what_it_is():
+    tables = collect(
+        [content("nyu", 0.0555, 0.9612), content("kitti", 0.1, 0.9), content("nyu", 0.05, 0.97, "disparity")], True
+    )
+    assert [table.protocol for table in tables] == ["marigold", "disparity"]
+    methods = {table.protocol: [row.method for row, _ in table.rows] for table in tables}
+    assert "Marigold v1.0" in methods["marigold"]
+    assert "DPT" not in methods["marigold"]
+    assert "DPT" in methods["disparity"]
+    assert methods["marigold"].count("my_model") == 1  # both data sets in one row
+    text = to_markdown(tables)
+    ours = next(line for line in text.splitlines() if "my_model" in line)
+    assert "measured here" in ours
+    assert "5.55" in ours
+    assert "96.12" in ours
+    assert all(
+        "*published*" in line or "measured here" in line
+        for line in text.splitlines()
+        if line.startswith("| ") and "method" not in line
+    )
+
+
+def test_what_is_incomplete_or_unofficial_is_said_and_not_ranked():
+    table = collect([content("nyu", 0.01, 0.99, complete=False, official=False)], True)[0]
+    row, rank = table.rows[-1]
+    assert rank is None
+    assert row.notes == ("nyu: incomplete: 650 of 654 images", "nyu: unofficial split (654 lines)")
+    assert "incomplete: 650 of 654" in single_table(content("nyu", 0.01, 0.99, complete=False))
+
+
+def test_two_results_for_one_cell_are_refused():
+    with pytest.raises(EvaluationError, match=r"two results of my_model .* on nyu"):
+        collect([content("nyu", 0.1, 0.9), content("nyu", 0.2, 0.8)], False)
+
+
+def test_html_is_one_well_formed_file_and_latex_is_escaped(tmp_path):
+    (tmp_path / "panel.png").write_bytes(b"\x89PNG")
+    tables = collect([content("nyu", 0.05, 0.97, name="a<b_c")], True)
+    page = to_html(tables, {"a<b_c on nyu": tmp_path / "panel.png"})
+    assert "a<b" not in page
+    assert not re.search(r"(src|href)=.(?!data:)", page)
+    assert "prefers-color-scheme: dark" in page
+    open_tags: list[str] = []
+
+    class Checker(HTMLParser):
+        def handle_starttag(self, tag, attributes):
+            if tag not in ("meta", "link", "img"):
+                open_tags.append(tag)
+
+        def handle_endtag(self, tag):
+            assert open_tags.pop() == tag
+
+    Checker().feed(page)
+    assert open_tags == []
+    latex = to_latex(tables)
+    assert r"a<b\_c" in latex
+    assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}") == 1

@@ -1,0 +1,110 @@
+"""scripts/eval.py as a person calls it: results on disk, and one line for every mistake."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.errors import ConfigCompositionException
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+THEIRS = """
+from marigold.types import Prediction
+def grey(image):
+    return image.mean(1, keepdim=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    """A folder with five small pictures in the layout of the rooms' test part, and somebody's model."""
+    root = tmp_path_factory.mktemp("workplace")
+    rng = np.random.default_rng(0)
+    folder = root / "data/rooms/nyu"
+    (folder / "test").mkdir(parents=True)
+    lines = []
+    for k in range(5):
+        lines.append(f"test/rgb_{k:04d}.png test/depth_{k:04d}.png test/filled_{k:04d}.png")
+        Image.fromarray(rng.integers(0, 255, (24, 32, 3), dtype=np.uint8)).save(folder / f"test/rgb_{k:04d}.png")
+        Image.fromarray(rng.integers(800, 9000, (24, 32), dtype=np.uint16)).save(folder / f"test/depth_{k:04d}.png")
+    (folder / "test.txt").write_text("\n".join(lines) + "\n")
+    (root / "theirs.py").write_text(THEIRS)
+    return root
+
+
+def call(workplace, *arguments, launcher=()):
+    environment = {**os.environ, "MARIGOLD_DATA": "data", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command = [*(launcher or (sys.executable,)), str(ROOT / "scripts/eval.py"), "device=cpu", *arguments]
+    return subprocess.run(command, cwd=workplace, env=environment, capture_output=True, text=True, timeout=240)
+
+
+@pytest.mark.slow
+def test_one_and_two_processes_write_the_same_rows_and_results_say_where_they_come_from(workplace):
+    theirs = ("dataset=rooms", "predictor=theirs:grey", "space=affine_depth", "seeds=2")
+    done = call(workplace, *theirs, "output=one", "panel.worst=1", "panel.median=1")
+    assert done.returncode == 0, done.stderr
+    assert "measured here" in done.stdout
+    torchrun = (sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29651")
+    done = call(workplace, *theirs, "output=two", "panel.worst=0", "panel.median=0", launcher=torchrun)
+    assert done.returncode == 0, done.stderr
+    assert (workplace / "one/per_image.csv").read_bytes() == (workplace / "two/per_image.csv").read_bytes()
+    assert len(list((workplace / "two/rows").iterdir())) == 2
+    content = json.loads((workplace / "one/results.json").read_text())
+    assert content["protocol"]["name"] == "marigold"
+    assert (content["split"]["count"], content["count"], content["expected"], content["complete"]) == (5, 5, 5, True)
+    assert len(content["split"]["sha256"]) == 64
+    assert content["seeds"] == [0, 1]
+    assert content["metrics"]["abs_rel"]["std_over_seeds"] == 0
+    assert content["commit"]
+    with Image.open(workplace / "one/panel.png") as picture:
+        assert picture.size[0] > 1000
+
+
+def run(workplace, *overrides):
+    """The script's own main function in this process."""
+    specification = importlib.util.spec_from_file_location("eval_script", ROOT / "scripts/eval.py")
+    script = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(script)
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        script.run(
+            compose("eval", [f"paths.data={workplace}/data", "device=cpu", f"output={workplace}/never", *overrides])
+        )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("dataset=rooms", "checkpoint=nowhere/at/all"), "nowhere"),
+        (("dataset=nyu", "predictions={root}", "space=affine_depth"), "filename_list_test.txt.*prepare.py"),
+        (("dataset=rooms", "predictions={root}", "space=affine_depth", "protocol=disparity"),
+         "'disparity'.*'affine_depth'"),
+        (("dataset=rooms", "predictions={root}", "space=affine_depth"), "test/rgb_0000.png: no prediction below"),
+        (("dataset=rooms", "predictions={root}"), "space=None"),
+        (("dataset=rooms", "predictions={root}", "sampler.steps=many"), "steps.*many"),
+        (("dataset=rooms", "predictions={root}", "seeds=0"), "seeds=0"),
+        (("dataset=rooms", "predictions={root}", "precision=float8"), "precision=float8"),
+        (("dataset=motorcycle", "predictions={root}", "limit=1"), "limit"),
+        (("dataset=rooms",), "exactly one.*checkpoint"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_an_error_that_says_what_is_wrong(workplace, arguments, reason):
+    with pytest.raises((ValueError, OSError), match=reason):
+        run(workplace, *(argument.format(root=workplace) for argument in arguments))
+    assert not (workplace / "never/results.json").exists()
+
+
+def test_a_misspelt_key_is_refused_by_name(workplace):
+    with pytest.raises(ConfigCompositionException, match=r"sampler\.step"):
+        run(workplace, "dataset=rooms", "sampler.step=3")
+
+
+def test_the_command_line_gets_one_line_and_exit_code_1(workplace):
+    done = call(workplace, "dataset=rooms", "predictions=nowhere", "space=affine_depth", "output=never")
+    assert done.returncode == 1
+    assert done.stderr.strip() == "error: predictions=nowhere: no such folder"
