@@ -185,7 +185,8 @@ def run(config: DictConfig) -> None:
     header = {
         "dataset": dataset.name,
         "protocol": protocol.describe(),
-        "split": {**asdict(dataset.split), "official": dataset.split.official},
+        "split": asdict(dataset.split),
+        "limit": settings.limit,
         "predictor": {**judge.identity, "space": judge.space},
         "sampler": judge.sampler,
     }

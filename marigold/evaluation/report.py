@@ -40,6 +40,8 @@ def measured_entry(content: Mapping[str, Any]) -> Entry:
 def stamps(content: Mapping[str, Any]) -> tuple[str, ...]:
     """What a reader must know before comparing these numbers with others."""
     found = []
+    if content["limit"] is not None:
+        found.append(f"only {content['limit']} images of the set")
     if not content["complete"]:
         found.append(f"incomplete: {content['count']} of {content['expected']} images")
     if content["split"]["official"] is False:

@@ -10,11 +10,12 @@ from marigold.evaluation.report import Entry, single_table
 from marigold.evaluation.table import collect, ranks, to_html, to_latex, to_markdown
 
 
-def content(dataset, abs_rel, delta1, protocol="marigold", complete=True, official=True, name="my_model"):
+def content(dataset, abs_rel, delta1, protocol="marigold", complete=True, official=True, name="my_model", limit=None):
     return {
         "dataset": dataset,
         "protocol": {"name": protocol},
         "split": {"official": official, "count": 654},
+        "limit": limit,
         "predictor": {"name": name},
         "sampler": {"steps": 1, "ensemble_size": 10},
         "count": 654 if complete else 650,
@@ -68,6 +69,8 @@ def test_what_is_incomplete_or_unofficial_is_said_and_not_ranked():
     row, rank = table.rows[-1]
     assert rank is None
     assert row.notes == ("nyu: incomplete: 650 of 654 images", "nyu: unofficial split (654 lines)")
+    part, rank = collect([content("nyu", 0.01, 0.99, limit=6)], True)[0].rows[-1]
+    assert (part.notes, rank) == (("nyu: only 6 images of the set",), None)
     assert "incomplete: 650 of 654" in single_table(content("nyu", 0.01, 0.99, complete=False))
 
 
