@@ -1,0 +1,44 @@
+"""KITTI: of 175 GB of drives only the listed photos, and of the annotated depth only the listed maps."""
+
+from collections import defaultdict
+from pathlib import Path
+
+from marigold.data.download.http import Network
+from marigold.data.download.members import RemoteZip, download_members
+from marigold.data.download.run import Report
+from marigold.data.errors import DataError
+from marigold.data.splits import read_split
+
+
+def download_kitti(
+    out: str,
+    split_list: str | None,
+    drive_url: str,
+    depth_url: str,
+    network: Network,
+    dry_run: bool,
+    next_step: str,
+) -> Report:
+    """Fetch what `split_list` (a line: photo, depth or None, ...) names out of the zips of drives and of depth.
+
+    drive_url: with {drive} in it, e.g. 2011_09_26_drive_0002. What comes is what `scripts/prepare.py
+    dataset=kitti` reads.
+    """
+    if split_list is None:
+        raise DataError(
+            "KITTI's test images were drawn at random, so no rule lists them: give split_list=FILE (one `photo "
+            "depth` line an image), or source=archive, which holds just these images"
+        )
+    photos: dict[str, list[str]] = defaultdict(list)
+    depth = []
+    for photo, annotation, *_ in read_split(split_list, columns=2):
+        folder = photo.split("/")[1] if photo.count("/") else ""
+        if not folder.endswith("_sync"):
+            raise DataError(f"{split_list}: expected DATE/DRIVE_sync/image_02/data/NUMBER.png, got {photo}")
+        photos[folder.removesuffix("_sync")].append(photo)
+        if annotation != "None":
+            depth.append(annotation)
+    zips = [RemoteZip(drive_url.format(drive=drive), Path(out), tuple(names)) for drive, names in photos.items()]
+    # The publisher's own train and val are not the benchmark's: a test image's depth is in either.
+    annotated = RemoteZip(depth_url, Path(out, "data_depth_annotated"), tuple(depth), ("train/", "val/"))
+    return download_members(Path(out), [*zips, annotated], network, dry_run, next_step)
