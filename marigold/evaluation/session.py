@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol as Interface
+from typing import runtime_checkable
 
 import torch.nn.functional as F
 
@@ -17,6 +18,7 @@ Gather = Callable[[list[list[Row]]], list[list[Row]]]
 """Lists of all processes put together, such as accelerate's `gather_object`."""
 
 
+@runtime_checkable
 class NamedSamples(Interface):
     """A sequence of samples whose names are known without reading them."""
 
