@@ -98,12 +98,18 @@ def check_inputs(config: DictConfig) -> tuple[list[Any], list[ValidationSet], Ba
     return found[0], found[1], found[2]
 
 
-def record_run(folder: Path, config: DictConfig) -> None:
+def record_run(folder: Path, config: DictConfig, processes: int) -> None:
     """What it takes to repeat this run: resolved configuration, commit and local changes, versions."""
     folder.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(config, folder / "config.yaml", resolve=True)
     versions = {module.__name__: module.__version__ for module in (torch, diffusers, transformers)}
-    facts = {"commit": provenance.commit(), "python": platform.python_version(), **versions, "argv": sys.argv}
+    facts = {
+        "commit": provenance.commit(),
+        "processes": processes,
+        "python": platform.python_version(),
+        **versions,
+        "argv": sys.argv,
+    }
     (folder / "provenance.json").write_text(json.dumps(facts, indent=1))
     try:
         diff = subprocess.run(["git", "diff", "HEAD"], capture_output=True, text=True, check=True).stdout
@@ -148,7 +154,7 @@ def run(config: DictConfig) -> bool:
     set_seed(settings.seed)
     folder = Path(config.run_dir)
     if accelerator.is_main_process:
-        record_run(folder, config)
+        record_run(folder, config, accelerator.num_processes)
     model = MarigoldDepth(
         backbone,
         DepthSettings("depth", True, True, export.default_denoising_steps, export.default_processing_resolution),

@@ -21,10 +21,15 @@ NOISE_STREAM = 3  # the data mixture uses streams 0 to 2 of the same seed
 
 @dataclass(frozen=True)
 class NoiseConfig:
-    """Training noise: multi-resolution of this strength, scaled with the timestep if annealed; 0 is Gaussian."""
+    """Training noise: multi-resolution of this strength, scaled with the timestep if annealed; 0 is Gaussian.
+
+    Timesteps are uniform, but for a share of `terminal_share` of the samples (0 in the paper) that is trained at
+    the last timestep, where sampling starts: it teaches one-step sampling in fewer steps.
+    """
 
     strength: float
     annealed: bool
+    terminal_share: float
 
 
 def latent_validity(valid: Bool[Tensor, "B 1 H W"]) -> Bool[Tensor, "B 1 h w"]:
@@ -46,10 +51,13 @@ def encode_batch(vae: AutoencoderKL, batch: PixelBatch) -> LatentBatch:
 def draw(
     shape: tuple[int, int, int, int], noise: NoiseConfig, diffusion: Diffusion, seed: int, g: int
 ) -> tuple[Int[Tensor, "B"], Float[Tensor, "B 4 h w"]]:
-    """Timesteps (uniform) and noise of global micro-batch `g`: a function of (seed, g), drawn on the CPU."""
+    """Timesteps and noise of global micro-batch `g`: a function of (seed, g), drawn on the CPU."""
     key = np.random.SeedSequence([seed, NOISE_STREAM, g]).generate_state(1, np.uint64)[0]
     generator = torch.Generator().manual_seed(int(key >> np.uint64(1)))
     timesteps = torch.randint(0, diffusion.num_train_timesteps, (shape[0],), generator=generator)
+    if noise.terminal_share > 0:
+        terminal = torch.rand(shape[0], generator=generator) < noise.terminal_share
+        timesteps = torch.where(terminal, diffusion.num_train_timesteps - 1, timesteps)
     strength: float | Tensor = noise.strength
     if noise.annealed:
         strength = annealed_strength(timesteps, noise.strength, diffusion.num_train_timesteps)
