@@ -53,21 +53,22 @@ def _fit_image(
 ) -> tuple[float, float]:
     # About the first valid pixel: nothing cancels, as that is no farther off than the spread allows, and all
     # moments of a constant are exactly 0.
-    origin: tuple[Tensor, Tensor] | None = None
-    rows, count = [], 0
+    origin: tuple[float, float] | None = None
+    sums, count = np.zeros(4), 0
     for x, y in valid_pieces(pred, target, valid):
-        origin = origin or (x[0].clone(), y[0].clone())
-        x, y = x.sub_(origin[0]), y.sub_(origin[1])
-        rows.append(torch.stack((x.sum(), y.sum(), torch.dot(x, x), torch.dot(x, y))))
+        origin = origin or (float(x[0]), float(y[0]))
+        x -= origin[0]
+        y -= origin[1]
+        sums += x.sum(), y.sum(), x @ x, x @ y
         count += len(x)
     if origin is None:
         raise ValueError(f"image {index} of the batch has no valid pixel to align the prediction on")
-    mean_x, mean_y, square, product = (torch.stack(rows).sum(0) / count).tolist()
+    mean_x, mean_y, square, product = (sums / count).tolist()
     if not math.isfinite(square + product + mean_y):
         raise ValueError(f"image {index} of the batch has NaN or infinity at a valid pixel")
     variance, covariance = square - mean_x**2, product - mean_x * mean_y
     scale = covariance / variance if variance > 0 else 0.0
-    return scale, float(origin[1]) + mean_y - scale * (float(origin[0]) + mean_x)
+    return scale, origin[1] + mean_y - scale * (origin[0] + mean_x)
 
 
 def fit_log_ransac(

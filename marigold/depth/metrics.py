@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -16,62 +17,57 @@ from torch import Tensor
 from marigold.depth.streaming import valid_pieces
 
 Metric = Callable[[Tensor, Tensor, Tensor], Tensor]
+Pixels = np.ndarray
 
 
 class _Chunk:
     """The valid pixels of a piece of one image in float64; what several measures share is computed once."""
 
-    def __init__(self, pred: Tensor, target: Tensor) -> None:
+    def __init__(self, pred: Pixels, target: Pixels) -> None:
         self.pred = pred
         self.target = target
 
     @cached_property
-    def error(self) -> Tensor:
+    def error(self) -> Pixels:
         return self.pred - self.target
 
     @cached_property
-    def relative(self) -> Tensor:
+    def relative(self) -> Pixels:
         return self.error / self.target
 
     @cached_property
-    def ratio(self) -> Tensor:
-        """max(p / g, g / p), by one division."""
-        return torch.maximum(self.pred, self.target) / torch.minimum(self.pred, self.target)
+    def ratio(self) -> Pixels:
+        return self.pred / self.target
 
     @cached_property
-    def log_ratio(self) -> Tensor:
-        """|ln p - ln g|"""
-        return self.ratio.log()
+    def factor(self) -> Pixels:
+        """max(p / g, g / p)"""
+        return np.maximum(self.ratio, self.target / self.pred)
 
     @cached_property
-    def inverse_error(self) -> Tensor:
+    def log_error(self) -> Pixels:
+        """ln p - ln g, in one logarithm"""
+        return np.log(self.ratio)
+
+    @cached_property
+    def inverse_error(self) -> Pixels:
         return self.relative / self.pred
 
 
 class _Measure(NamedTuple):
     """A metric is `finish` of the means over the valid pixels of `terms` (each the sum over one chunk)."""
 
-    terms: tuple[Callable[[_Chunk], Tensor], ...]
+    terms: tuple[Callable[[_Chunk], float], ...]
     finish: Callable[..., float] = float
     needs_positive: bool = False
 
 
-def _squares(values: Tensor) -> Tensor:
-    return torch.dot(values, values)
+def _within(chunk: _Chunk, power: int) -> int:
+    return int(np.count_nonzero(chunk.factor < 1.25**power))
 
 
-def _within(chunk: _Chunk, power: int) -> Tensor:
-    # As numbers, not as bool: that comparison is vectorised and its sum too.
-    below = torch.lt(chunk.ratio, 1.25**power, out=torch.empty_like(chunk.ratio))
-    return below.sum()
-
-
-def _squared_log(chunk: _Chunk) -> Tensor:
-    return _squares(chunk.log_ratio)
-
-
-def _log_error(chunk: _Chunk) -> Tensor:
-    return torch.dot(chunk.log_ratio, chunk.error.sign())
+def _squared_log(chunk: _Chunk) -> float:
+    return chunk.log_error @ chunk.log_error
 
 
 def _scale_invariant_log(mean_square: float, mean: float) -> float:
@@ -80,16 +76,18 @@ def _scale_invariant_log(mean_square: float, mean: float) -> float:
 
 
 _MEASURES: dict[str, _Measure] = {
-    "abs_rel": _Measure((lambda chunk: chunk.relative.abs().sum(),)),
-    "sq_rel": _Measure((lambda chunk: torch.dot(chunk.relative, chunk.error),)),
-    "rmse": _Measure((lambda chunk: _squares(chunk.error),), math.sqrt),
+    "abs_rel": _Measure((lambda chunk: np.abs(chunk.relative).sum(),)),
+    "sq_rel": _Measure((lambda chunk: chunk.relative @ chunk.error,)),
+    "rmse": _Measure((lambda chunk: chunk.error @ chunk.error,), math.sqrt),
     "rmse_log": _Measure((_squared_log,), math.sqrt, needs_positive=True),
-    "log10": _Measure((lambda chunk: chunk.log_ratio.sum(),), lambda mean: mean / math.log(10), needs_positive=True),
+    "log10": _Measure(
+        (lambda chunk: np.abs(chunk.log_error).sum(),), lambda mean: mean / math.log(10), needs_positive=True
+    ),
     "delta1": _Measure((partial(_within, power=1),), needs_positive=True),
     "delta2": _Measure((partial(_within, power=2),), needs_positive=True),
     "delta3": _Measure((partial(_within, power=3),), needs_positive=True),
-    "i_rmse": _Measure((lambda chunk: _squares(chunk.inverse_error),), math.sqrt, needs_positive=True),
-    "silog": _Measure((_squared_log, _log_error), _scale_invariant_log, needs_positive=True),
+    "i_rmse": _Measure((lambda chunk: chunk.inverse_error @ chunk.inverse_error,), math.sqrt, needs_positive=True),
+    "silog": _Measure((_squared_log, lambda chunk: chunk.log_error.sum()), _scale_invariant_log, needs_positive=True),
 }
 
 
@@ -123,24 +121,27 @@ def _image_metrics(
     index: int,
 ) -> dict[str, float]:
     terms = list(dict.fromkeys(term for measure in measures.values() for term in measure.terms))
-    sums, lowest = [], []
-    count = 0
-    for pred_piece, target_piece in valid_pieces(pred, target, valid):
-        chunk = _Chunk(pred_piece, target_piece)
-        count += len(chunk.pred)
-        lowest.append(torch.stack((chunk.pred.amin(), chunk.target.amin())))
-        total = chunk.pred.sum() + chunk.target.sum()
-        sums.append(torch.stack([total, *(term(chunk) for term in terms)]))
+    sums, count = np.zeros(len(terms) + 1), 0
+    lowest_pred = lowest_target = math.inf
+    # A prediction out of a metric's domain is reported below, in words.
+    with np.errstate(all="ignore"):
+        for pred_pixels, target_pixels in valid_pieces(pred, target, valid):
+            chunk = _Chunk(pred_pixels, target_pixels)
+            count += len(pred_pixels)
+            lowest_pred = min(lowest_pred, float(pred_pixels.min()))
+            lowest_target = min(lowest_target, float(target_pixels.min()))
+            sums += [chunk.error.sum(), *(term(chunk) for term in terms)]
     if not count:
         raise ValueError(f"image {index} of the batch has no valid pixel, so it has no metrics")
-    total, *means = (torch.stack(sums).sum(0) / count).tolist()
-    _check_domain(torch.stack(lowest).amin(0).tolist(), total, measures, index)
+    total, *means = (sums / count).tolist()
+    _check_domain(lowest_pred, lowest_target, total, measures, index)
     mean_of = dict(zip(terms, means, strict=True))
     return {name: measure.finish(*(mean_of[term] for term in measure.terms)) for name, measure in measures.items()}
 
 
-def _check_domain(lowest: Sequence[float], total: float, measures: dict[str, _Measure], index: int) -> None:
-    lowest_pred, lowest_target = lowest
+def _check_domain(
+    lowest_pred: float, lowest_target: float, total: float, measures: dict[str, _Measure], index: int
+) -> None:
     if not math.isfinite(total):
         raise ValueError(f"image {index} of the batch has NaN or infinite depth at a valid pixel")
     if lowest_target <= 0:

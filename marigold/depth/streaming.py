@@ -4,29 +4,37 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
-# Few enough pixels that a dozen float64 temporaries of a piece stay in the processor's cache.
-_PIXELS_CPU = 2**15
-_PIXELS_DEVICE = 2**22
+# Few enough pixels that the dozen float64 temporaries of a piece stay in the processor's cache.
+_PIXELS = 2**14
 
 
 def valid_pieces(
     pred: Float[Tensor, "1 H W"], target: Float[Tensor, "1 H W"], valid: Bool[Tensor, "1 H W"]
-) -> Iterator[tuple[Float[Tensor, "N"], Float[Tensor, "N"]]]:
-    """Yield the valid pixels of both maps in float64, in order, leaving out pieces without any."""
-    size = _PIXELS_CPU if pred.device.type == "cpu" else _PIXELS_DEVICE
-    for pred_piece, target_piece, mask in zip(
-        pred.flatten().split(size), target.flatten().split(size), valid.flatten().split(size), strict=True
-    ):
-        kept = _true_indices(mask)
-        if len(kept):
-            yield pred_piece.index_select(0, kept).double(), target_piece.index_select(0, kept).double()
+) -> Iterator[tuple[Float64[np.ndarray, "N"], Float64[np.ndarray, "N"]]]:
+    """Yield the valid pixels of both maps in float64, in order, leaving out pieces without any.
+
+    In numpy, whose logarithm, comparisons and selection take a third of the time of torch's on a CPU; maps on
+    another device are copied here, which costs less than what is done with them.
+    """
+    pred_pixels, target_pixels = _array(pred), _array(target)
+    mask = valid.cpu().numpy().reshape(-1)
+    for start in range(0, mask.size, _PIXELS):
+        piece = slice(start, start + _PIXELS)
+        if mask[piece].all():
+            yield pred_pixels[piece].astype(np.float64), target_pixels[piece].astype(np.float64)
+            continue
+        kept = np.flatnonzero(mask[piece])  # selecting by index costs the same for every pattern of the mask
+        if kept.size:
+            yield (
+                pred_pixels[piece].take(kept).astype(np.float64),
+                target_pixels[piece].take(kept).astype(np.float64),
+            )
 
 
-def _true_indices(mask: Bool[Tensor, "N"]) -> Tensor:
-    # On the CPU numpy finds them four times as fast, and selecting by index beats selecting by mask.
-    if mask.device.type == "cpu":
-        return torch.from_numpy(np.flatnonzero(mask.numpy()))
-    return mask.nonzero().squeeze(1)
+def _array(depth: Float[Tensor, "1 H W"]) -> Float[np.ndarray, "N"]:
+    depth = depth.detach().cpu()
+    # numpy has no bfloat16
+    return (depth.float() if depth.dtype == torch.bfloat16 else depth).numpy().reshape(-1)

@@ -12,7 +12,7 @@ from scripts.benchmarks.synthetic_ensembles import KINDS, make_ensemble
 
 REGULARISER = 0.02  # the published weight
 FINITE_DIFFERENCE = 1.5e-8  # scipy's default step
-SIZE = (240, 320)
+SIZE = (120, 160)
 
 
 def main(argv: list[str]) -> None:
@@ -39,7 +39,6 @@ def main(argv: list[str]) -> None:
     right.set(
         xlabel="finite-difference step", ylabel="slope along the first scale", title="The gradient that BFGS gets"
     )
-    right.set_yscale("symlog", linthresh=1.0)
     right.legend(fontsize=7)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(options.output, dpi=110)
@@ -64,7 +63,7 @@ def _slopes(members: Tensor, steps: np.ndarray) -> list[float]:
     scale, shift = _start(members)
     start, slopes = _objective(members, scale, shift), []
     for step in steps:
-        moved = scale.double()
+        moved = scale.double().clone()  # on float64 maps .double() is the same tensor
         moved[0] += step
         slopes.append((_objective(members, moved.to(members), shift) - start) / step)
     return slopes

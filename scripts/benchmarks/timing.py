@@ -1,6 +1,5 @@
 """What a function costs, on a machine that may be busy with other work."""
 
-import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +15,7 @@ class Cost(NamedTuple):
 
 
 def measure(function: Callable[[], object], repetitions: int) -> Cost:
-    """Median cost of `repetitions` calls."""
+    """Least cost of `repetitions` calls: other work on the machine can only add to it."""
     walls, cpus = [], []
     result = None
     for _ in range(repetitions):
@@ -24,7 +23,7 @@ def measure(function: Callable[[], object], repetitions: int) -> Cost:
         result = function()
         walls.append(time.perf_counter() - wall)
         cpus.append(time.process_time() - cpu)
-    return Cost(statistics.median(walls), statistics.median(cpus), result)
+    return Cost(min(walls), min(cpus), result)
 
 
 def peak_memory(function: Callable[[], object]) -> float:
