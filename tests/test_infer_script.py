@@ -1,0 +1,187 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import infer
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from PIL import Image
+
+from marigold.model.pipeline import DepthSettings, MarigoldDepth
+from marigold.model.random_base import SIZES, build_components
+from marigold.pictures import read_picture
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    base = build_components(0, *SIZES["tiny"], in_channels=8)
+    model = MarigoldDepth(base, DepthSettings("depth", True, True, 1, 0))
+    return model.save_pretrained(tmp_path_factory.mktemp("checkpoint"))
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Two photos, one in a subfolder, and a file that is none."""
+    folder = tmp_path / "photos"
+    (folder / "sub").mkdir(parents=True)
+    for seed, name in enumerate(["a.jpg", "sub/b.png"]):
+        values = np.random.default_rng(seed).integers(0, 256, (24, 33, 3), dtype=np.uint8)
+        Image.fromarray(values).save(folder / name)
+    return folder
+
+
+def run(*overrides: str) -> bool:
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        return infer.run(compose("infer", overrides=list(overrides)))
+
+
+def arguments(photos: object, output: Path, checkpoint: Path) -> list[str]:
+    return [f"input='{photos}'", f"output={output}", f"checkpoint={checkpoint}"]
+
+
+def written(output: Path) -> list[str]:
+    return sorted(path.relative_to(output).as_posix() for path in output.rglob("*") if path.is_file())
+
+
+def test_every_kind_of_file(photos: Path, tmp_path: Path, checkpoint: Path):
+    output = tmp_path / "out"
+    everything = ["save.uncertainty=true", "save.point_cloud=true", "sampler.ensemble_size=3"]
+    assert run(*arguments(photos, output, checkpoint), *everything)
+    kinds = {"depth_npy": "npy", "depth_png": "png", "depth_colour": "png", "uncertainty_npy": "npy"}
+    kinds["point_cloud"] = "ply"
+    expected = [f"{kind}/{name}.{ending}" for kind, ending in kinds.items() for name in ("a", "sub/b")]
+    assert written(output) == sorted(expected)
+    model = MarigoldDepth.from_pretrained(checkpoint)
+    prediction = model(read_picture(photos / "sub/b.png")[None], ensemble_size=3)
+    depth = np.load(output / "depth_npy/sub/b.npy")
+    assert (depth.dtype, depth.shape) == (np.float32, (24, 33))
+    np.testing.assert_array_equal(depth, prediction.depth[0, 0].numpy())
+    np.testing.assert_array_equal(np.load(output / "uncertainty_npy/sub/b.npy"), prediction.uncertainty[0, 0].numpy())
+    with Image.open(output / "depth_png/sub/b.png") as picture:
+        grey = np.asarray(picture)
+    np.testing.assert_allclose(grey / 65535, depth, atol=0.51 / 65535)
+    assert read_picture(output / "depth_colour/sub/b.png").shape == (3, 24, 33)
+
+
+def test_an_unreadable_picture_is_reported_and_the_others_are_done(
+    photos: Path, tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture
+):
+    (photos / "broken.png").write_bytes(b"not a picture")
+    output = tmp_path / "out"
+    assert not run(*arguments(photos, output, checkpoint))
+    said = capsys.readouterr()
+    assert "2 done, 0 skipped (done before), 1 failed" in said.out
+    assert "broken.png: cannot be read" in said.err
+    assert [name for name in written(output) if name.endswith("npy")] == ["depth_npy/a.npy", "depth_npy/sub/b.npy"]
+
+
+def test_what_is_done_is_skipped_unless_overwritten(
+    photos: Path, tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture
+):
+    output = tmp_path / "out"
+    run(*arguments(photos, output, checkpoint))
+    (output / "depth_npy/a.npy").write_bytes(b"mine")
+    (output / "depth_png/sub/b.png").unlink()
+    run(*arguments(photos, output, checkpoint))
+    assert "1 done, 1 skipped" in capsys.readouterr().out
+    assert (output / "depth_npy/a.npy").read_bytes() == b"mine"
+    assert (output / "depth_png/sub/b.png").exists()
+    run(*arguments(photos, output, checkpoint), "overwrite=true")
+    assert np.load(output / "depth_npy/a.npy").shape == (24, 33)
+
+
+def test_globs_lists_and_single_files(photos: Path, tmp_path: Path, checkpoint: Path):
+    (photos / "list.txt").write_text("sub/b.png\n")
+    for source, expected in (
+        (photos / "**/*.png", "depth_npy/sub/b.npy"),
+        (photos / "list.txt", "depth_npy/sub/b.npy"),
+        (photos / "a.jpg", "depth_npy/a.npy"),
+    ):
+        output = tmp_path / f"out_{source.suffix}_{source.stem.strip('*')}"
+        assert run(*arguments(source, output, checkpoint), "save.png=false", "save.colour=false")
+        assert written(output) == [expected]
+
+
+def test_pictures_of_one_name_do_not_overwrite_each_other(photos: Path, tmp_path: Path, checkpoint: Path):
+    Image.new("RGB", (16, 16)).save(photos / "a.png")
+    output = tmp_path / "out"
+    assert run(*arguments(photos, output, checkpoint), "save.png=false", "save.colour=false")
+    assert written(output) == ["depth_npy/a.jpg.npy", "depth_npy/a.png.npy", "depth_npy/sub/b.npy"]
+
+
+def test_output_below_the_input_is_not_input_the_next_time(photos: Path, checkpoint: Path):
+    output = photos / "depth"
+    for _ in range(2):
+        run(*arguments(photos, output, checkpoint))
+    assert len(written(output)) == 6
+
+
+def test_a_picture_does_not_depend_on_the_others(photos: Path, tmp_path: Path, checkpoint: Path):
+    run(*arguments(photos, tmp_path / "both", checkpoint))
+    run(*arguments(photos / "sub", tmp_path / "one", checkpoint))
+    both, one = np.load(tmp_path / "both/depth_npy/sub/b.npy"), np.load(tmp_path / "one/depth_npy/b.npy")
+    np.testing.assert_array_equal(both, one)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["precision=float8"], "precision"),
+        (["sampler.steps=many"], "steps"),
+        (["save.uncertainty=true"], "ensemble_size"),
+        (["save.npy=false", "save.png=false", "save.colour=false"], "save"),
+        (["checkpoint=missing/folder/here"], "no model at"),
+        (["input=missing"], "missing"),
+    ],
+)
+def test_a_wrong_value_is_one_error(
+    photos: Path, tmp_path: Path, checkpoint: Path, overrides: list[str], message: str
+):
+    with pytest.raises(ValueError, match=message):
+        run(*arguments(photos, tmp_path / "out", checkpoint), *overrides)
+    assert not (tmp_path / "out").exists()
+
+
+def test_every_key_of_the_configuration_is_read():
+    keys = OmegaConf.load(ROOT / "configs/infer.yaml").keys() - {"defaults", "hydra"}
+    assert keys == set(infer.InferConfig.__dataclass_fields__)
+
+
+def test_half_precision(photos: Path, tmp_path: Path, checkpoint: Path):
+    for precision in ("float32", "bfloat16"):
+        run(*arguments(photos, tmp_path / precision, checkpoint), f"precision={precision}")
+    exact, half = (np.load(tmp_path / name / "depth_npy/a.npy") for name in ("float32", "bfloat16"))
+    assert 0 < np.abs(exact - half).max() < 0.05
+
+
+def test_from_the_command_line(photos: Path, tmp_path: Path, checkpoint: Path):
+    (photos / "broken.png").write_bytes(b"not a picture")
+    command = [sys.executable, "scripts/infer.py", *arguments(photos, tmp_path / "out", checkpoint)]
+    finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert finished.returncode == 1, finished.stderr
+    assert "Traceback" not in finished.stderr
+    assert "broken.png" in finished.stderr
+    assert len(written(tmp_path / "out")) == 6
+    misspelt = subprocess.run([*command, "sampler.step=1"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert misspelt.returncode == 1
+    assert "step" in misspelt.stderr
+
+
+@pytest.mark.slow
+def test_two_processes_do_the_same_pictures(photos: Path, tmp_path: Path, checkpoint: Path):
+    run(*arguments(photos, tmp_path / "one", checkpoint))
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    command += ["scripts/infer.py", *arguments(photos, tmp_path / "two", checkpoint)]
+    finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr
+    assert written(tmp_path / "one") == written(tmp_path / "two")
+    for name in written(tmp_path / "one"):
+        if name.endswith(".npy"):
+            one, two = np.load(tmp_path / "one" / name), np.load(tmp_path / "two" / name)
+            torch.testing.assert_close(torch.from_numpy(one), torch.from_numpy(two), atol=1e-5, rtol=0)
