@@ -8,6 +8,9 @@ RUN_DIR ?= runs/quickstart
 # More overrides of the training, such as TRAIN="train.steps=60 train.decay_steps=60"
 TRAIN ?=
 
+# Threads that wait must not spin: on a machine with other work that costs far more than it gains.
+export OMP_WAIT_POLICY := PASSIVE
+
 .PHONY: quickstart data test lint format clean
 
 quickstart: data

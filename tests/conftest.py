@@ -4,9 +4,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from jaxtyping import install_import_hook
 
 hook = install_import_hook("marigold", "typechecker.check")
+
+# Two threads that wait for each other on a busy machine are up to 50 times slower than one.
+torch.set_num_threads(1)
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))

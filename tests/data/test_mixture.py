@@ -4,6 +4,7 @@ import pickle
 from collections import Counter
 
 import pytest
+
 from marigold.data.mixture import BLOCK, Mixture, global_indices
 
 

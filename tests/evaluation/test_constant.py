@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from marigold.evaluation.constant import best_constant, constant_abs_rel
 
 

@@ -1,7 +1,7 @@
 """The first losses of the quickstart are what they were: a refactor that moves them says so.
 
 To write the golden file anew after a change that is meant to move the losses:
-python tests/training/test_golden.py
+PYTHONPATH=scripts python tests/training/test_golden_losses.py
 """
 
 import json
