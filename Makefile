@@ -15,7 +15,7 @@ export OMP_WAIT_POLICY := PASSIVE
 
 quickstart: data
 	$(RUN) scripts/train.py +exp=$(EXP) run_dir=$(RUN_DIR) $(TRAIN)
-	$(RUN) scripts/eval.py dataset=rooms checkpoint=$(RUN_DIR)/final output=$(RUN_DIR)/eval panel.worst=3 panel.median=5
+	$(RUN) scripts/eval.py dataset=rooms checkpoint=$(RUN_DIR)/final output=$(RUN_DIR)/eval sampler.ensemble_size=5 panel.worst=2 panel.median=4
 	$(RUN) scripts/compare_constant.py dataset=rooms results=$(RUN_DIR)/eval
 
 data: .venv/installed

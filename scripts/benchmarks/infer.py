@@ -58,8 +58,9 @@ def _model(checkpoint: str | None, name: str, dtype: torch.dtype) -> MarigoldDep
         return MarigoldDepth.from_pretrained(checkpoint, torch_dtype=dtype)
     base = _sd2_sized() if name == "sd2" else build_components(0, *SIZES[name], in_channels=8)
     config = {**SD2_SCHEDULER, "timestep_spacing": "trailing"}
-    for module in (base.unet, base.vae, base.text_encoder):
-        module.to(dtype)
+    if dtype != torch.float32:
+        for module in (base.unet, base.vae, base.text_encoder):
+            module.to(dtype)
     return MarigoldDepth(replace(base, scheduler_config=config), DepthSettings("depth", True, True, 1, 0))
 
 

@@ -73,6 +73,6 @@ def test_sigterm_saves_and_says_so(tmp_path, configure, undisturbed, monkeypatch
 
 
 def test_another_recipe_is_not_continued(tmp_path, configure):
-    assert not run(configure(tmp_path, "train.time_limit=0.0"))
+    assert not run(configure(tmp_path, "train.time_limit=0.0", "train.lr=0.0005"))
     with pytest.raises(ValueError, match=r"lr: checkpoint 0\.0005, this run 0\.001"):
         run(configure(tmp_path, "train.lr=0.001"))
