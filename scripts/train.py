@@ -32,8 +32,9 @@ from marigold.evaluation import provenance
 from marigold.model.backbone import Backbone, BaseModelError
 from marigold.model.model_card import Score, model_card
 from marigold.model.pipeline import DepthSettings, MarigoldDepth
-from marigold.training.loop import Run, TrainConfig, accumulation_steps, train
+from marigold.training.loop import train
 from marigold.training.objective import NoiseConfig, Objective
+from marigold.training.settings import Run, TrainConfig, accumulation_steps
 from marigold.training.tracking import JsonLines, Trackers, Wandb
 from marigold.training.validation import METRICS, Sampling, ValidationSet, validate
 

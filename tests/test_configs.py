@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from marigold.config import to_dataclass
-from marigold.training.loop import TrainConfig
+from marigold.training.settings import TrainConfig
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = ROOT / "configs"

@@ -2,13 +2,11 @@
 
 import logging
 import math
-import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -18,45 +16,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from marigold.data.mixture import MixtureDataset, global_indices
+from marigold.data.mixture import global_indices
 from marigold.training.checkpoint import Checkpoint, copy_model, keep_newest, load_latest, save_checkpoint
-from marigold.training.objective import Objective
 from marigold.training.schedule import learning_rate_factor
+from marigold.training.settings import Run, TrainConfig, TrainingError, accumulation_steps
+from marigold.training.signals import stop_signals
 from marigold.training.tracking import Tracker
 
 logger = logging.getLogger(__name__)
-
-
-class TrainingError(ValueError):
-    """Training cannot start or go on; the message says why and what to do."""
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """Settings of the loop, as `configs/train.yaml` gives them.
-
-    `steps` counts optimiser steps of `effective_batch` samples, taken in micro-batches. The learning rate is
-    `lr` times `learning_rate_factor`, which has fallen to `final_ratio` at `decay_steps`. `max_grad_norm` null
-    does not clip. `time_limit` is in hours, null for none. `select_by` names the validation figure (lower is
-    better) that decides which checkpoint is kept as `best`.
-    """
-
-    steps: int
-    effective_batch: int
-    micro_batch: int
-    lr: float
-    warmup_steps: int
-    decay_steps: int
-    final_ratio: float
-    max_grad_norm: float | None
-    seed: int
-    log_every: int
-    checkpoint_every: int
-    validate_every: int
-    keep_checkpoints: int
-    select_by: str
-    workers: int
-    time_limit: float | None
 
 
 @dataclass
@@ -67,34 +34,6 @@ class Window:
     grad_norms: list[Tensor] = field(default_factory=list)
     waited: float = 0.0
     started: float = field(default_factory=time.perf_counter)
-
-
-@dataclass(frozen=True)
-class Run:
-    """What a run consists of, besides its settings.
-
-    `save_model(folder)` writes the complete model folder, `validate(step)` returns figures. `recipe` holds every
-    setting that decides the numbers; a checkpoint made with another recipe is not continued.
-    """
-
-    folder: Path
-    unet: UNet2DConditionModel
-    data: MixtureDataset[Any]
-    objective: Objective
-    save_model: Callable[[Path], None]
-    validate: Callable[[int], dict[str, float]]
-    recipe: Mapping[str, Any]
-    make_tracker: Callable[[int], Tracker]
-
-
-def accumulation_steps(effective_batch: int, micro_batch: int, world: int) -> int:
-    """Micro-batches per process and optimiser step; raises TrainingError if they don't fill the batch exactly."""
-    if min(effective_batch, micro_batch) < 1 or effective_batch % (micro_batch * world):
-        raise TrainingError(
-            f"train.effective_batch={effective_batch} is not a multiple of train.micro_batch={micro_batch} x "
-            f"{world} process(es); change one of them"
-        )
-    return effective_batch // (micro_batch * world)
 
 
 def train(config: TrainConfig, run: Run, accelerator: Accelerator) -> bool:
@@ -174,7 +113,7 @@ class _Loop:
             desc="train",
             mininterval=2,
         )
-        with _stop_signals() as stopped:
+        with stop_signals() as stopped:
             for step in bar:
                 self._optimise(step, loader)
                 done = step + 1
@@ -332,22 +271,3 @@ class _Loop:
 
 def _as_it_is(batch: Any) -> Any:
     return batch
-
-
-@contextmanager
-def _stop_signals() -> Iterator[Callable[[], bool]]:
-    """Turn SIGTERM and SIGINT into a wish to stop after the step; a second one acts as usual."""
-    received: list[int] = []
-    previous = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-
-    def note(number: int, _frame: FrameType | None) -> None:
-        received.append(number)
-        signal.signal(number, previous[signal.Signals(number)])
-
-    for number in previous:
-        signal.signal(number, note)
-    try:
-        yield lambda: bool(received)
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

@@ -32,7 +32,7 @@ def main(argv: list[str]) -> None:
     for name, (height, width, share, repetitions) in CASES.items():
         maps = _maps(height, width, share)
         ours, plain = measure(lambda: _ours(*maps), repetitions), measure(lambda: _plain(*maps), repetitions)  # noqa: B023
-        difference = max(abs(a - b) / max(abs(b), 1e-6) for a, b in zip(ours.result, plain.result, strict=True))
+        largest = max(abs(a - b) / max(abs(b), 1e-6) for a, b in zip(ours.result, plain.result, strict=True))
         memory = [peak_memory(lambda: side(*maps)) for side in (_ours, _plain)]  # noqa: B023
         print(
             f"{name}: ours {ours.wall:.4f} s, {1 / ours.wall:.1f} images/s, peak {memory[0]:.0f} MiB; "

@@ -16,7 +16,7 @@ from train import run
 
 from marigold.data.latent_cache import CacheError
 from marigold.data.pixels import PixelExamples
-from marigold.training.loop import TrainingError, accumulation_steps
+from marigold.training.settings import TrainingError, accumulation_steps
 
 SCRIPT = Path(__file__).parent.parent.parent / "scripts/train.py"
 

@@ -1,0 +1,72 @@
+"""What a training run consists of, and what is refused before its first step."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from diffusers.models import UNet2DConditionModel
+
+from marigold.data.mixture import MixtureDataset
+from marigold.training.objective import Objective
+from marigold.training.tracking import Tracker
+
+
+class TrainingError(ValueError):
+    """Training cannot start or go on; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Settings of the loop, as `configs/train.yaml` gives them.
+
+    `steps` counts optimiser steps of `effective_batch` samples, taken in micro-batches. The learning rate is
+    `lr` times `learning_rate_factor`, which has fallen to `final_ratio` at `decay_steps`. `max_grad_norm` null
+    does not clip. `time_limit` is in hours, null for none. `select_by` names the validation figure (lower is
+    better) that decides which checkpoint is kept as `best`.
+    """
+
+    steps: int
+    effective_batch: int
+    micro_batch: int
+    lr: float
+    warmup_steps: int
+    decay_steps: int
+    final_ratio: float
+    max_grad_norm: float | None
+    seed: int
+    log_every: int
+    checkpoint_every: int
+    validate_every: int
+    keep_checkpoints: int
+    select_by: str
+    workers: int
+    time_limit: float | None
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run consists of, besides its settings.
+
+    `save_model(folder)` writes the complete model folder, `validate(step)` returns figures. `recipe` holds every
+    setting that decides the numbers; a checkpoint made with another recipe is not continued.
+    """
+
+    folder: Path
+    unet: UNet2DConditionModel
+    data: MixtureDataset[Any]
+    objective: Objective
+    save_model: Callable[[Path], None]
+    validate: Callable[[int], dict[str, float]]
+    recipe: Mapping[str, Any]
+    make_tracker: Callable[[int], Tracker]
+
+
+def accumulation_steps(effective_batch: int, micro_batch: int, world: int) -> int:
+    """Micro-batches per process and optimiser step; raises TrainingError if they don't fill the batch exactly."""
+    if min(effective_batch, micro_batch) < 1 or effective_batch % (micro_batch * world):
+        raise TrainingError(
+            f"train.effective_batch={effective_batch} is not a multiple of train.micro_batch={micro_batch} x "
+            f"{world} process(es); change one of them"
+        )
+    return effective_batch // (micro_batch * world)
