@@ -13,12 +13,12 @@ from marigold.depth.alignment import fit_affine
 # Some other ensembling, such as a library's: the members to (depth, uncertainty), both (1, 1, H, W).
 Ensembler = Callable[[Tensor], tuple[Tensor, Tensor]]
 
-# Pixels of a piece that is sorted: small enough for the processor's cache, large enough to hide the cost of a call, and at
-# most torch's grain of parallel work, so that its threads are not woken for every exchange of two rows.
+# Pixels of a piece that is sorted: small enough for the processor's cache, large enough to hide the cost of a call,
+# and at most torch's grain of parallel work, so that its threads are not woken for every exchange of two rows.
 _PIECE_CPU = 2**15
 _PIECE_DEVICE = 2**20
-_PIECE_MOMENTS = 2**13  # of a short sum
-_LARGEST = 1e30  # beyond it products leave float32
+_PIECE_MOMENTS = 2**14  # of a short sum
+_LARGEST = 1e15  # beyond it sums of squares leave float32
 _NEGLIGIBLE = 1e-12  # a member this much flatter than the others says nothing
 
 
