@@ -12,10 +12,10 @@ from pathlib import Path
 import hydra
 import torch
 from accelerate import PartialState
-from assemble import CacheConfig, load_model, training_sets, weights_hash
 from omegaconf import DictConfig
 from tqdm import tqdm
 
+from assemble import CacheConfig, load_model, training_sets, weights_hash
 from marigold.config import to_dataclass
 from marigold.data.latent_cache import write_cache
 from marigold.data.pixels import PixelExamples

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import hydra
 import torch
-from eval import make_protocol
 from omegaconf import DictConfig
 
+from eval import make_protocol
 from marigold.config import build
 from marigold.evaluation.constant import constant_abs_rel
 

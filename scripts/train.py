@@ -22,10 +22,10 @@ import torch
 import transformers
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from assemble import load_model, mixture_dataset, recipe, training_sets
-from eval import make_protocol
 from omegaconf import DictConfig, OmegaConf
 
+from assemble import load_model, mixture_dataset, recipe, training_sets
+from eval import make_protocol
 from marigold.config import ConfigError, build, to_dataclass
 from marigold.data.errors import DataError
 from marigold.evaluation import provenance

@@ -5,10 +5,10 @@ import shlex
 from pathlib import Path
 
 import pytest
-from eval import make_protocol
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from eval import make_protocol
 from marigold.config import to_dataclass
 from marigold.training.settings import TrainConfig
 

@@ -2,7 +2,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import infer
 import numpy as np
 import pytest
 import torch
@@ -10,6 +9,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from PIL import Image
 
+import infer
 from marigold.model.pipeline import DepthSettings, MarigoldDepth
 from marigold.model.random_base import SIZES, build_components
 from marigold.pictures import read_picture

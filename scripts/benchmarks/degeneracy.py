@@ -6,9 +6,8 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from torch import Tensor
-
 from scripts.benchmarks.synthetic_ensembles import KINDS, make_ensemble
+from torch import Tensor
 
 REGULARISER = 0.02  # the published weight
 FINITE_DIFFERENCE = 1.5e-8  # scipy's default step

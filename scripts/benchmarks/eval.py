@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scripts.benchmarks.timing import measure, peak_memory
 from torch import Tensor
 
 from marigold.depth.alignment import apply_affine, fit_affine
 from marigold.depth.metrics import compute_metrics
-from scripts.benchmarks.timing import measure, peak_memory
 
 # Height, width (the last are ETH3D's), share of valid pixels, repetitions.
 CASES = {

@@ -12,11 +12,11 @@ from pathlib import Path
 import torch
 from diffusers import DDIMScheduler, MarigoldDepthPipeline, UNet2DConditionModel
 from diffusers.models import AutoencoderKL
+from scripts.benchmarks.timing import peak_memory
 
 from marigold.model.backbone import Backbone
 from marigold.model.pipeline import DepthSettings, MarigoldDepth
 from marigold.model.random_base import SD2_SCHEDULER, SIZES, build_components
-from scripts.benchmarks.timing import peak_memory
 
 GRID = ((1, 1), (4, 1), (1, 10), (50, 10))
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
-from web_server import Served, Server, serving
 
 from marigold.config import build
 from marigold.data.download.http import Network
@@ -20,6 +19,7 @@ from marigold.data.download.members import RemoteZip, download_members
 from marigold.data.download.run import Report, side_by_side
 from marigold.data.download.whole import RemoteFile
 from marigold.data.errors import DataError
+from web_server import Served, Server, serving
 
 QUICK = Network(retries=3, wait=0.001, max_wait=0.002, max_retry_after=600, timeout=5, connections=2)
 CONFIGS = Path(__file__).parents[2] / "configs"

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from web_server import Served, serving
 
 SCRIPT = Path(__file__).parents[2] / "scripts/download.py"

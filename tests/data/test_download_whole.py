@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from web_server import Served, serving
 
 from marigold.data.download.http import Client, Network
 from marigold.data.download.run import Report, download_files
 from marigold.data.download.whole import RemoteFile, download_file
 from marigold.data.errors import DataError
+from web_server import Served, serving
 
 QUICK = Network(retries=3, wait=0.001, max_wait=0.002, max_retry_after=600, timeout=5, connections=2)
 DATA = np.random.default_rng(0).bytes(1_500_000)

@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
-from numpy_reference import line, metrics, thin_width
 from omegaconf import OmegaConf
 from PIL import Image
 
@@ -13,6 +12,7 @@ from marigold.config import build
 from marigold.evaluation.evaluate import evaluate_samples, merge_rows, summarise
 from marigold.evaluation.predictors import stored
 from marigold.evaluation.protocol import settings_for
+from numpy_reference import line, metrics, thin_width
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 TEN = ("abs_rel", "sq_rel", "rmse", "rmse_log", "log10", "delta1", "delta2", "delta3", "i_rmse", "silog")

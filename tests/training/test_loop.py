@@ -9,14 +9,14 @@ from pathlib import Path
 import diffusers
 import pytest
 import torch
-from cache_latents import run as cache_latents
-from runs import figures, losses, weights
 from safetensors.torch import load
-from train import run
 
+from cache_latents import run as cache_latents
 from marigold.data.latent_cache import CacheError
 from marigold.data.pixels import PixelExamples
 from marigold.training.settings import TrainingError, accumulation_steps
+from runs import figures, losses, weights
+from train import run
 
 SCRIPT = Path(__file__).parent.parent.parent / "scripts/train.py"
 

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from runs import figures, weights
 from train import run
 
