@@ -148,7 +148,7 @@ class MarigoldDepth:
         `steps` and `processing_resolution` (longest edge in pixels; 0 is the picture's own) default to what
         the checkpoint recommends. Member e of every picture starts from the noise of (seed, e), or from
         `latents`, (B * ensemble_size, 4, h, w), members of a picture together. `batch_size` members are
-        computed at once; None chooses it by free memory, and it does not change the result. Raises ValueError,
+        computed at once; None chooses it by free memory, and the result changes by rounding only. Raises ValueError,
         naming the argument, for values without meaning, and OutOfMemoryError. Source: paper, section 3.4.
         """
         batch = self._checked(image)
