@@ -150,5 +150,20 @@ def test_sizes_that_cannot_be_rendered_are_refused(tmp_path):
 
 def test_solid_behind_the_origin_blocks_nothing():
     ball = Solid(SPHERE, (0, 0, -5), (2, 2, 2), STRAIGHT, 0)
-    origin, direction = np.zeros((3, 1), np.float32), np.array([[0.0], [0.0], [1.0]], np.float32)
-    assert not geometry.blocked([ball], origin, direction, np.ones(1, np.float32)).any()
+    point = np.zeros((3, 1), np.float32)
+    for z, sun, dark in ((1, False, False), (1, True, False), (-1, True, True), (-1, False, False), (-9, False, True)):
+        light = np.array([[0], [0], [z]], np.float32)
+        assert geometry.blocked([ball], point, light, sun).item() is dark
+
+
+def test_bounding_spheres_leave_every_pixel_as_it_is(monkeypatch):
+    size = RoomsSize(0, 0, 0, 0, 0, 1, (48, 64), (36, 100), seed=5)
+
+    def everything():
+        views = [views("photos", scene, size)[0] for scene in range(4) for views in (room_views, street_views)]
+        return [(view.colour.tobytes(), view.depth.tobytes(), view.entity.tobytes()) for view in views]
+
+    quick = everything()
+    for name in ("_near_from", "_near_parallel"):
+        monkeypatch.setattr(geometry, name, lambda solids, a, b: np.ones((len(solids), max(a.shape[1], b.shape[1])), bool))
+    assert everything() == quick

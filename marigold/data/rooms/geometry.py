@@ -99,7 +99,7 @@ def _caps(origin: list[Array], direction: list[Array], radius: np.float32, heigh
 
 
 def cast(solids: list[Solid], origin: Array, direction: Array) -> Hits:
-    """First hit of N rays: `origin` (3, 1) or (3, N), `direction` (3, N)."""
+    """First hit of N rays of `direction` (3, N) from one `origin` (3, 1)."""
     # A ray along an axis divides by zero: infinities compare as they should, and a NaN is a miss.
     with np.errstate(divide="ignore", invalid="ignore"):
         return _cast(solids, origin, direction)
@@ -109,19 +109,19 @@ def _cast(solids: list[Solid], origin: Array, direction: Array) -> Hits:
     count = direction.shape[1]
     t = np.full(count, FAR, np.float32)
     which = np.full(count, -1, np.int32)
-    for index, solid in enumerate(solids):
-        candidate = distance(solid, origin, direction)
-        closer = candidate < t
-        t[closer] = candidate[closer]
-        which[closer] = index
+    for index, (solid, near) in enumerate(zip(solids, _near_from(solids, origin, direction), strict=True)):
+        rays = np.flatnonzero(near)
+        candidate = distance(solid, origin, direction[:, rays])
+        closer = candidate < t[rays]
+        t[rays[closer]] = candidate[closer]
+        which[rays[closer]] = index
     normal = np.zeros((3, count), np.float32)
     local = np.zeros((3, count), np.float32)
     face = np.zeros(count, np.int8)
     for index, solid in enumerate(solids):
         rays = np.flatnonzero(which == index)
         if rays.size:
-            at = origin if origin.shape[1] == 1 else origin[:, rays]
-            point, outward = _surface(solid, at, direction[:, rays], t[rays])
+            point, outward = _surface(solid, origin, direction[:, rays], t[rays])
             local[:, rays] = point
             face[rays] = np.argmax(np.abs(outward), axis=0)
             c, s = np.float32(solid.yaw[0]), np.float32(solid.yaw[1])
@@ -149,10 +149,55 @@ def _surface(solid: Solid, origin: Array, direction: Array, t: Array) -> tuple[A
     return point, normal
 
 
-def blocked(solids: list[Solid], origin: Array, direction: Array, reach: Array) -> NDArray[np.bool_]:
-    """Whether anything stands between each origin and the point `reach` ray lengths away."""
-    shadow = np.zeros(direction.shape[1], bool)
+def blocked(solids: list[Solid], point: Array, light: Array, sun: bool) -> NDArray[np.bool_]:
+    """Whether anything stands between each of N points (3, N) and the light.
+
+    `light` (3, 1) is the light's position or, with `sun`, the direction towards it.
+    """
+    towards = np.broadcast_to(light, point.shape) if sun else light - point
+    reach = FAR if sun else np.float32(1)
+    near = _near_parallel(solids, point, light) if sun else _near_from(solids, light, -towards)
+    shadow = np.zeros(point.shape[1], bool)
     with np.errstate(divide="ignore", invalid="ignore"):
-        for solid in solids:
-            shadow |= distance(solid, origin, direction) < reach
+        for solid, candidates in zip(solids, near, strict=True):
+            rays = np.flatnonzero(candidates & ~shadow)
+            shadow[rays] = distance(solid, point[:, rays], towards[:, rays]) < reach
     return shadow
+
+
+def _near_from(solids: list[Solid], origin: Array, direction: Array) -> NDArray[np.bool_]:
+    """(S, N): which rays from one origin (3, 1) come near each solid; never False for a ray that hits it.
+
+    Near means through the bounding sphere, widened by far more than float32 rounds off: the rounding of
+    these products differs between machines and must not reach a pixel.
+    """
+    centre, radius = _bounding_spheres(solids)
+    centre -= origin[:, 0]
+    outside = (centre * centre).sum(axis=1) - radius * radius
+    least = np.where(outside > 0, np.sqrt(np.maximum(outside, 0)), -np.inf)
+    unit = direction / np.sqrt((direction * direction).sum(axis=0))
+    return centre @ unit >= least[:, None].astype(np.float32)
+
+
+def _near_parallel(solids: list[Solid], point: Array, direction: Array) -> NDArray[np.bool_]:
+    """(S, N): which of the parallel lines through `point` (3, N) come near each solid, as in `_near_from`."""
+    centre, radius = _bounding_spheres(solids)
+    # Seen along the lines everything is flat: compare squared distances in a plane across them.
+    across = np.linalg.svd(direction)[0][:, 1:].T.astype(np.float32)
+    centre, flat = centre @ across.T, across @ point
+    square = (flat * flat).sum(axis=0, keepdims=True) * np.float32(1 - 2e-6)  # room for rounding 100 m away
+    twice = np.concatenate([2 * centre, -np.ones_like(radius)[:, None]], axis=1)
+    return twice @ np.concatenate([flat, square]) >= ((centre * centre).sum(axis=1) - radius * radius)[:, None]
+
+
+def _bounding_spheres(solids: list[Solid]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Centres (S, 3), and radii (S,) with a margin of 2 % and 2 cm."""
+    half = np.array([solid.half for solid in solids], np.float32).reshape(-1, 3)
+    counted = np.array([_EXTENT[solid.kind] for solid in solids], np.float32).reshape(-1, 3)
+    radius = np.sqrt((half * half * counted).sum(axis=1))
+    centre = np.array([solid.centre for solid in solids], np.float32).reshape(-1, 3)
+    return centre, np.float32(1.02) * radius + np.float32(0.02)
+
+
+# Which of the half extents span the bounding sphere.
+_EXTENT = {BOX: (1, 1, 1), SPHERE: (1, 0, 0), CYLINDER: (1, 1, 0)}

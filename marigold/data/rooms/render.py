@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from marigold.data.rooms.geometry import FAR, Array, Hits, Solid, blocked, cast
+from marigold.data.rooms.geometry import Array, Hits, Solid, blocked, cast
 
 PLAIN, CHECKER, STRIPES, TILES, NOISE, BRICKS = range(6)
 
@@ -118,8 +118,7 @@ def shade(scene: Scene, origin: Array, direction: Array, hits: Hits, length: Arr
             strength /= 1 + np.float32(0.15) * square
         if index == 0:
             lit = np.flatnonzero(met & (strength > 0))
-            reach = np.full(lit.size, FAR if source.sun else 1, np.float32)
-            strength[lit[blocked(scene.solids, point[:, lit], towards[:, lit], reach)]] = 0
+            strength[lit[blocked(scene.solids, point[:, lit], position, source.sun)]] = 0
         light += np.asarray(source.colour, np.float32)[:, None] * strength
     colour = albedo * light + glow
     if scene.sky is not None:
