@@ -95,15 +95,33 @@ def draw(photos: dict[str, np.ndarray], batch: int, crop: int, rng: np.random.Ge
 
 
 def vary(images: Tensor, rng: np.random.Generator) -> Tensor:
-    """Photometric variety for the VAE, per batch: black-and-white, negative, softer."""
+    """Variety for the VAE, per batch: pictures of other styles than the renderer's photos."""
+    if rng.random() < 0.2:
+        images = cartoon(images, rng)
     if rng.random() < 0.3:
         images = images.mean(dim=1, keepdim=True).expand(-1, 3, -1, -1)
-    if rng.random() < 0.1:
+    if rng.random() < 0.15:
         images = -images
-    if rng.random() < 0.2:
+    if rng.random() < 0.15:
         small = F.interpolate(images, scale_factor=1 / int(rng.integers(2, 9)), mode="area")
         images = F.interpolate(small, size=images.shape[-2:], mode="bilinear", align_corners=False)
     return images
+
+
+def cartoon(images: Tensor, rng: np.random.Generator) -> Tensor:
+    """Each picture cut along its levels of brightness into 2 to 5 parts, each painted with one gradient."""
+    batch, _, height, width = images.shape
+    levels = int(rng.integers(2, 6))
+    grey = F.avg_pool2d(images.mean(dim=1, keepdim=True), 9, stride=1, padding=4, count_include_pad=False)
+    rank = grey.flatten(1).argsort(dim=1).argsort(dim=1).view_as(grey)
+    part = rank * levels // (height * width)
+    x, y = torch.linspace(-1, 1, width), torch.linspace(-1, 1, height).view(-1, 1)
+    paint = torch.from_numpy(rng.uniform(-1, 1, (batch, levels, 3, 3)).astype(np.float32))
+    grey_only = torch.from_numpy(rng.random((batch, 1, 1, 1)) < 0.6)
+    paint = torch.where(grey_only, paint[:, :, :1], paint)
+    colour, across, down = ((paint[..., k])[..., None, None] for k in range(3))
+    gradient = (colour + 0.7 * (across * x + down * y)).clamp(-1, 1)  # (B, levels, 3, H, W)
+    return gradient.gather(1, part[:, None].expand(-1, 1, 3, -1, -1))[:, 0]
 
 
 def gradients(images: Tensor) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 STATE_FOLDER = "training_state"
 MANIFEST = f"{STATE_FOLDER}/manifest.json"
-OPTIMIZER = f"{STATE_FOLDER}/optimizer.pt"
+STATE = f"{STATE_FOLDER}/state.pt"
 FROZEN_PARTS = ("vae", "text_encoder", "tokenizer", "scheduler")
 PARTIAL = ".partial-"
 
@@ -33,9 +33,9 @@ class Checkpoint:
     step: int
     metadata: dict[str, Any]
 
-    def optimizer_state(self) -> dict[str, Any]:
-        """The optimiser's state; only tensors and plain values are unpickled."""
-        return torch.load(self.folder / OPTIMIZER, map_location="cpu", weights_only=True)
+    def state(self) -> dict[str, Any]:
+        """The training state that was saved; only tensors and plain values are unpickled."""
+        return torch.load(self.folder / STATE, map_location="cpu", weights_only=True)
 
 
 def step_folder(checkpoints: Path, step: int) -> Path:
@@ -47,7 +47,7 @@ def save_checkpoint(
     checkpoints: Path,
     step: int,
     export: Callable[[Path], None],
-    optimizer_state: dict[str, Any],
+    state: dict[str, Any],
     metadata: dict[str, Any],
 ) -> Path:
     """Write the checkpoint of `step` finished steps and return its folder.
@@ -62,7 +62,7 @@ def save_checkpoint(
     (partial / STATE_FOLDER).mkdir(parents=True)
     try:
         export(partial)
-        torch.save(optimizer_state, partial / OPTIMIZER)
+        torch.save(state, partial / STATE)
         files = {name: _describe(partial / name) for name in _files(partial)}
         _share_frozen(partial, files, _steps(checkpoints))
         content = {"step": step, "files": files, "metadata": metadata}

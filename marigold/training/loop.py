@@ -4,7 +4,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from diffusers.models import UNet2DConditionModel
+from diffusers.training_utils import EMAModel
 from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -45,11 +46,16 @@ def train(config: TrainConfig, run: Run, accelerator: Accelerator) -> bool:
     accumulation = accumulation_steps(config.effective_batch, config.micro_batch, accelerator.num_processes)
     checkpoints = run.folder / "checkpoints"
     optimizer = torch.optim.Adam(run.unet.parameters(), lr=config.lr, fused=accelerator.device.type == "cuda")
-    start, best, pending = _resume(checkpoints, run, optimizer)
+    average = None
+    if config.ema_decay is not None:
+        average = EMAModel(run.unet.parameters(), decay=config.ema_decay, foreach=True)
+    start, best, pending = _resume(checkpoints, run, optimizer, average)
     run.unet.train()
     unet, prepared = accelerator.prepare(run.unet, optimizer)
     tracker = run.make_tracker(start) if accelerator.is_main_process else None
-    loop = _Loop(config, run, accelerator, unet, prepared, accumulation, tracker, best)
+    loop = _Loop(config, run, accelerator, unet, prepared, accumulation, tracker, best, average)
+    if average is not None:
+        average.to(accelerator.device)
     loop.window.losses = [torch.tensor(loss, device=accelerator.device) for loss in pending]
     try:
         return loop.go(start)
@@ -58,7 +64,9 @@ def train(config: TrainConfig, run: Run, accelerator: Accelerator) -> bool:
             tracker.close()
 
 
-def _resume(checkpoints: Path, run: Run, optimizer: torch.optim.Optimizer) -> tuple[int, float, list[float]]:
+def _resume(
+    checkpoints: Path, run: Run, optimizer: torch.optim.Optimizer, average: EMAModel | None
+) -> tuple[int, float, list[float]]:
     """Load the newest good checkpoint: the step to start with, the best figure so far, unlogged losses."""
     found: Checkpoint | None = load_latest(checkpoints)
     if found is None:
@@ -74,9 +82,16 @@ def _resume(checkpoints: Path, run: Run, optimizer: torch.optim.Optimizer) -> tu
             f"{found.folder} was made with other settings and is not continued. {'; '.join(different)}. "
             "Give another run_dir, or move that folder away"
         )
-    weights = UNet2DConditionModel.from_pretrained(found.folder / "unet").state_dict()
-    run.unet.load_state_dict(weights)
-    optimizer.load_state_dict(found.optimizer_state())
+    state = found.state()
+    if average is None:
+        run.unet.load_state_dict(UNet2DConditionModel.from_pretrained(found.folder / "unet").state_dict())
+    else:
+        # The model folder holds the average; the weights themselves are part of the training state.
+        average.load_state_dict(state["average"])
+        with torch.no_grad():
+            for parameter, saved in zip(run.unet.parameters(), state["weights"], strict=True):
+                parameter.copy_(saved)
+    optimizer.load_state_dict(state["optimizer"])
     logger.info("resumed from %s", found.folder)
     return found.step, float(found.metadata["best"]), list(found.metadata["pending"])
 
@@ -94,10 +109,11 @@ class _Loop:
         accumulation: int,
         tracker: Tracker | None,
         best: float,
+        average: EMAModel | None,
     ) -> None:
         self.config, self.run, self.accelerator = config, run, accelerator
         self.unet, self.optimizer, self.accumulation = unet, optimizer, accumulation
-        self.tracker, self.best = tracker, best
+        self.tracker, self.best, self.average = tracker, best, average
         self.window = Window()
         self.saved: Path | None = None
         self.deadline = math.inf if config.time_limit is None else time.monotonic() + 3600 * config.time_limit
@@ -127,8 +143,9 @@ class _Loop:
                 validating = last or done % config.validate_every == 0
                 if validating or wants or done % config.checkpoint_every == 0:
                     self._check_finite(step)
-                    improved = self._validate(done) if validating else False
-                    self._save(done, improved)
+                    with self._averaged():
+                        improved = self._validate(done) if validating else False
+                        self._save(done, improved)
                 if wants and not last:
                     logger.warning("stopped after step %d; the same command goes on from here", done)
                     return False
@@ -176,6 +193,8 @@ class _Loop:
         self.window.grad_norms.append(norm.detach())
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        if self.average is not None:
+            self.average.step(self.run.unet.parameters())
 
     def _global_index(self, step: int, k: int) -> int:
         accelerator = self.accelerator
@@ -252,7 +271,10 @@ class _Loop:
             checkpoints = self.run.folder / "checkpoints"
             pending = [loss.item() for loss in self.window.losses]
             metadata = {"recipe": dict(self.run.recipe), "best": self.best, "pending": pending}
-            self.saved = save_checkpoint(checkpoints, done, self.run.save_model, self.optimizer.state_dict(), metadata)
+            state = {"optimizer": self.optimizer.state_dict()}
+            if self.average is not None:
+                state |= {"average": self.average.state_dict(), "weights": self.average.temp_stored_params}
+            self.saved = save_checkpoint(checkpoints, done, self.run.save_model, state, metadata)
             keep_newest(checkpoints, self.config.keep_checkpoints)
             if improved:
                 copy_model(self.saved, self.run.folder / "best")
@@ -260,6 +282,18 @@ class _Loop:
                 copy_model(self.saved, self.run.folder / "final")
             self.window.started += time.perf_counter() - started
         self.accelerator.wait_for_everyone()
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """Put the moving average in place of the weights while the model is judged and exported."""
+        if self.average is None:
+            yield
+            return
+        parameters = list(self.run.unet.parameters())
+        self.average.store(parameters)
+        self.average.copy_to(parameters)
+        yield
+        self.average.restore(parameters)
 
     def _any(self, flag: bool) -> bool:
         """Whether the flag is up on any process."""

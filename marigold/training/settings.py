@@ -22,8 +22,9 @@ class TrainConfig:
 
     `steps` counts optimiser steps of `effective_batch` samples, taken in micro-batches. The learning rate is
     `lr` times `learning_rate_factor`, which has fallen to `final_ratio` at `decay_steps`. `max_grad_norm` null
-    does not clip. `time_limit` is in hours, null for none. `select_by` names the validation figure (lower is
-    better) that decides which checkpoint is kept as `best`.
+    does not clip. With `ema_decay` a moving average of the weights is kept, validated and exported instead of the
+    weights themselves; null for none. `time_limit` is in hours, null for none. `select_by` names the validation
+    figure (lower is better) that decides which checkpoint is kept as `best`.
     """
 
     steps: int
@@ -34,6 +35,7 @@ class TrainConfig:
     decay_steps: int
     final_ratio: float
     max_grad_norm: float | None
+    ema_decay: float | None
     seed: int
     log_every: int
     checkpoint_every: int

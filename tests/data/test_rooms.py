@@ -163,7 +163,12 @@ def test_bounding_spheres_leave_every_pixel_as_it_is(monkeypatch):
         views = [views("photos", scene, size)[0] for scene in range(4) for views in (room_views, street_views)]
         return [(view.colour.tobytes(), view.depth.tobytes(), view.entity.tobytes()) for view in views]
 
+    def always(solids, a, b):
+        return np.ones((len(solids), max(a.shape[1], b.shape[1])), bool)
+
     quick = everything()
     for name in ("_near_from", "_near_parallel"):
-        monkeypatch.setattr(geometry, name, lambda solids, a, b: np.ones((len(solids), max(a.shape[1], b.shape[1])), bool))
+        monkeypatch.setattr(
+            geometry, name, lambda solids, a, b: np.ones((len(solids), max(a.shape[1], b.shape[1])), bool)
+        )
     assert everything() == quick

@@ -31,7 +31,7 @@ def test_newest_is_found_and_reads_back(tmp_path):
     assert found is not None
     assert (found.step, found.metadata) == (10, {"best": 0.5})
     assert (found.folder / "unet/model.bin").read_text() == "step 10"
-    assert found.optimizer_state()["state"][0]["step"] == 3
+    assert found.state()["state"][0]["step"] == 3
 
 
 @pytest.mark.parametrize(
@@ -114,4 +114,4 @@ def test_optimiser_state_never_unpickles_objects(tmp_path):
     folder = save_checkpoint(tmp_path, 2, export, {"state": Evil()}, {})
     assert load_latest(tmp_path).folder == folder
     with pytest.raises(Exception, match="Weights only load failed"):
-        load_latest(tmp_path).optimizer_state()
+        load_latest(tmp_path).state()

@@ -8,7 +8,9 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
+from marigold.training.checkpoint import load_latest
 from runs import figures, weights
 from train import run
 
@@ -77,3 +79,32 @@ def test_another_recipe_is_not_continued(tmp_path, configure):
     assert not run(configure(tmp_path, "train.time_limit=0.0", "train.lr=0.0005"))
     with pytest.raises(ValueError, match=r"lr: checkpoint 0\.0005, this run 0\.001"):
         run(configure(tmp_path, "train.lr=0.001"))
+
+
+def test_moving_average_is_exported_and_survives_stops(tmp_path, undisturbed, configure):
+    plain = reference(undisturbed, configure)
+    averaged, stopped = (configure(tmp_path / name, "train.ema_decay=0.5") for name in ("whole", "stopped"))
+    assert run(averaged)
+    stopped.train.time_limit = 0.0
+    assert [run(stopped) for _ in range(6)] == [False] * 5 + [True]
+    # The average follows the training and does not change it.
+    losses = [line["loss"] for line in figures(tmp_path / "whole") if "loss" in line]
+    assert losses == [line["loss"] for line in figures(plain) if "loss" in line]
+    assert weights(tmp_path / "whole") != weights(plain)
+    assert weights(tmp_path / "stopped") == weights(tmp_path / "whole")
+
+
+def test_moving_average_by_hand(tmp_path, configure):
+    """Three stops give the weights after 1, 2 and 3 steps, and diffusers' warm-up of the decay is known."""
+    config = configure(tmp_path, "train.ema_decay=0.9", "train.time_limit=0.0", "train.checkpoint_every=1")
+    plain, average = [], []
+    for _ in range(3):
+        assert not run(config)
+        state = load_latest(tmp_path / "checkpoints").state()
+        plain.append(state["weights"][0].double())
+        average.append(state["average"]["shadow_params"][0].double())
+    expected = plain[0]  # the first update takes the weights as they are
+    for step in (1, 2):
+        decay = min(0.9, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * plain[step]
+        torch.testing.assert_close(average[step], expected, rtol=0, atol=1e-7)
