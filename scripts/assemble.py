@@ -1,6 +1,7 @@
 """From a composed configuration to the library's objects, shared by train.py and cache_latents.py."""
 
 import hashlib
+import json
 import logging
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from marigold.data.latent_cache import LatentCache
 from marigold.data.mixture import ExampleSource, Mixture, MixtureDataset
 from marigold.data.pixels import PixelExamples
 from marigold.data.transforms import Transform
-from marigold.model.backbone import Backbone, load_base, widen_conv_in
+from marigold.model.backbone import Backbone, BaseModelError, find_folder, load_base, widen_conv_in
 from marigold.model.random_base import random_unet_like
 
 logger = logging.getLogger(__name__)
@@ -77,6 +78,13 @@ def load_model(config: DictConfig) -> Backbone:
     settings = to_dataclass(ModelConfig, config.model, "model")
     changes = to_dataclass(DiffusionConfig, config.diffusion, "diffusion")
     backbone = load_base(settings.base, settings.revision)
+    index = find_folder(settings.base, settings.revision) / "model_index.json"
+    predicts = json.loads(index.read_text()).get("prediction_type") if index.is_file() else None
+    if predicts not in (None, "depth"):
+        raise BaseModelError(
+            f"{index}: this model predicts {predicts}, and training here teaches depth; start from a depth model "
+            f"or from an image generator"
+        )
     if settings.random_unet:
         backbone = replace(backbone, unet=random_unet_like(backbone.unet, MODEL_SEED + config.train.seed))
     if backbone.unet.config["in_channels"] == 4:

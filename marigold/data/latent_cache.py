@@ -34,6 +34,12 @@ class LatentBatch:
     depth_latent: Float[Tensor, "B 4 h w"]
     valid_latent: Bool[Tensor, "B 1 h w"]
 
+    def pin_memory(self) -> "LatentBatch":
+        """The same batch in page-locked memory; torch's DataLoader calls this."""
+        return LatentBatch(
+            self.names, self.image_latent.pin_memory(), self.depth_latent.pin_memory(), self.valid_latent.pin_memory()
+        )
+
 
 Encode = Callable[[Sequence[int], Sequence[bool]], LatentBatch]
 

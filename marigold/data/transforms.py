@@ -33,6 +33,12 @@ class PixelBatch:
     depth_norm: Float[Tensor, "B 1 H W"]
     valid: Bool[Tensor, "B 1 H W"]
 
+    def pin_memory(self) -> "PixelBatch":
+        """The same batch in page-locked memory; torch's DataLoader calls this."""
+        return PixelBatch(
+            self.names, self.image_norm.pin_memory(), self.depth_norm.pin_memory(), self.valid.pin_memory()
+        )
+
 
 def training_example(
     sample: DepthSample, transform: Transform, *, flip: bool

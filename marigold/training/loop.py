@@ -25,6 +25,7 @@ from marigold.training.signals import stop_signals
 from marigold.training.tracking import Tracker
 
 logger = logging.getLogger(__name__)
+WAIT_LIMIT = 0.3  # share of the time that training may wait for data without a warning
 
 
 @dataclass
@@ -116,6 +117,7 @@ class _Loop:
         self.tracker, self.best, self.average = tracker, best, average
         self.window = Window()
         self.saved: Path | None = None
+        self.warned = False
         self.deadline = math.inf if config.time_limit is None else time.monotonic() + 3600 * config.time_limit
 
     def go(self, start: int) -> bool:
@@ -132,6 +134,8 @@ class _Loop:
         with stop_signals() as stopped:
             for step in bar:
                 self._optimise(step, loader)
+                if step == 0:
+                    self._check_attached()
                 done = step + 1
                 last = done == config.steps
                 if done % config.log_every == 0 or last:
@@ -165,6 +169,8 @@ class _Loop:
             collate_fn=_as_it_is,
             multiprocessing_context="spawn" if config.workers else None,
             persistent_workers=config.workers > 0,
+            # Pinned copies travel to the GPU while it computes.
+            pin_memory=accelerator.device.type == "cuda",
         )
 
     def _optimise(self, step: int, loader: Iterator[Any]) -> None:
@@ -185,6 +191,8 @@ class _Loop:
             with nullcontext() if last else accelerator.no_sync(self.unet):
                 with accelerator.autocast():
                     loss = self.run.objective(self.unet, batch, self._global_index(step, k))
+                if not loss.requires_grad:
+                    raise TrainingError("the loss is detached from the U-Net: are all of its weights frozen?")
                 accelerator.backward(loss / self.accumulation)
             self.window.losses.append(loss.detach())
         limit = math.inf if config.max_grad_norm is None else config.max_grad_norm
@@ -199,6 +207,16 @@ class _Loop:
     def _global_index(self, step: int, k: int) -> int:
         accelerator = self.accelerator
         return (step * self.accumulation + k) * accelerator.num_processes + accelerator.process_index
+
+    def _check_attached(self) -> None:
+        """Stop after the first step if no gradient reached the U-Net: nothing would ever be learnt."""
+        losses, norm = torch.stack(self.window.losses), self.window.grad_norms[-1]
+        # Without any valid pixel the loss is exactly 0 and so is its gradient: unlucky, but not detached.
+        if self._any(bool((losses != 0).any())) and norm.item() == 0:
+            raise TrainingError(
+                "the gradient is zero at the first step: the loss does not depend on the U-Net's weights. "
+                "Are they frozen, or was the prediction detached?"
+            )
 
     def _check_finite(self, step: int) -> None:
         """Stop, naming the samples, if any loss or gradient since the last check is not finite."""
@@ -239,6 +257,7 @@ class _Loop:
             "images_per_second": len(window.grad_norms) * self.config.effective_batch / seconds,
             "data_wait_share": window.waited / seconds,
         }
+        self._warn_of_waiting(values["data_wait_share"])
         if torch.cuda.is_available():
             values["peak_memory_gb"] = torch.cuda.max_memory_allocated() / 1e9
         if self.tracker is not None:
@@ -249,6 +268,23 @@ class _Loop:
             "img/s": f"{values['images_per_second']:.1f}",
             "wait": f"{values['data_wait_share']:.0%}",
         }
+
+    def _warn_of_waiting(self, share: float) -> None:
+        """Say once when the device waits for data for more than WAIT_LIMIT of the time, and what helps."""
+        if share <= WAIT_LIMIT or self.warned or not self.accelerator.is_main_process:
+            return
+        self.warned = True
+        workers = self.config.workers
+        cached = self.run.objective.vae is None
+        advice = "" if cached else "; scripts/cache_latents.py spares it the pictures altogether"
+        logger.warning(
+            "training waits for data %.0f %% of the time: the %s too slow. "
+            "More processes (train.workers=%d) or a faster disk help%s",
+            100 * share,
+            f"{workers} loading processes are" if workers else "loading in the training process itself is",
+            max(2 * workers, 2),
+            advice,
+        )
 
     def _validate(self, done: int) -> bool:
         """Judge the model; True if it is the best so far."""

@@ -2,8 +2,10 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import diffusers
@@ -14,6 +16,7 @@ from safetensors.torch import load
 from cache_latents import run as cache_latents
 from marigold.data.latent_cache import CacheError
 from marigold.data.pixels import PixelExamples
+from marigold.training.objective import Objective
 from marigold.training.settings import TrainingError, accumulation_steps
 from runs import figures, losses, weights
 from train import run
@@ -77,6 +80,47 @@ def test_not_finite_loss_names_the_sample_and_keeps_the_checkpoint(tmp_path, con
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_000002"]
     monkeypatch.undo()
     assert run(configure(tmp_path))  # and from there it goes on
+
+
+def test_loss_that_does_not_reach_the_unet_is_refused_at_step_one(tmp_path, configure, monkeypatch):
+    original = Objective.__call__
+    monkeypatch.setattr(Objective, "__call__", lambda *arguments: original(*arguments).detach())
+    with pytest.raises(TrainingError, match="detached from the U-Net"):
+        run(configure(tmp_path))
+    # Attached in name only: a factor of zero leaves a graph and a loss, and no gradient.
+    monkeypatch.setattr(
+        Objective,
+        "__call__",
+        lambda self, unet, batch, g: 1 + 0 * original(self, unet, batch, g),
+    )
+    with pytest.raises(TrainingError, match="gradient is zero at the first step"):
+        run(configure(tmp_path))
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_waiting_for_data_is_said_once_with_advice(tmp_path, configure, monkeypatch, caplog):
+    original = PixelExamples.batch
+
+    def slowly(self, indices, flips):
+        time.sleep(0.5)
+        return original(self, indices, flips)
+
+    monkeypatch.setattr(PixelExamples, "batch", slowly)
+    with caplog.at_level("WARNING"):
+        assert run(configure(tmp_path, "train.workers=0"))
+    said = [record.message for record in caplog.records if "waits for data" in record.message]
+    assert len(said) == 1
+    assert "train.workers=2" in said[0]
+    assert "cache_latents.py" in said[0]
+
+
+def test_model_of_another_space_is_refused(tmp_path, configure, random_base):
+    base = tmp_path / "base"
+    shutil.copytree(random_base, base)
+    index = json.loads((base / "model_index.json").read_text())
+    (base / "model_index.json").write_text(json.dumps({**index, "prediction_type": "disparity"}))
+    with pytest.raises(ValueError, match="predicts disparity, and training here teaches depth"):
+        run(configure(tmp_path / "run", f"model.base={base}"))
 
 
 def test_batches_that_do_not_fit_are_refused_before_the_first_step(tmp_path, configure):
