@@ -151,6 +151,6 @@ def recipe(config: DictConfig, sets: list[TrainingSet]) -> dict[str, Any]:
         key: plain["train"][key]
         for key in ("effective_batch", "micro_batch", "lr", "warmup_steps", "decay_steps", "final_ratio", "seed")
     }
-    train |= {key: plain["train"][key] for key in ("max_grad_norm", "ema_decay")}
+    train |= {key: plain["train"][key] for key in ("optimizer", "max_grad_norm", "ema_decay")}
     splits = {part.name: part.samples.split.sha256 for part in sets}
     return {**decisive, **train, "splits": splits}

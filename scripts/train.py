@@ -34,7 +34,7 @@ from marigold.model.model_card import Score, model_card
 from marigold.model.pipeline import DepthSettings, MarigoldDepth
 from marigold.training.loop import train
 from marigold.training.objective import NoiseConfig, Objective
-from marigold.training.settings import Run, TrainConfig, accumulation_steps
+from marigold.training.settings import Performance, Run, TrainConfig, accumulation_steps
 from marigold.training.tracking import JsonLines, Trackers, Wandb
 from marigold.training.validation import METRICS, Sampling, ValidationSet, validate
 
@@ -148,6 +148,7 @@ def run(config: DictConfig) -> bool:
     tracking = to_dataclass(TrackerConfig, config.tracker, "tracker")
     chosen = OmegaConf.masked_copy(config.validation, ["steps", "ensemble_size", "seed", "panel"])
     sampling = to_dataclass(Sampling, chosen, "validation")
+    performance = to_dataclass(Performance, config.performance, "performance")
     accelerator = make_accelerator(config)
     accumulation_steps(settings.effective_batch, settings.micro_batch, accelerator.num_processes)
     sets, judged_on, backbone = check_inputs(config)
@@ -160,6 +161,7 @@ def run(config: DictConfig) -> bool:
         backbone,
         DepthSettings("depth", True, True, export.default_denoising_steps, export.default_processing_resolution),
     ).to(accelerator.device)
+    performance.apply(backbone.unet)
     data = mixture_dataset(config, sets, backbone)
     vae = None if config.cache.enabled else backbone.vae
     objective = Objective(model.diffusion, noise, model.prompt, vae, settings.seed)

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from marigold.data.mixture import global_indices
 from marigold.training.checkpoint import Checkpoint, copy_model, keep_newest, load_latest, save_checkpoint
 from marigold.training.schedule import learning_rate_factor
-from marigold.training.settings import Run, TrainConfig, TrainingError, accumulation_steps
+from marigold.training.settings import Run, TrainConfig, TrainingError, accumulation_steps, make_optimizer
 from marigold.training.signals import stop_signals
 from marigold.training.tracking import Tracker
 
@@ -46,7 +46,7 @@ def train(config: TrainConfig, run: Run, accelerator: Accelerator) -> bool:
     """
     accumulation = accumulation_steps(config.effective_batch, config.micro_batch, accelerator.num_processes)
     checkpoints = run.folder / "checkpoints"
-    optimizer = torch.optim.Adam(run.unet.parameters(), lr=config.lr, fused=accelerator.device.type == "cuda")
+    optimizer = make_optimizer(config.optimizer, run.unet.parameters(), config.lr)
     average = None
     if config.ema_decay is not None:
         average = EMAModel(run.unet.parameters(), decay=config.ema_decay, foreach=True)

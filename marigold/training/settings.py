@@ -1,10 +1,11 @@
 """What a training run consists of, and what is refused before its first step."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from diffusers.models import UNet2DConditionModel
 
 from marigold.data.mixture import MixtureDataset
@@ -21,10 +22,11 @@ class TrainConfig:
     """Settings of the loop, as `configs/train.yaml` gives them.
 
     `steps` counts optimiser steps of `effective_batch` samples, taken in micro-batches. The learning rate is
-    `lr` times `learning_rate_factor`, which has fallen to `final_ratio` at `decay_steps`. `max_grad_norm` null
-    does not clip. With `ema_decay` a moving average of the weights is kept, validated and exported instead of the
-    weights themselves; null for none. `time_limit` is in hours, null for none. `select_by` names the validation
-    figure (lower is better) that decides which checkpoint is kept as `best`.
+    `lr` times `learning_rate_factor`, which has fallen to `final_ratio` at `decay_steps`. `optimizer` is adam, or
+    adam8bit for bitsandbytes' 8-bit moments. `max_grad_norm` null does not clip. With `ema_decay` a moving average
+    of the weights is kept, validated and exported instead of the weights themselves; null for none. `time_limit` is
+    in hours, null for none. `select_by` names the validation figure (lower is better) that decides which checkpoint
+    is kept as `best`.
     """
 
     steps: int
@@ -34,6 +36,7 @@ class TrainConfig:
     warmup_steps: int
     decay_steps: int
     final_ratio: float
+    optimizer: str
     max_grad_norm: float | None
     ema_decay: float | None
     seed: int
@@ -44,6 +47,45 @@ class TrainConfig:
     select_by: str
     workers: int
     time_limit: float | None
+
+
+@dataclass(frozen=True)
+class Performance:
+    """What changes a run's speed and memory but not its recipe: `performance` in `configs/train.yaml`.
+
+    `tf32` lets float32 products on the GPU round to TF32. `gradient_checkpointing` recomputes activations in the
+    backward pass. `channels_last` orders the U-Net's weights for tensor cores. `compile` runs torch.compile.
+    """
+
+    tf32: bool
+    gradient_checkpointing: bool
+    channels_last: bool
+    compile: bool
+
+    def apply(self, unet: UNet2DConditionModel) -> None:
+        """Prepare `unet` in place, before the optimiser is made."""
+        torch.set_float32_matmul_precision("high" if self.tf32 else "highest")
+        torch.backends.cudnn.allow_tf32 = self.tf32
+        if self.gradient_checkpointing:
+            unet.enable_gradient_checkpointing()
+        if self.channels_last:
+            unet.to(memory_format=torch.channels_last)  # type: ignore[call-arg]
+        if self.compile:
+            unet.compile()
+
+
+def make_optimizer(name: str, parameters: Iterable[torch.nn.Parameter], lr: float) -> torch.optim.Optimizer:
+    """Adam, or bitsandbytes' Adam with 8-bit moments; raises TrainingError for another name or without the package."""
+    parameters = list(parameters)
+    if name == "adam":
+        return torch.optim.Adam(parameters, lr=lr, fused=parameters[0].device.type == "cuda")
+    if name != "adam8bit":
+        raise TrainingError(f"train.optimizer={name}: expected adam or adam8bit")
+    try:
+        from bitsandbytes.optim import Adam8bit
+    except ImportError as error:
+        raise TrainingError("train.optimizer=adam8bit needs bitsandbytes: pip install -e '.[adam8bit]'") from error
+    return Adam8bit(parameters, lr=lr)
 
 
 @dataclass(frozen=True)

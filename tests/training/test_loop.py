@@ -123,6 +123,37 @@ def test_model_of_another_space_is_refused(tmp_path, configure, random_base):
         run(configure(tmp_path / "run", f"model.base={base}"))
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method")
+@pytest.mark.parametrize(
+    "option",
+    [
+        "gradient_checkpointing",
+        "channels_last",
+        pytest.param("compile", marks=pytest.mark.slow),
+    ],  # needs a C++ compiler
+)
+def test_performance_options_change_rounding_only(tmp_path, configure, option):
+    """Same losses; and a run that is stopped and goes on with the option on still has the bits of one that was not."""
+    plain = configure(tmp_path / "plain")
+    assert run(plain)
+    for name, limits in (("whole", [None]), ("stopped", [0.0, None])):
+        for limit in limits:
+            config = configure(tmp_path / name, f"performance.{option}=true")
+            config.train.time_limit = limit
+            run(config)
+    assert losses(tmp_path / "whole") == pytest.approx(losses(tmp_path / "plain"), rel=1e-4)
+    assert weights(tmp_path / "stopped") == weights(tmp_path / "whole")
+
+
+def test_optimiser_that_is_not_there_is_named(tmp_path, configure, monkeypatch):
+    with pytest.raises(TrainingError, match="expected adam or adam8bit"):
+        run(configure(tmp_path, "train.optimizer=sgd"))
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
+    with pytest.raises(TrainingError, match=r"pip install -e '\.\[adam8bit\]'"):
+        run(configure(tmp_path, "train.optimizer=adam8bit"))
+
+
 def test_batches_that_do_not_fit_are_refused_before_the_first_step(tmp_path, configure):
     assert accumulation_steps(32, 2, 1) == 16
     assert accumulation_steps(32, 2, 8) == 2
