@@ -3,7 +3,10 @@
 import dataclasses
 import importlib
 import inspect
+import sys
 import typing
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
@@ -94,3 +97,15 @@ def _checked(fields: list[Field], node: DictConfig, where: str) -> dict[str, Any
 
 def _place(where: str) -> str:
     return f"{where}: " if where else ""
+
+
+@contextmanager
+def errors_for_people() -> Iterator[None]:
+    """End the program with one message on stderr and exit code 1 for what a person can mend: ValueError, OSError.
+
+    Anything else is a defect of this package and keeps its traceback.
+    """
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")

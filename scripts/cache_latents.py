@@ -6,7 +6,6 @@ accelerate launch scripts/cache_latents.py +exp=[hypersim_vkitti,cached_latents]
 Run again after an interruption: whole shards are kept. The settings are those of scripts/train.py.
 """
 
-import sys
 from pathlib import Path
 
 import hydra
@@ -16,7 +15,7 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from assemble import CacheConfig, load_model, training_sets, weights_hash
-from marigold.config import to_dataclass
+from marigold.config import errors_for_people, to_dataclass
 from marigold.data.latent_cache import write_cache
 from marigold.data.pixels import PixelExamples
 from marigold.training.objective import encode_batch
@@ -24,10 +23,8 @@ from marigold.training.objective import encode_batch
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="train")
 def main(config: DictConfig) -> None:
-    try:
+    with errors_for_people():
         run(config)
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
 
 
 def run(config: DictConfig) -> None:

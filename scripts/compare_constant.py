@@ -4,7 +4,6 @@ python scripts/compare_constant.py dataset=rooms results=runs/quickstart/eval
 """
 
 import json
-import sys
 from pathlib import Path
 
 import hydra
@@ -12,16 +11,14 @@ import torch
 from omegaconf import DictConfig
 
 from eval import make_protocol
-from marigold.config import build
+from marigold.config import build, errors_for_people
 from marigold.evaluation.constant import constant_abs_rel
 
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="compare_constant")
 def main(config: DictConfig) -> None:
-    try:
+    with errors_for_people():
         print(compare(config))
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
 
 
 def compare(config: DictConfig) -> str:

@@ -21,7 +21,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
-from marigold.config import build, to_dataclass
+from marigold.config import build, errors_for_people, to_dataclass
 from marigold.evaluation import predictors, provenance
 from marigold.evaluation.errors import EvaluationError
 from marigold.evaluation.evaluate import Row
@@ -230,11 +230,8 @@ def run(config: DictConfig) -> None:
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="eval")
 def main(config: DictConfig) -> None:
-    """One line on stderr and exit code 1 for what a person can mend."""
-    try:
+    with errors_for_people():
         run(config)
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

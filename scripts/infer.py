@@ -21,7 +21,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 from tqdm import tqdm
 
-from marigold.config import ConfigError, to_dataclass
+from marigold.config import ConfigError, errors_for_people, to_dataclass
 from marigold.depth.point_cloud import assumed_depth, unproject, write_ply
 from marigold.model.pipeline import MarigoldDepth
 from marigold.pictures import find_pictures, read_picture, write_grey16, write_rgb
@@ -215,11 +215,8 @@ def run(config: DictConfig) -> bool:
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="infer")
 def main(config: DictConfig) -> None:
-    """A message on stderr and exit code 1 for what a person can mend."""
-    try:
+    with errors_for_people():
         finished = run(config)
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
     if not finished:
         sys.exit(1)
 

@@ -3,14 +3,13 @@
 python scripts/table.py results=[runs/eval] output=runs/table
 """
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from marigold.config import to_dataclass
+from marigold.config import errors_for_people, to_dataclass
 from marigold.evaluation.errors import EvaluationError
 from marigold.evaluation.results import read_results
 from marigold.evaluation.table import collect, to_html, to_latex, to_markdown
@@ -51,11 +50,8 @@ def run(config: DictConfig) -> None:
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="table")
 def main(config: DictConfig) -> None:
-    """One line on stderr and exit code 1 for what a person can mend."""
-    try:
+    with errors_for_people():
         run(config)
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from assemble import load_model, mixture_dataset, recipe, training_sets
 from eval import make_protocol
-from marigold.config import ConfigError, build, to_dataclass
+from marigold.config import ConfigError, build, errors_for_people, to_dataclass
 from marigold.data.errors import DataError
 from marigold.evaluation import provenance
 from marigold.model.backbone import Backbone, BaseModelError
@@ -208,11 +208,8 @@ def run(config: DictConfig) -> bool:
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="train")
 def main(config: DictConfig) -> None:
-    """A message on stderr and exit code 1 for what a person can mend."""
-    try:
+    with errors_for_people():
         finished = run(config)
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
     sys.exit(0 if finished else STOPPED)
 
 
