@@ -18,9 +18,10 @@ from marigold.data.mixture import ExampleSource, Mixture, MixtureDataset
 from marigold.data.pixels import PixelExamples
 from marigold.data.transforms import Transform
 from marigold.model.backbone import Backbone, BaseModelError, find_folder, load_base, widen_conv_in
-from marigold.model.random_base import random_unet_like
+from marigold.model.random_base import build_sd2_sized, random_unet_like
 
 logger = logging.getLogger(__name__)
+RANDOM_SD2 = "random_sd2"  # in place of a base: Stable Diffusion 2's shapes with random weights
 MODEL_SEED = 0  # of the U-Net that replaces a pretrained one in the ablation
 
 
@@ -77,20 +78,27 @@ def load_model(config: DictConfig) -> Backbone:
     """The base with a U-Net of 8 input channels and the scheduler settings of this experiment."""
     settings = to_dataclass(ModelConfig, config.model, "model")
     changes = to_dataclass(DiffusionConfig, config.diffusion, "diffusion")
-    backbone = load_base(settings.base, settings.revision)
-    index = find_folder(settings.base, settings.revision) / "model_index.json"
-    predicts = json.loads(index.read_text()).get("prediction_type") if index.is_file() else None
-    if predicts not in (None, "depth"):
-        raise BaseModelError(
-            f"{index}: this model predicts {predicts}, and training here teaches depth; start from a depth model "
-            f"or from an image generator"
-        )
+    if settings.base == RANDOM_SD2:
+        backbone = build_sd2_sized()
+    else:
+        backbone = load_base(settings.base, settings.revision)
+        check_space(find_folder(settings.base, settings.revision) / "model_index.json")
     if settings.random_unet:
         backbone = replace(backbone, unet=random_unet_like(backbone.unet, MODEL_SEED + config.train.seed))
     if backbone.unet.config["in_channels"] == 4:
         widen_conv_in(backbone.unet)
     backbone.vae.requires_grad_(False)
     return replace(backbone, scheduler_config={**backbone.scheduler_config, **asdict(changes)})
+
+
+def check_space(index: Path) -> None:
+    """Refuse to teach depth to a model whose model_index.json says that it predicts something else."""
+    predicts = json.loads(index.read_text()).get("prediction_type") if index.is_file() else None
+    if predicts not in (None, "depth"):
+        raise BaseModelError(
+            f"{index}: this model predicts {predicts}, and training here teaches depth; start from a depth model "
+            f"or from an image generator"
+        )
 
 
 def training_sets(config: DictConfig) -> list[TrainingSet]:

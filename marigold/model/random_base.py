@@ -1,6 +1,7 @@
 """Models of Stable Diffusion 2's own classes with random weights: where tests and a pretraining start."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -95,6 +96,30 @@ def build_components(
     for module in (unet, vae, text_encoder):
         module.eval()
     return Backbone(unet, vae, text_encoder, tokenizer, dict(SD2_SCHEDULER))
+
+
+def build_sd2_sized(seed: int = 0, in_channels: int = 4) -> Backbone:
+    """Build the U-Net (866 M parameters) and the VAE (84 M) of Stable Diffusion 2 with random weights.
+
+    The text encoder is a small one of the same width: only its two vectors for the empty prompt are ever used.
+    """
+    text_width = 1024
+    small = build_components(seed, *SIZES["tiny"], text_width=text_width, in_channels=in_channels)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        unet = UNet2DConditionModel(
+            in_channels=in_channels,
+            attention_head_dim=[5, 10, 20, 20],
+            cross_attention_dim=text_width,
+            use_linear_projection=True,
+        )
+        vae = AutoencoderKL(
+            block_out_channels=(128, 256, 512, 512),
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            layers_per_block=2,
+        )
+    return replace(small, unet=unet.eval(), vae=vae.eval())
 
 
 def save(backbone: Backbone, folder: str | Path) -> Path:

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from marigold.data.mixture import global_indices
-from marigold.training.checkpoint import Checkpoint, copy_model, keep_newest, load_latest, save_checkpoint
+from marigold.training.checkpoint import Checkpoint, check, copy_model, keep_newest, load_latest, save_checkpoint
 from marigold.training.schedule import learning_rate_factor
 from marigold.training.settings import Run, TrainConfig, TrainingError, accumulation_steps, make_optimizer
 from marigold.training.signals import stop_signals
@@ -311,6 +311,8 @@ class _Loop:
             if self.average is not None:
                 state |= {"average": self.average.state_dict(), "weights": self.average.temp_stored_params}
             self.saved = save_checkpoint(checkpoints, done, self.run.save_model, state, metadata)
+            if self.config.verify_checkpoints:
+                _verify(self.saved, self.run.unet)
             keep_newest(checkpoints, self.config.keep_checkpoints)
             if improved:
                 copy_model(self.saved, self.run.folder / "best")
@@ -337,6 +339,15 @@ class _Loop:
             return flag
         flags = self.accelerator.gather(torch.tensor([flag], device=self.accelerator.device))
         return bool(flags.any())
+
+
+def _verify(folder: Path, unet: torch.nn.Module) -> None:
+    """Raise TrainingError unless the U-Net in `folder` has the weights of `unet`, bit for bit."""
+    check(folder)
+    weights = unet.state_dict()
+    for name, saved in UNet2DConditionModel.from_pretrained(folder / "unet").state_dict().items():
+        if not torch.equal(saved, weights[name].cpu()):
+            raise TrainingError(f"{folder}: {name} was not saved as it is in memory; is the disk failing?")
 
 
 def _as_it_is(batch: Any) -> Any:

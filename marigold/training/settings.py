@@ -24,8 +24,9 @@ class TrainConfig:
     `steps` counts optimiser steps of `effective_batch` samples, taken in micro-batches. The learning rate is
     `lr` times `learning_rate_factor`, which has fallen to `final_ratio` at `decay_steps`. `optimizer` is adam, or
     adam8bit for bitsandbytes' 8-bit moments. `max_grad_norm` null does not clip. With `ema_decay` a moving average
-    of the weights is kept, validated and exported instead of the weights themselves; null for none. `time_limit` is
-    in hours, null for none. `select_by` names the validation figure (lower is better) that decides which checkpoint
+    of the weights is kept, validated and exported instead of the weights themselves; null for none. With
+    `verify_checkpoints` each checkpoint is read back and compared with the weights in memory. `time_limit` is in
+    hours, null for none. `select_by` names the validation figure (lower is better) that decides which checkpoint
     is kept as `best`.
     """
 
@@ -44,6 +45,7 @@ class TrainConfig:
     checkpoint_every: int
     validate_every: int
     keep_checkpoints: int
+    verify_checkpoints: bool
     select_by: str
     workers: int
     time_limit: float | None

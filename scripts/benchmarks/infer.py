@@ -10,13 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from diffusers import DDIMScheduler, MarigoldDepthPipeline, UNet2DConditionModel
-from diffusers.models import AutoencoderKL
+from diffusers import DDIMScheduler, MarigoldDepthPipeline
 from scripts.benchmarks.timing import peak_memory
 
-from marigold.model.backbone import Backbone
 from marigold.model.pipeline import DepthSettings, MarigoldDepth
-from marigold.model.random_base import SD2_SCHEDULER, SIZES, build_components
+from marigold.model.random_base import SD2_SCHEDULER, SIZES, build_components, build_sd2_sized
 
 GRID = ((1, 1), (4, 1), (1, 10), (50, 10))
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -56,31 +54,12 @@ def main(argv: list[str]) -> None:
 def _model(checkpoint: str | None, name: str, dtype: torch.dtype) -> MarigoldDepth:
     if checkpoint:
         return MarigoldDepth.from_pretrained(checkpoint, torch_dtype=dtype)
-    base = _sd2_sized() if name == "sd2" else build_components(0, *SIZES[name], in_channels=8)
+    base = build_sd2_sized(in_channels=8) if name == "sd2" else build_components(0, *SIZES[name], in_channels=8)
     config = {**SD2_SCHEDULER, "timestep_spacing": "trailing"}
     if dtype != torch.float32:
         for module in (base.unet, base.vae, base.text_encoder):
             module.to(dtype)
     return MarigoldDepth(replace(base, scheduler_config=config), DepthSettings("depth", True, True, 1, 0))
-
-
-def _sd2_sized() -> Backbone:
-    """The U-Net and the VAE of Stable Diffusion 2 with random weights; the text encoder gives two vectors only."""
-    text_width = 1024
-    small = build_components(0, *SIZES["tiny"], text_width=text_width, in_channels=8)
-    unet = UNet2DConditionModel(
-        in_channels=8,
-        attention_head_dim=[5, 10, 20, 20],
-        cross_attention_dim=text_width,
-        use_linear_projection=True,
-    )
-    vae = AutoencoderKL(
-        block_out_channels=(128, 256, 512, 512),
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        layers_per_block=2,
-    )
-    return replace(small, unet=unet.eval(), vae=vae.eval())
 
 
 def _row(model: MarigoldDepth, image: torch.Tensor, steps: int, members: int, options: argparse.Namespace) -> dict:

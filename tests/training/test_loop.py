@@ -11,11 +11,12 @@ from pathlib import Path
 import diffusers
 import pytest
 import torch
-from safetensors.torch import load
+from safetensors.torch import load, save_file
 
 from cache_latents import run as cache_latents
 from marigold.data.latent_cache import CacheError
 from marigold.data.pixels import PixelExamples
+from marigold.model.pipeline import MarigoldDepth
 from marigold.training.objective import Objective
 from marigold.training.settings import TrainingError, accumulation_steps
 from runs import figures, losses, weights
@@ -152,6 +153,20 @@ def test_optimiser_that_is_not_there_is_named(tmp_path, configure, monkeypatch):
     monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
     with pytest.raises(TrainingError, match=r"pip install -e '\.\[adam8bit\]'"):
         run(configure(tmp_path, "train.optimizer=adam8bit"))
+
+
+def test_verified_checkpoint_that_differs_from_memory_is_refused(tmp_path, configure, monkeypatch):
+    assert run(configure(tmp_path / "good", "train.verify_checkpoints=true", "train.ema_decay=0.5"))
+    original = MarigoldDepth.save_pretrained
+
+    def save_something_else(self, folder, card):
+        original(self, folder, card)
+        file = folder / "unet/diffusion_pytorch_model.safetensors"
+        save_file({name: tensor + 1 for name, tensor in load(file.read_bytes()).items()}, file)
+
+    monkeypatch.setattr(MarigoldDepth, "save_pretrained", save_something_else)
+    with pytest.raises(TrainingError, match="was not saved as it is in memory"):
+        run(configure(tmp_path / "bad", "train.verify_checkpoints=true"))
 
 
 def test_batches_that_do_not_fit_are_refused_before_the_first_step(tmp_path, configure):
