@@ -48,8 +48,9 @@ def ensemble_depth(
     correlation (so every constant or inverted one) is left out; its scale and shift are its best fit >= 0.
     The median of an even number is the lower one, as torch.median's; the uncertainty is the median absolute
     deviation, or the standard deviation under `reduction="mean"`. A constant result is 0 everywhere.
-    A callable `method` ensembles instead. Raises ValueError naming the members that are not finite. Source: the
-    objective of Ke et al., CVPR 2024, section 3.3, squared and under the constraint that it lacks.
+    A callable `method` ensembles instead. Raises ValueError naming the members that are not finite, and for a
+    consensus below 0 under `alignment="scale"`. Source: the objective of Ke et al., CVPR 2024, section 3.3,
+    squared and under the constraint that it lacks.
     """
     if reduction not in ("median", "mean") or alignment not in ("affine", "scale", "none"):
         raise ValueError(
