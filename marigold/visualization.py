@@ -80,3 +80,21 @@ def _pictures(row: PanelRow, step: int) -> tuple[ndarray, ndarray, ndarray, ndar
         colour(target, low, high, known=target > 0),
         colour(error, 0, LARGEST_ERROR, colours=ERROR_COLOURS, known=valid),
     )
+
+
+def curves(path: Path, lines: dict[str, list[tuple[int, float]]], axis: str, figure_of: str, title: str) -> None:
+    """Write a png with one line per entry of `lines`: (value, figure) over a logarithmic `axis`."""
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    for name, points in lines.items():
+        axes.plot(*zip(*points, strict=True), marker="o", label=name)
+    values = sorted({value for points in lines.values() for value, _ in points})
+    axes.set_xscale("log")
+    axes.set_xticks(values, [str(value) for value in values])
+    axes.minorticks_off()
+    axes.set(xlabel=axis, ylabel=figure_of)
+    axes.set_title(title, fontsize=9)
+    axes.grid(alpha=0.3)
+    if len(lines) > 1:
+        axes.legend()
+    figure.savefig(path, dpi=150)

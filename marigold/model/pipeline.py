@@ -59,6 +59,18 @@ class DepthSettings:
             raise BaseModelError("a model that is shift-invariant but not scale-invariant is not supported")
 
 
+@dataclass(frozen=True)
+class Members:
+    """Predictions in [0, 1] before ensembling, B pictures with E each, and the pictures' (height, width)."""
+
+    depth: Float[Tensor, "B E 1 h w"]
+    size: tuple[int, int]
+
+    def first(self, count: int) -> "Members":
+        """The first `count` members of every picture: what a run with that ensemble size would give."""
+        return Members(self.depth[:, :count], self.size)
+
+
 class MarigoldDepth:
     """An affine-invariant depth estimator: a latent diffusion model that is conditioned on a photo."""
 
@@ -151,6 +163,31 @@ class MarigoldDepth:
         computed at once; None chooses it by free memory, and the result changes by rounding only. Raises ValueError,
         naming the argument, for values without meaning, and OutOfMemoryError. Source: paper, section 3.4.
         """
+        made = self.members(
+            image,
+            steps=steps,
+            ensemble_size=ensemble_size,
+            processing_resolution=processing_resolution,
+            seed=seed,
+            latents=latents,
+            # Its solver's finite differences turn a last bit into a tenth of the range; batches change last bits.
+            batch_size=1 if batch_size is None and ensemble_method == "diffusers" else batch_size,
+        )
+        return self.combine(made, method=ensemble_method, reduction=reduction)
+
+    @torch.no_grad()
+    def members(
+        self,
+        image: Image.Image | np.ndarray | Tensor,
+        *,
+        steps: int | None = None,
+        ensemble_size: int = 1,
+        processing_resolution: int | None = None,
+        seed: int = 0,
+        latents: Float[Tensor, "N 4 h w"] | None = None,
+        batch_size: int | None = None,
+    ) -> "Members":
+        """The predictions that `combine` ensembles, at the processing size; arguments and errors as in a call."""
         batch = self._checked(image)
         steps = self._or_recommended(steps, "default_denoising_steps", "steps")
         longest = self._or_recommended(processing_resolution, "default_processing_resolution", "processing_resolution")
@@ -162,19 +199,24 @@ class MarigoldDepth:
         ):
             if value < least:
                 raise ValueError(f"{name} has to be at least {least}, got {value}")
-        if batch_size is None and ensemble_method == "diffusers":
-            # Its solver's finite differences turn a last bit into a tenth of the range; batches change last bits.
-            batch_size = 1
         size = processing_size(batch.shape[-2], batch.shape[-1], longest)
         image_norm = pad_to_latent(resize(batch.to(self.device) * 2 - 1, size))
         start = self._start_noise(image_norm, ensemble_size, seed, latents)
-        members = self._predict(image_norm, start, steps, batch_size)[..., : size[0], : size[1]]
-        depth, uncertainty = self._ensemble(members, ensemble_size, ensemble_method, reduction)
-        own_size = (batch.shape[-2], batch.shape[-1])
-        depth = resize(depth, own_size).clip(0, 1)
+        depth = self._predict(image_norm, start, steps, batch_size)[..., : size[0], : size[1]]
+        return Members(depth.unflatten(0, (len(batch), ensemble_size)), (batch.shape[-2], batch.shape[-1]))
+
+    def combine(self, members: "Members", *, method: str = "procrustes", reduction: str = "median") -> Prediction:
+        """Ensemble the members of each picture and resize the result to the picture's own size."""
+        depth, uncertainty = self._ensemble(members.depth.flatten(0, 1), members.depth.shape[1], method, reduction)
+        depth = resize(depth, members.size).clip(0, 1)
         if uncertainty is not None:
-            uncertainty = resize(uncertainty, own_size)
+            uncertainty = resize(uncertainty, members.size)
         return Prediction(depth, uncertainty, self.space)
+
+    def with_spacing(self, spacing: str) -> "MarigoldDepth":
+        """The same modules, sampled at other timesteps: leading or trailing; raises SamplerError for another."""
+        config = {**self.backbone.scheduler_config, "timestep_spacing": spacing}
+        return MarigoldDepth(replace(self.backbone, scheduler_config=config), self.settings)
 
     def _checked(self, image: Image.Image | np.ndarray | Tensor) -> Float[Tensor, "B 3 H W"]:
         if not isinstance(image, Tensor) or image.ndim != 4:

@@ -53,11 +53,11 @@ def check(made):
         return
     try:
         result = ensemble_depth(members, **options)
-    except ValueError as error:
-        assert options["alignment"] == "scale"
-        assert "members of 0 or more" in str(error)
-        assert members.min() < 0
-        return
+    except ValueError:
+        # Documented: a scale alone cannot bring a consensus below 0 into [0, 1].
+        if options["alignment"] == "scale" and members.min() < 0:
+            return
+        raise
     assert torch.equal(members, before)  # the input is left alone
     for part in result:
         assert part.isfinite().all()

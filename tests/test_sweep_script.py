@@ -1,0 +1,92 @@
+"""The curves of scripts/sweep.py are what single evaluations give."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from PIL import Image
+
+import eval as eval_script
+from marigold.model.pipeline import DepthSettings, MarigoldDepth
+from marigold.model.random_base import SIZES, build_components
+from sweep import run
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    base = build_components(0, *SIZES["tiny"], in_channels=8)
+    settings = DepthSettings("depth", True, True, 1, 0)
+    return MarigoldDepth(base, settings).save_pretrained(tmp_path_factory.mktemp("model") / "depth")
+
+
+def composed(name, rooms_data, *overrides):
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        common = ["dataset=rooms", f"paths.data={rooms_data}", "device=cpu", "limit=2"]
+        return compose(name, [*common, *overrides])
+
+
+def points(folder):
+    with (folder / "points.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def judged_alone(rooms_data, folder, checkpoint, *overrides):
+    """AbsRel as scripts/eval.py reports it."""
+    chosen = ["panel.worst=0", "panel.median=0", *overrides]
+    eval_script.run(composed("eval", rooms_data, f"checkpoint={checkpoint}", f"output={folder}", *chosen))
+    return json.loads((folder / "results.json").read_text())["metrics"]["abs_rel"]["mean"]
+
+
+def test_ensemble_curve_is_the_single_evaluations(tmp_path, rooms_data, checkpoint):
+    out = tmp_path / "curve"
+    run(
+        composed(
+            "sweep", rooms_data, "curve=ensemble", "ensemble_sizes=[1,3]", f"checkpoint={checkpoint}", f"output={out}"
+        )
+    )
+    found = points(out)
+    assert [(row["line"], row["ensemble_size"], row["images"]) for row in found] == [
+        ("procrustes", "1", "2"),
+        ("procrustes", "3", "2"),
+    ]
+    for row in found:
+        size = row["ensemble_size"]
+        alone = judged_alone(rooms_data, tmp_path / size, checkpoint, f"sampler.ensemble_size={size}")
+        assert float(row["abs_rel_mean"]) == alone  # the same members, so the same bits
+    with Image.open(out / "curve.png") as picture:
+        assert picture.width > 300
+
+
+def test_steps_curve_has_both_spacings(tmp_path, rooms_data, checkpoint):
+    out = tmp_path / "curve"
+    run(composed("sweep", rooms_data, "curve=steps", "steps=[1,3]", f"checkpoint={checkpoint}", f"output={out}"))
+    found = {(row["line"], int(row["denoising_steps"])): float(row["abs_rel_mean"]) for row in points(out)}
+    assert set(found) == {(spacing, steps) for spacing in ("leading", "trailing") for steps in (1, 3)}
+    assert found["leading", 1] != found["trailing", 1]
+    spacing = MarigoldDepth.from_pretrained(checkpoint).backbone.scheduler_config["timestep_spacing"]
+    for steps in (1, 3):
+        alone = judged_alone(rooms_data, tmp_path / str(steps), checkpoint, f"sampler.steps={steps}")
+        assert found[spacing, steps] == alone
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [("curve=width", "ensemble, steps"), ("steps=[0]", "from 1 on"), ("spacings=[cubic]", "cubic")],
+)
+def test_impossible_sweeps_are_refused(tmp_path, rooms_data, checkpoint, override, message):
+    overrides = ["curve=steps", f"checkpoint={checkpoint}", f"output={tmp_path}", override]
+    with pytest.raises(ValueError, match=message):
+        run(composed("sweep", rooms_data, *overrides))
+
+
+def test_first_members_are_those_of_a_smaller_ensemble(checkpoint):
+    model = MarigoldDepth.from_pretrained(checkpoint)
+    image = torch.rand(1, 3, 24, 32, generator=torch.Generator().manual_seed(0))
+    large = model.members(image, steps=1, ensemble_size=4, batch_size=1)
+    small = model.members(image, steps=1, ensemble_size=2, batch_size=1)
+    assert torch.equal(large.first(2).depth, small.depth)
