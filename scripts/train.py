@@ -21,7 +21,7 @@ import hydra
 import torch
 import transformers
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import DistributedDataParallelKwargs, set_seed
 from omegaconf import DictConfig, OmegaConf
 
 from assemble import load_model, mixture_dataset, recipe, training_sets
@@ -67,7 +67,9 @@ def make_accelerator(config: DictConfig) -> Accelerator:
     cpu = config.device == "cpu"
     has_bf16 = not cpu and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     precision = ("bf16" if has_bf16 else "no") if config.precision == "auto" else config.precision
-    return Accelerator(mixed_precision=precision, cpu=cpu, rng_types=[])
+    # Gradients are summed where they lie instead of in copies.
+    parallel = DistributedDataParallelKwargs(gradient_as_bucket_view=True)
+    return Accelerator(mixed_precision=precision, cpu=cpu, rng_types=[], kwargs_handlers=[parallel])
 
 
 def validation_sets(config: DictConfig) -> list[ValidationSet]:

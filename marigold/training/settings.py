@@ -80,7 +80,7 @@ def make_optimizer(name: str, parameters: Iterable[torch.nn.Parameter], lr: floa
     """Adam, or bitsandbytes' Adam with 8-bit moments; raises TrainingError for another name or without the package."""
     parameters = list(parameters)
     if name == "adam":
-        return torch.optim.Adam(parameters, lr=lr, fused=parameters[0].device.type == "cuda")
+        return torch.optim.Adam(parameters, lr=lr, fused=parameters[0].device.type in ("cpu", "cuda"))
     if name != "adam8bit":
         raise TrainingError(f"train.optimizer={name}: expected adam or adam8bit")
     try:
