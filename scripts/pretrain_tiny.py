@@ -68,8 +68,12 @@ def render_photos(config: PretrainConfig) -> dict[str, np.ndarray]:
         file = Path(config.work) / f"{kind}.npy"
         if not file.exists():
             job = functools.partial(_photos_of, views, size)
-            with ProcessPoolExecutor(config.workers, multiprocessing.get_context("spawn")) as pool:
-                scenes = list(tqdm(pool.map(job, range(count), chunksize=8), total=count, desc=f"render {kind}"))
+            bar = functools.partial(tqdm, total=count, desc=f"render {kind}")
+            if config.workers <= 1:
+                scenes = list(bar(map(job, range(count))))
+            else:
+                with ProcessPoolExecutor(config.workers, multiprocessing.get_context("spawn")) as pool:
+                    scenes = list(bar(pool.map(job, range(count), chunksize=8)))
             file.parent.mkdir(parents=True, exist_ok=True)
             np.save(file, np.concatenate(scenes))
         photos[kind] = np.load(file)
@@ -166,7 +170,7 @@ def encode(vae: AutoencoderKL, photos: dict[str, np.ndarray]) -> dict[str, Tenso
     latents = {}
     for kind, images in photos.items():
         parts = []
-        for part in tqdm(np.array_split(images, len(images) // 32), desc=f"encode {kind}", mininterval=20):
+        for part in tqdm(np.array_split(images, -(-len(images) // 32)), desc=f"encode {kind}", mininterval=20):
             batch = torch.from_numpy(part).permute(0, 3, 1, 2).float() / 127.5 - 1
             parts += [vae.encode(torch.cat([batch, batch.flip(-1)])).latent_dist.mode()]
         latents[kind] = torch.cat(parts)
@@ -228,8 +232,8 @@ def reconstruction_figures(vae: AutoencoderKL, config: PretrainConfig) -> dict[s
     return figures
 
 
-@hydra.main(version_base=None, config_path="../configs", config_name="pretrain_tiny")
-def main(node: DictConfig) -> None:
+def pretrain(node: DictConfig) -> None:
+    """Make every stage that is not there yet and write the base."""
     config = to_dataclass(PretrainConfig, node)
     work = Path(config.work)
     photos = render_photos(config)
@@ -261,6 +265,11 @@ def main(node: DictConfig) -> None:
     folder = save(backbone, config.out)
     (folder / "figures.json").write_text(json.dumps(figures, indent=1))
     print(json.dumps(figures, indent=1), f"saved {folder}", sep="\n")
+
+
+@hydra.main(version_base=None, config_path="../configs", config_name="pretrain_tiny")
+def main(node: DictConfig) -> None:
+    pretrain(node)
 
 
 if __name__ == "__main__":

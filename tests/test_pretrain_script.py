@@ -1,0 +1,57 @@
+"""The script that makes the embedded base runs end to end, in a miniature of its settings."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from hydra import compose, initialize_config_dir
+
+from marigold.model.backbone import load_base
+from pretrain_tiny import cartoon, pretrain
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+MINIATURE = [
+    "workers=1",
+    "room_scenes=2",
+    "street_scenes=1",
+    "unet_channels=[16,16,16]",
+    "vae_channels=[8,8,8,8]",
+    "vae_steps=[2,1]",
+    "vae_lr=[1e-3,1e-3]",
+    "unet_steps=2",
+    "vae_batch=2",
+    "unet_batch=2",
+]
+
+
+def miniature(tmp_path):
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return compose("pretrain_tiny", [*MINIATURE, f"work={tmp_path / 'work'}", f"out={tmp_path / 'base'}"])
+
+
+def test_every_stage_is_made_once_and_the_base_loads(tmp_path):
+    pretrain(miniature(tmp_path))
+    base = load_base(tmp_path / "base")
+    assert base.unet.config["in_channels"] == 4
+    assert base.vae.config["scaling_factor"] > 0
+    figures = json.loads((tmp_path / "base/figures.json").read_text())
+    assert {"vae_0_minutes", "vae_1_minutes", "unet_minutes", "unet_loss", "photo_psnr_db"} <= set(figures)
+    weights = (tmp_path / "base/unet/diffusion_pytorch_model.safetensors").read_bytes()
+    stages = {file.name: file.stat().st_mtime_ns for file in (tmp_path / "work").iterdir()}
+    assert set(stages) == {"rooms.npy", "streets.npy", "vae_0.pt", "vae_1.pt", "unet.pt", "figures.json"}
+    pretrain(miniature(tmp_path))  # nothing is made again
+    assert {file.name: file.stat().st_mtime_ns for file in (tmp_path / "work").iterdir()} == stages
+    assert (tmp_path / "base/unet/diffusion_pytorch_model.safetensors").read_bytes() == weights
+
+
+def test_cartoons_are_a_few_smooth_parts_in_range():
+    images = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    images[:, :, :, 32:] -= 2
+    made = cartoon(images, np.random.default_rng(1))
+    assert made.shape == images.shape
+    assert -1 <= made.min() <= made.max() <= 1
+    # Within a part neighbours differ by a gradient's step; few differ by more.
+    steps = (made[..., 1:] - made[..., :-1]).abs().amax(dim=1)
+    assert (steps > 0.1).float().mean() < 0.3
+    assert torch.equal(made, cartoon(images, np.random.default_rng(1)))
