@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +63,7 @@ def save_checkpoint(
     (partial / STATE_FOLDER).mkdir(parents=True)
     try:
         export(partial)
-        torch.save(state, partial / STATE)
+        _write_state(state, partial / STATE)
         files = {name: _describe(partial / name) for name in _files(partial)}
         _share_frozen(partial, files, _steps(checkpoints))
         content = {"step": step, "files": files, "metadata": metadata}
@@ -70,8 +71,14 @@ def save_checkpoint(
         for name in (*files, MANIFEST):
             _sync(partial / name)
         _replace(partial, final)
-    except OSError:
+    except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
+        # A full disk comes as an OSError from Python and as an error of its own from safetensors.
+        if isinstance(error, OSError | SafetensorError):
+            raise OSError(
+                f"{final}: the checkpoint cannot be written ({str(error).splitlines()[0]}). The earlier ones are as "
+                "they were; make room and run the same command again"
+            ) from error
         raise
     return final
 
@@ -135,6 +142,14 @@ def copy_model(source: Path, target: Path) -> None:
             (partial / name).parent.mkdir(parents=True, exist_ok=True)
             _link(source / name, partial / name)
     _replace(partial, target)
+
+
+def _write_state(state: dict[str, Any], path: Path) -> None:
+    try:
+        torch.save(state, path)
+    except RuntimeError as error:
+        # torch's writer has no error of its own for a full disk: it fails on a position that it did not expect.
+        raise OSError(f"{path.name}: torch could not write it") from error
 
 
 def _steps(checkpoints: Path) -> list[Path]:

@@ -2,10 +2,12 @@
 
 import errno
 import logging
+import resource
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from marigold.training import checkpoint
 from marigold.training.checkpoint import CheckpointError, copy_model, keep_newest, load_latest, save_checkpoint
@@ -76,6 +78,31 @@ def test_full_disk_leaves_the_earlier_checkpoint(tmp_path):
 
     with pytest.raises(OSError, match="No space"):
         save_checkpoint(tmp_path, 4, full, STATE, {})
+    assert [path.name for path in tmp_path.iterdir()] == ["step_000002"]
+    assert load_latest(tmp_path).step == 2
+
+
+@pytest.mark.parametrize("writer", ["safetensors", "torch", "text"])
+def test_files_that_cannot_grow_are_a_full_disk(tmp_path, writer):
+    """Each library's own error becomes one OSError, and nothing is left behind."""
+    save(tmp_path, 2)
+    large = torch.zeros(100_000)
+
+    def export_large(folder: Path) -> None:
+        export(folder)
+        if writer == "safetensors":
+            save_file({"weight": large}, folder / "unet.safetensors")
+        if writer == "text":
+            (folder / "card.md").write_text("x" * 400_000)
+
+    state = {"weight": large} if writer == "torch" else STATE
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"step_000004: the checkpoint cannot be written .*make room"):
+            save_checkpoint(tmp_path, 4, export_large, state, {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert [path.name for path in tmp_path.iterdir()] == ["step_000002"]
     assert load_latest(tmp_path).step == 2
 
