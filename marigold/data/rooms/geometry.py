@@ -4,6 +4,7 @@ Only +, -, *, / and square roots touch the pixels, in a fixed order: these are e
 754, so every machine renders the same bits. World axes: x right, y up, z forward at yaw 0; metres.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -165,29 +166,30 @@ def blocked(solids: list[Solid], point: Array, light: Array, sun: bool) -> NDArr
     return shadow
 
 
-def _near_from(solids: list[Solid], origin: Array, direction: Array) -> NDArray[np.bool_]:
-    """(S, N): which rays from one origin (3, 1) come near each solid; never False for a ray that hits it.
+def _near_from(solids: list[Solid], origin: Array, direction: Array) -> Iterator[NDArray[np.bool_]]:
+    """For each solid, (N,): which rays from one origin (3, 1) come near it; never False for a ray that hits it.
 
-    Near means through the bounding sphere, widened by far more than float32 rounds off: the rounding of
-    these products differs between machines and must not reach a pixel.
+    Near means through the bounding sphere, widened by far more than float32 rounds off. One solid at a time keeps
+    the arrays in the cache; no matrix product, since BLAS would start its threads in every worker process.
     """
     centre, radius = _bounding_spheres(solids)
     centre -= origin[:, 0]
     outside = (centre * centre).sum(axis=1) - radius * radius
-    least = np.where(outside > 0, np.sqrt(np.maximum(outside, 0)), -np.inf)
+    least = np.where(outside > 0, np.sqrt(np.maximum(outside, 0)), -np.inf).astype(np.float32)
     unit = direction / np.sqrt((direction * direction).sum(axis=0))
-    return centre @ unit >= least[:, None].astype(np.float32)
+    for (x, y, z), limit in zip(centre, least, strict=True):
+        yield x * unit[0] + y * unit[1] + z * unit[2] >= limit
 
 
-def _near_parallel(solids: list[Solid], point: Array, direction: Array) -> NDArray[np.bool_]:
-    """(S, N): which of the parallel lines through `point` (3, N) come near each solid, as in `_near_from`."""
+def _near_parallel(solids: list[Solid], point: Array, direction: Array) -> Iterator[NDArray[np.bool_]]:
+    """For each solid, (N,): which of the parallel lines through `point` (3, N) come near it, as in `_near_from`."""
     centre, radius = _bounding_spheres(solids)
     # Seen along the lines everything is flat: compare squared distances in a plane across them.
-    across = np.linalg.svd(direction)[0][:, 1:].T.astype(np.float32)
-    centre, flat = centre @ across.T, across @ point
-    square = (flat * flat).sum(axis=0, keepdims=True) * np.float32(1 - 2e-6)  # room for rounding 100 m away
-    twice = np.concatenate([2 * centre, -np.ones_like(radius)[:, None]], axis=1)
-    return twice @ np.concatenate([flat, square]) >= ((centre * centre).sum(axis=1) - radius * radius)[:, None]
+    first, second = np.linalg.svd(direction)[0][:, 1:].T.astype(np.float32)
+    u, v = (axis[0] * point[0] + axis[1] * point[1] + axis[2] * point[2] for axis in (first, second))
+    for middle, limit in zip(centre, radius, strict=True):
+        du, dv = u - (middle * first).sum(), v - (middle * second).sum()
+        yield du * du + dv * dv <= limit * limit
 
 
 def _bounding_spheres(solids: list[Solid]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
