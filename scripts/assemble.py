@@ -81,8 +81,9 @@ def load_model(config: DictConfig) -> Backbone:
     if settings.base == RANDOM_SD2:
         backbone = build_sd2_sized()
     else:
-        backbone = load_base(settings.base, settings.revision)
-        check_space(find_folder(settings.base, settings.revision) / "model_index.json")
+        folder = find_folder(settings.base, settings.revision)
+        check_space(folder / "model_index.json")
+        backbone = load_base(folder)
     if settings.random_unet:
         backbone = replace(backbone, unet=random_unet_like(backbone.unet, MODEL_SEED + config.train.seed))
     if backbone.unet.config["in_channels"] == 4:

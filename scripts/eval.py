@@ -22,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
 from marigold.config import build, errors_for_people, to_dataclass
+from marigold.data.base import DepthDataset
 from marigold.evaluation import predictors, provenance
 from marigold.evaluation.errors import EvaluationError
 from marigold.evaluation.evaluate import Row
@@ -165,20 +166,25 @@ def output_folder(settings: EvalConfig, runs: str, name: str, fingerprint: str) 
     return Path(settings.output) / name if several else Path(settings.output)
 
 
+def set_up(config: DictConfig) -> tuple[Protocol, DepthDataset, PartialState, torch.device]:
+    """The protocol and the images of the configuration, this process's place among the others, and its device."""
+    protocol = make_protocol(config)
+    if config.limit is not None:
+        OmegaConf.update(config, "dataset.reader.limit", config.limit, force_add=True)
+    dataset = build(config.dataset.reader, "dataset.reader")
+    torch.set_num_threads(config.threads)
+    # A process that is done waits for the slowest one.
+    state = PartialState(cpu=config.device == "cpu", timeout=timedelta(hours=12))
+    return protocol, dataset, state, torch.device(config.device) if config.device else state.device
+
+
 def run(config: DictConfig) -> None:
     """Evaluate as configured; raises ValueError or OSError with one line for a person."""
     OmegaConf.resolve(config)
     settings = to_dataclass(EvalConfig, OmegaConf.masked_copy(config, [field.name for field in fields(EvalConfig)]))
     sampler = to_dataclass(Sampler, config.sampler, "sampler")
     pictures = to_dataclass(Panel, config.panel, "panel")
-    protocol = make_protocol(config)
-    if settings.limit is not None:
-        OmegaConf.update(config, "dataset.reader.limit", settings.limit, force_add=True)
-    dataset = build(config.dataset.reader, "dataset.reader")
-    torch.set_num_threads(settings.threads)
-    # A process that is done waits for the slowest one.
-    state = PartialState(cpu=settings.device == "cpu", timeout=timedelta(hours=12))
-    device = torch.device(settings.device) if settings.device else state.device
+    protocol, dataset, state, device = set_up(config)
     judge = make_judge(settings, sampler, device)
     if judge.space is not None:
         protocol.require_space(judge.space)
@@ -201,10 +207,19 @@ def run(config: DictConfig) -> None:
         left = [name for name in dataset.names[state.process_index :: state.num_processes] if (seed, name) not in done]
         progress = Progress(len(left), f"{dataset.name}, seed {seed}", state.is_main_process)
         rows[seed] = run_seed(
-            judge.at_seed(seed), dataset, protocol, seed, done, store,
-            metrics=settings.metrics, rank=state.process_index, world=state.num_processes, gather=gather_object,
-            on_row=progress, on_error=settings.on_error,  # type: ignore[arg-type]
-        )  # fmt: skip
+            judge.at_seed(seed),
+            dataset,
+            protocol,
+            seed,
+            done,
+            store,
+            metrics=settings.metrics,
+            rank=state.process_index,
+            world=state.num_processes,
+            gather=gather_object,
+            on_row=progress,
+            on_error=settings.on_error,  # type: ignore[arg-type]
+        )
         progress.bar.close()
     if not state.is_main_process:
         return

@@ -10,18 +10,15 @@ The training ablations are experiments: see configs/exp/ablation_*.yaml.
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
-from datetime import timedelta
 from pathlib import Path
 
 import hydra
-import torch
-from accelerate import PartialState
 from accelerate.utils import gather_object
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
-from eval import DTYPES, Sampler, make_protocol
-from marigold.config import ConfigError, build, errors_for_people, to_dataclass
+from eval import DTYPES, Sampler, set_up
+from marigold.config import ConfigError, errors_for_people, to_dataclass
 from marigold.evaluation import provenance
 from marigold.evaluation.curves import Key, Point, judge_points, write_points
 from marigold.evaluation.evaluate import merge_rows, summarise
@@ -99,21 +96,20 @@ def run(config: DictConfig) -> None:
     OmegaConf.resolve(config)
     settings = to_dataclass(SweepConfig, OmegaConf.masked_copy(config, [field.name for field in fields(SweepConfig)]))
     chosen = to_dataclass(Sampler, config.sampler, "sampler")
-    protocol = make_protocol(config)
-    if settings.limit is not None:
-        OmegaConf.update(config, "dataset.reader.limit", settings.limit, force_add=True)
-    dataset = build(config.dataset.reader, "dataset.reader")
-    torch.set_num_threads(settings.threads)
-    state = PartialState(cpu=settings.device == "cpu", timeout=timedelta(hours=12))
-    device = torch.device(settings.device) if settings.device else state.device
+    protocol, dataset, state, device = set_up(config)
     model = MarigoldDepth.from_pretrained(settings.checkpoint, torch_dtype=DTYPES[settings.precision]).to(device)
     protocol.require_space(model.space)
     total = len(range(state.process_index, len(dataset), state.num_processes))
     with tqdm(total=total, desc=f"{settings.curve} curve", unit="image", disable=not state.is_main_process) as bar:
         rows = judge_points(
-            predictor(model, settings, chosen), dataset, protocol, metrics=settings.metrics,
-            rank=state.process_index, world=state.num_processes, on_image=bar.update,
-        )  # fmt: skip
+            predictor(model, settings, chosen),
+            dataset,
+            protocol,
+            metrics=settings.metrics,
+            rank=state.process_index,
+            world=state.num_processes,
+            on_image=bar.update,
+        )
     parts = gather_object([rows])
     if not state.is_main_process:
         return

@@ -82,8 +82,10 @@ def run(workplace, *overrides):
     [
         (("dataset=rooms", "checkpoint=nowhere/at/all"), "nowhere"),
         (("dataset=nyu", "predictions={root}", "space=affine_depth"), "filename_list_test.txt.*prepare.py"),
-        (("dataset=rooms", "predictions={root}", "space=affine_depth", "protocol=disparity"),
-         "'disparity'.*'affine_depth'"),
+        (
+            ("dataset=rooms", "predictions={root}", "space=affine_depth", "protocol=disparity"),
+            "'disparity'.*'affine_depth'",
+        ),
         (("dataset=rooms", "predictions={root}", "space=affine_depth"), "test/rgb_0000.png: no prediction below"),
         (("dataset=rooms", "predictions={root}"), "space=None"),
         (("dataset=rooms", "predictions={root}", "sampler.steps=many"), "steps.*many"),
@@ -92,7 +94,7 @@ def run(workplace, *overrides):
         (("dataset=motorcycle", "predictions={root}", "limit=1"), "limit"),
         (("dataset=rooms",), "exactly one.*checkpoint"),
     ],
-)  # fmt: skip
+)
 def test_a_mistake_is_an_error_that_says_what_is_wrong(workplace, arguments, reason):
     with pytest.raises((ValueError, OSError), match=reason):
         run(workplace, *(argument.format(root=workplace) for argument in arguments))

@@ -22,9 +22,8 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
             os.fchmod(file.fileno(), 0o644)  # a temporary file is private; a data set is not
             os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
+        finally:
+            Path(file.name).unlink(missing_ok=True)  # a finished one has its final name by now
 
 
 def write_atomically(path: Path, data: bytes | str) -> int:

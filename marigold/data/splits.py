@@ -134,8 +134,13 @@ def describe_split(path: str | Path, lines: Sequence[Line], official_name: str |
     else:
         log.warning(
             "%s: not the official split %s: %d lines with sha256 %s, official %d with %s",
-            path, official_name, len(lines), sha256, known.count, known.sha256,
-        )  # fmt: skip
+            path,
+            official_name,
+            len(lines),
+            sha256,
+            known.count,
+            known.sha256,
+        )
     return SplitInfo(official_name, str(path), len(lines), sha256, official)
 
 

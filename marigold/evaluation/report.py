@@ -57,12 +57,15 @@ def single_table(content: Mapping[str, Any]) -> str:
     header = ("method", "steps x ensemble", "protocol", "source", "AbsRel %", "delta1 %", "notes")
     lines = [
         (
-            entry.method, entry.setting, entry.protocol, entry.source,
+            entry.method,
+            entry.setting,
+            entry.protocol,
+            entry.source,
             *(f"{value:.{2 if entry.source == MEASURED else 1}f}" for value in entry.values[dataset]),
             "; ".join(entry.notes),
         )
         for entry in [measured_entry(content), *others]
-    ]  # fmt: skip
+    ]
     return markdown(header, lines)
 
 

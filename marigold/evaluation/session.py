@@ -60,9 +60,16 @@ def run_seed(
         on_row(row)
 
     rows = evaluate_samples(
-        predict, samples, protocol,  # type: ignore[arg-type]
-        metrics=metrics, rank=rank, world=world, skip=skip, on_row=keep, on_error=on_error,
-    )  # fmt: skip
+        predict,
+        samples,  # type: ignore[arg-type]
+        protocol,
+        metrics=metrics,
+        rank=rank,
+        world=world,
+        skip=skip,
+        on_row=keep,
+        on_error=on_error,
+    )
     return merge_rows([*gather([rows]), kept], len(samples))
 
 

@@ -1,5 +1,6 @@
 """Noise for training and for the start of sampling, drawn on the CPU so that every device gets the same numbers."""
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -13,6 +14,13 @@ def gaussian_noise(shape: tuple[int, ...], *, generator: torch.Generator) -> Flo
     """Draw standard normal noise of `shape` (B, 4, h, w) with a CPU generator."""
     _require_cpu(generator)
     return torch.randn(shape, generator=generator)
+
+
+def start_noise(seed: int, member: int, shape: tuple[int, int, int]) -> Float[Tensor, "1 4 h w"]:
+    """Draw the noise that a member starts from: a function of the arguments alone, on the CPU."""
+    # Hashing keeps (seed 0, member 1) and (seed 1, member 0) apart; manual_seed reads 32 bits.
+    number = int(np.random.SeedSequence([seed, member]).generate_state(1)[0])
+    return gaussian_noise((1, *shape), generator=torch.Generator().manual_seed(number))
 
 
 def multi_resolution_noise(

@@ -1,7 +1,6 @@
 """From a photo to its depth: resize, encode once, denoise every member, decode, ensemble, resize back."""
 
 import copy
-import json
 import logging
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -10,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from diffusers import MarigoldDepthPipeline
 from jaxtyping import Float
 from PIL import Image
@@ -29,34 +27,14 @@ from marigold.model.backbone import (
 )
 from marigold.model.batching import choose_batch_size, in_batches
 from marigold.model.latents import decode_depth, encode_image
-from marigold.model.noise import gaussian_noise
+from marigold.model.noise import start_noise
 from marigold.model.sampler import Diffusion
+from marigold.model.settings import SPACE_OF, DepthSettings, read_settings
+from marigold.model.sizes import pad_to_latent, processing_size, resize
 from marigold.pictures import to_image
 from marigold.types import Prediction, Space
 
 logger = logging.getLogger(__name__)
-
-SPACE_OF: dict[str, Space] = {"depth": "affine_depth", "disparity": "affine_disparity"}
-
-
-@dataclass(frozen=True)
-class DepthSettings:
-    """What a checkpoint says about its predictions, in diffusers' words; None where it says nothing."""
-
-    prediction_type: str
-    scale_invariant: bool
-    shift_invariant: bool
-    default_denoising_steps: int | None
-    default_processing_resolution: int | None
-
-    def __post_init__(self) -> None:
-        """Refuse what is not depth; raises BaseModelError."""
-        if self.prediction_type not in SPACE_OF:
-            raise BaseModelError(
-                f"the model predicts {self.prediction_type!r}; this package handles {', '.join(SPACE_OF)}"
-            )
-        if self.shift_invariant and not self.scale_invariant:
-            raise BaseModelError("a model that is shift-invariant but not scale-invariant is not supported")
 
 
 @dataclass(frozen=True)
@@ -95,19 +73,7 @@ class MarigoldDepth:
         for a scheduler that is not DDIM-like.
         """
         folder = find_folder(path, revision)
-        try:
-            index = json.loads((folder / "model_index.json").read_text())
-        except json.JSONDecodeError as error:
-            raise BaseModelError(f"{folder / 'model_index.json'} is not JSON: {error}") from error
-        settings = DepthSettings(
-            # Folders that are older than diffusers' pipeline do not say it; they are all depth.
-            prediction_type=index.get("prediction_type") or "depth",
-            scale_invariant=index.get("scale_invariant", True),
-            shift_invariant=index.get("shift_invariant", True),
-            default_denoising_steps=index.get("default_denoising_steps"),
-            default_processing_resolution=index.get("default_processing_resolution"),
-        )
-        return cls(load_base(folder, torch_dtype=torch_dtype), settings)
+        return cls(load_base(folder, torch_dtype=torch_dtype), read_settings(folder))
 
     def save_pretrained(self, path: str | Path, card: str | None = None) -> Path:
         """Write a folder that diffusers' Marigold depth pipeline loads, with `card` as its model card."""
@@ -319,34 +285,3 @@ class MarigoldDepth:
             name: copy.deepcopy(getattr(self.backbone, name)).float() for name in ("unet", "vae", "text_encoder")
         }
         return MarigoldDepth(replace(self.backbone, **parts), self.settings)
-
-
-def processing_size(height: int, width: int, longest: int) -> tuple[int, int]:
-    """Height and width after resizing so that the longest edge is `longest` (0: unchanged), rounded down.
-
-    The shorter edge of an extreme aspect ratio keeps at least one pixel.
-    """
-    if longest == 0:
-        return height, width
-    edge = max(height, width)
-    return max(1, height * longest // edge), max(1, width * longest // edge)
-
-
-def resize(values: Float[Tensor, "B C H W"], size: tuple[int, int]) -> Float[Tensor, "B C h w"]:
-    """Resize bilinearly, with an antialiasing filter where it shrinks."""
-    if values.shape[-2:] == size:
-        return values
-    return F.interpolate(values, size, mode="bilinear", antialias=True)
-
-
-def pad_to_latent(image_norm: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 h w"]:
-    """Repeat the last row and column until both sides are multiples of 8."""
-    height, width = image_norm.shape[-2:]
-    return F.pad(image_norm, (0, -width % VAE_FACTOR, 0, -height % VAE_FACTOR), mode="replicate")
-
-
-def start_noise(seed: int, member: int, shape: tuple[int, int, int]) -> Float[Tensor, "1 4 h w"]:
-    """Draw the noise that a member starts from: a function of the arguments alone, on the CPU."""
-    # Hashing keeps (seed 0, member 1) and (seed 1, member 0) apart; manual_seed reads 32 bits.
-    number = int(np.random.SeedSequence([seed, member]).generate_state(1)[0])
-    return gaussian_noise((1, *shape), generator=torch.Generator().manual_seed(number))

@@ -71,15 +71,13 @@ def save_checkpoint(
         for name in (*files, MANIFEST):
             _sync(partial / name)
         _replace(partial, final)
-    except BaseException as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        # A full disk comes as an OSError from Python and as an error of its own from safetensors.
-        if isinstance(error, OSError | SafetensorError):
-            raise OSError(
-                f"{final}: the checkpoint cannot be written ({str(error).splitlines()[0]}). The earlier ones are as "
-                "they were; make room and run the same command again"
-            ) from error
-        raise
+    except (OSError, SafetensorError) as error:  # safetensors has an error of its own for a full disk
+        raise OSError(
+            f"{final}: the checkpoint cannot be written ({str(error).splitlines()[0]}). The earlier ones are as "
+            "they were; make room and run the same command again"
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)  # a finished one has its final name by now
     return final
 
 

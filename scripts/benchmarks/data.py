@@ -74,8 +74,10 @@ def main(argv: list[str]) -> None:
         stages = profile(roots["folder"], lines)
         print("\none sample, milliseconds: " + ", ".join(f"{name} {1e3 * cost:.1f}" for name, cost in stages.items()))
         seconds, more, whole = many_members(Path(made))
-        print(f"{MANY:,} lines and as many pairs in an indexed tar: open and read one in {seconds:.2f} s, "
-              f"{more:.0f} MiB more, {whole:.0f} MiB in all")  # fmt: skip
+        print(
+            f"{MANY:,} lines and as many pairs in an indexed tar: open and read one in {seconds:.2f} s, "
+            f"{more:.0f} MiB more, {whole:.0f} MiB in all"
+        )
     if options.output:
         report = {"samples_per_second": best, "stages_s": stages, "many": [seconds, more, whole]}
         options.output.write_text(json.dumps(report, indent=1))
@@ -139,9 +141,14 @@ def speed(source: ExampleSource, workers: int, count: int) -> float:
     data = MixtureDataset(Mixture([len(source.names)], [1.0], BATCH, 0.5, seed=0), [source])
     warm = 4 * workers
     loader = DataLoader(
-        data, batch_size=None, sampler=range(warm + count), num_workers=workers, collate_fn=_as_it_is,
-        multiprocessing_context="spawn", worker_init_fn=_one_thread,
-    )  # fmt: skip
+        data,
+        batch_size=None,
+        sampler=range(warm + count),
+        num_workers=workers,
+        collate_fn=_as_it_is,
+        multiprocessing_context="spawn",
+        worker_init_fn=_one_thread,
+    )
     batches = iter(loader)
     for _ in range(warm):
         next(batches)

@@ -39,10 +39,14 @@ def main(argv: list[str]) -> None:
     height, width = options.size
     image = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0)).to(device)
     where = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {options.threads} thread(s)"
-    print(f"{where}, {options.precision}, {options.checkpoint or options.model}, {height}x{width}; median of "
-          f"{options.repetitions} interleaved runs; processor seconds leave out what other programs took")  # fmt: skip
-    print(f"{'steps x members':>16s}{'ours s':>10s}{'diffusers s':>13s}{'ratio':>7s}{'cpu ratio':>11s}"
-          f"{'ours MiB':>10s}{'diffusers MiB':>15s}{'share of peak':>15s}")  # fmt: skip
+    print(
+        f"{where}, {options.precision}, {options.checkpoint or options.model}, {height}x{width}; median of "
+        f"{options.repetitions} interleaved runs; processor seconds leave out what other programs took"
+    )
+    print(
+        f"{'steps x members':>16s}{'ours s':>10s}{'diffusers s':>13s}{'ratio':>7s}{'cpu ratio':>11s}"
+        f"{'ours MiB':>10s}{'diffusers MiB':>15s}{'share of peak':>15s}"
+    )
     report = {}
     for entry in options.grid:
         steps, members = (int(part) for part in entry.split("x"))
@@ -72,10 +76,14 @@ def _row(model: MarigoldDepth, image: torch.Tensor, steps: int, members: int, op
 
     def theirs() -> torch.Tensor:
         return pipeline(
-            image.to(model.backbone.unet.dtype), num_inference_steps=steps, ensemble_size=members,
-            processing_resolution=0, latents=latents.to(model.backbone.unet.dtype), output_type="pt",
+            image.to(model.backbone.unet.dtype),
+            num_inference_steps=steps,
+            ensemble_size=members,
+            processing_resolution=0,
+            latents=latents.to(model.backbone.unet.dtype),
+            output_type="pt",
             output_uncertainty=members > 1,
-        ).prediction  # fmt: skip
+        ).prediction
 
     sides = {"ours": ours} if options.skip_diffusers else {"ours": ours, "diffusers": theirs}
     costs = _interleaved(sides, options.repetitions)
@@ -85,9 +93,11 @@ def _row(model: MarigoldDepth, image: torch.Tensor, steps: int, members: int, op
         share = f"{_flops(ours) / costs['ours'][0] / 1e12 / options.peak_tflops:.0%}"
     mine = costs["ours"]
     other = costs.get("diffusers", (float("nan"), float("nan")))
-    print(f"{steps:>8d} x {members:<5d}{mine[0]:10.3f}{other[0]:13.3f}{other[0] / mine[0]:7.2f}"
-          f"{other[1] / mine[1]:11.2f}{memory['ours']:10.0f}{memory.get('diffusers', float('nan')):15.0f}{share:>15s}",
-          flush=True)  # fmt: skip
+    print(
+        f"{steps:>8d} x {members:<5d}{mine[0]:10.3f}{other[0]:13.3f}{other[0] / mine[0]:7.2f}"
+        f"{other[1] / mine[1]:11.2f}{memory['ours']:10.0f}{memory.get('diffusers', float('nan')):15.0f}{share:>15s}",
+        flush=True,
+    )
     return {"seconds": {k: c[0] for k, c in costs.items()}, "cpu": {k: c[1] for k, c in costs.items()}, "MiB": memory}
 
 

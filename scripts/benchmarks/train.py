@@ -85,9 +85,11 @@ def main(argv: list[str]) -> None:
                 with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
                     measured[name].append(pool.submit(_measure, *job).result())
     where = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} thread(s)"
-    print(f"\n{where}, {options.model}, {options.size[0]}x{options.size[1]}, steps of {BATCH}; the better of "
-          f"{options.rounds} rounds\n{'setting':32s}{'images/s':>10s}{'ratio':>8s}{'peak MiB':>10s}"
-          f"{'share of peak':>15s}")  # fmt: skip
+    print(
+        f"\n{where}, {options.model}, {options.size[0]}x{options.size[1]}, steps of {BATCH}; the better of "
+        f"{options.rounds} rounds\n{'setting':32s}{'images/s':>10s}{'ratio':>8s}{'peak MiB':>10s}"
+        f"{'share of peak':>15s}"
+    )
     best = {name: max(figures) for name, figures in measured.items()}
     for name, figures in best.items():
         ratio = figures.images_per_second / best[PLAIN].images_per_second

@@ -55,8 +55,10 @@ def test_two_files_then_nothing_to_do(tmp_path):
         assert (again.already, again.size) == (3, 0)
         assert [len(served.asked) for served in files.values()] == before  # not even asked
     assert {path.name: path.stat().st_size for path in (tmp_path / "out").iterdir()} == {
-        "x.bin": len(DATA), "b c.bin": 5, "empty": 0
-    }  # fmt: skip
+        "x.bin": len(DATA),
+        "b c.bin": 5,
+        "empty": 0,
+    }
     assert "next: prepare it" in report.text()
 
 

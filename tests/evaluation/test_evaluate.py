@@ -102,9 +102,19 @@ def test_a_stopped_run_goes_on_and_gives_the_same_bits(tmp_path):
     again = RowStore(tmp_path, "f" * 64, rank=1)
     done = again.load()
     rows = run_seed(
-        lambda sample: grey(sample.image[None]), data, PROTOCOL, 0, done, again, metrics=list(whole[0].metrics),
-        rank=0, world=1, gather=lambda parts: parts, on_row=lambda row: judged.append(row.name), on_error="raise",
-    )  # fmt: skip
+        lambda sample: grey(sample.image[None]),
+        data,
+        PROTOCOL,
+        0,
+        done,
+        again,
+        metrics=list(whole[0].metrics),
+        rank=0,
+        world=1,
+        gather=lambda parts: parts,
+        on_row=lambda row: judged.append(row.name),
+        on_error="raise",
+    )
     assert judged == ["s3", "s4", "s5", "s6"]
     assert rows == whole
     assert sorted(again.load().values(), key=lambda row: row.name) == whole  # the broken line cost nothing but itself
@@ -136,6 +146,10 @@ def test_the_panel_shows_the_worst_and_then_the_median_images():
     rows = [Row(str(k), {"abs_rel": k / 100}) for k in range(21)]
     chosen = worst_and_median(rows, 2, 3)
     assert [(kind, row.name) for kind, row in chosen] == [
-        ("worst", "20"), ("worst", "19"), ("median", "11"), ("median", "10"), ("median", "9"),
-    ]  # fmt: skip
+        ("worst", "20"),
+        ("worst", "19"),
+        ("median", "11"),
+        ("median", "10"),
+        ("median", "9"),
+    ]
     assert len(worst_and_median(rows[:3], 10, 10)) == 3

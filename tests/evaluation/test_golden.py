@@ -22,9 +22,15 @@ def configured(dataset, root, *overrides):
     """The data set and the protocol as scripts/eval.py has them."""
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config = compose(
-            "eval", [f"dataset={dataset}", f"paths.data={root}", f"dataset.reader.root={root}",
-                     f"dataset.reader.split_list={root}/list.txt", *overrides],
-        )  # fmt: skip
+            "eval",
+            [
+                f"dataset={dataset}",
+                f"paths.data={root}",
+                f"dataset.reader.root={root}",
+                f"dataset.reader.split_list={root}/list.txt",
+                *overrides,
+            ],
+        )
     settings = settings_for(OmegaConf.to_container(config.dataset.evaluation, resolve=True), config.protocol.name)
     return build(config.dataset.reader), build(config.protocol, benchmark=build(OmegaConf.create(settings)))
 
@@ -169,8 +175,9 @@ def test_diode_is_judged_where_its_mask_says_and_in_two_groups(tmp_path):
     rng = np.random.default_rng(6)
     lines = [
         f"{kind}/s/{k}.png {kind}/s/{k}_depth.npy {kind}/s/{k}_depth_mask.npy"
-        for kind in ("indoors", "outdoor") for k in (1, 2)
-    ]  # fmt: skip
+        for kind in ("indoors", "outdoor")
+        for k in (1, 2)
+    ]
     truth = write_set(tmp_path, rng, lines, (768, 1024), 0.7, 60.0, 1, "npy")
     expected = {}
     for name, depth in truth.items():

@@ -40,12 +40,18 @@ def scores(values, space, protocol, sample):
 @pytest.mark.parametrize(
     ("name", "space"),
     [
-        ("marigold", "affine_depth"), ("disparity", "affine_disparity"), ("log", "affine_log_depth"),
-        ("moge", "affine_depth"), ("marigold", "metric_depth"), ("disparity", "metric_depth"),
-        ("sqrt_disparity", "metric_depth"), ("log", "metric_depth"), ("ppd", "metric_depth"),
+        ("marigold", "affine_depth"),
+        ("disparity", "affine_disparity"),
+        ("log", "affine_log_depth"),
+        ("moge", "affine_depth"),
+        ("marigold", "metric_depth"),
+        ("disparity", "metric_depth"),
+        ("sqrt_disparity", "metric_depth"),
+        ("log", "metric_depth"),
+        ("ppd", "metric_depth"),
         ("moge", "metric_depth"),
     ],
-)  # fmt: skip
+)
 def test_oracle(name, space):
     truth = sample()
     known = torch.where(truth.valid, truth.depth, 1.0)

@@ -141,8 +141,13 @@ def test_parts_that_do_not_fit_are_all_named(base: Backbone):
 def test_a_vae_of_another_factor_is_refused(base_folder: Path, tmp_path: Path):
     folder = tmp_path / "copy"
     shutil.copytree(base_folder, folder)
-    small = diffusers.AutoencoderKL(block_out_channels=(16, 16), norm_num_groups=16, latent_channels=8,
-        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2)  # fmt: skip
+    small = diffusers.AutoencoderKL(
+        block_out_channels=(16, 16),
+        norm_num_groups=16,
+        latent_channels=8,
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+    )
     small.save_pretrained(folder / "vae")
     with pytest.raises(BaseModelError, match=r"8 latent channels, not 4.*2 times smaller, not 8"):
         load_base(folder)

@@ -12,15 +12,10 @@ from PIL import Image
 
 import marigold
 from marigold.model.backbone import Backbone, BaseModelError
-from marigold.model.pipeline import (
-    DepthSettings,
-    MarigoldDepth,
-    pad_to_latent,
-    processing_size,
-    resize,
-    start_noise,
-)
+from marigold.model.noise import start_noise
+from marigold.model.pipeline import DepthSettings, MarigoldDepth
 from marigold.model.random_base import SIZES, build_components
+from marigold.model.sizes import pad_to_latent, processing_size, resize
 
 
 def photos(batch: int, height: int = 32, width: int = 40) -> torch.Tensor:

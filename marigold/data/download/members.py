@@ -190,7 +190,8 @@ def _runs(
 def _unpacked(content: zipfile.ZipFile, info: zipfile.ZipInfo, url: str) -> bytes:
     try:
         return content.read(info)  # compares the CRC-32
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+    # RuntimeError: zipfile's for an encrypted member and, as NotImplementedError, for an unknown compression.
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
         raise DataError(f"{url}: {info.filename} is damaged: {error}") from error
 
 

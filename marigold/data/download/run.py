@@ -104,10 +104,10 @@ def side_by_side(jobs: Mapping[str, Callable[[threading.Event], object]], connec
         try:
             for done in as_completed(running):
                 _try(failed, running[done], done.result)
-        except BaseException:
+        finally:
+            # Without an error nothing is left that these could stop.
             stop.set()
             pool.shutdown(wait=False, cancel_futures=True)
-            raise
     return failed
 
 

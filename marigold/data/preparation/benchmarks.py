@@ -27,9 +27,20 @@ from marigold.data.splits import read_split
 from marigold.data.storage import open_storage
 
 ETH3D_SCENES = (
-    "courtyard", "delivery_area", "electro", "facade", "kicker", "meadow", "office",
-    "pipes", "playground", "relief", "relief_2", "terrace", "terrains",
-)  # fmt: skip
+    "courtyard",
+    "delivery_area",
+    "electro",
+    "facade",
+    "kicker",
+    "meadow",
+    "office",
+    "pipes",
+    "playground",
+    "relief",
+    "relief_2",
+    "terrace",
+    "terrains",
+)
 
 
 def prepare_kitti(

@@ -95,6 +95,7 @@ def read_split_ids(splits: Path) -> dict[str, list[int]]:
     try:
         content = loadmat(str(splits))
         return {split: [int(i) for i in np.ravel(content[f"{split}Ndxs"])] for split in ("train", "test")}
+    # What loadmat has for a file that is broken, no .mat, in HDF5 (NotImplementedError) or without the key.
     except (OSError, ValueError, KeyError, NotImplementedError, MatReadError) as error:
         raise DataError(f"{splits}: no readable trainNdxs and testNdxs ({error})") from error
 

@@ -43,9 +43,20 @@ DIODE_SCANS = {
     },
 }
 ETH3D_COUNTS = {
-    "courtyard": 38, "delivery_area": 44, "electro": 45, "facade": 76, "kicker": 31, "meadow": 15, "office": 26,
-    "pipes": 14, "playground": 38, "relief": 31, "relief_2": 31, "terrace": 23, "terrains": 42,
-}  # fmt: skip
+    "courtyard": 38,
+    "delivery_area": 44,
+    "electro": 45,
+    "facade": 76,
+    "kicker": 31,
+    "meadow": 15,
+    "office": 26,
+    "pipes": 14,
+    "playground": 38,
+    "relief": 31,
+    "relief_2": 31,
+    "terrace": 23,
+    "terrains": 42,
+}
 
 
 def diode_names() -> list[str]:

@@ -167,9 +167,12 @@ def test_vkitti_in_place(tmp_path, packed):
     summary = prepare("vkitti", raw, out, SHORT)
     assert [result.split.count for result in summary.lists] == [24, 12]
     dataset = reader(
-        "vkitti", out, f"dataset.reader.split_list={out / 'filename_list_train.txt'}",
-        "dataset.reader.image_size=[8,12]", "dataset.reader.crop=[4,10]",
-    )  # fmt: skip
+        "vkitti",
+        out,
+        f"dataset.reader.split_list={out / 'filename_list_train.txt'}",
+        "dataset.reader.image_size=[8,12]",
+        "dataset.reader.crop=[4,10]",
+    )
     assert len(dataset) == 24
     assert np.allclose(dataset[5].depth, 12.34)
     assert dataset[5].image.shape == (3, 4, 10)

@@ -29,9 +29,13 @@ def prepare(raw: Path, out: Path, *overrides: str):
 
 def reader(out: Path, split: str = "train") -> Hypersim:
     return Hypersim(
-        name="hypersim", root=str(out / split), split_list=str(out / f"filename_list_{split}.txt"),
-        min_depth=1e-5, max_depth=65.0, image_size=(HEIGHT, WIDTH),
-    )  # fmt: skip
+        name="hypersim",
+        root=str(out / split),
+        split_list=str(out / f"filename_list_{split}.txt"),
+        min_depth=1e-5,
+        max_depth=65.0,
+        image_size=(HEIGHT, WIDTH),
+    )
 
 
 def test_from_raw_files_to_samples(tmp_path):

@@ -48,8 +48,9 @@ def test_from_mat_to_samples(tmp_path):
     out = tmp_path / "out"
     summary = prepare(tmp_path / "raw", out)
     assert [(r.split.name, r.split.count, r.split.official) for r in summary.lists] == [
-        ("nyu/train", 3, False), ("nyu/test", 2, False),
-    ]  # fmt: skip
+        ("nyu/train", 3, False),
+        ("nyu/test", 2, False),
+    ]
     assert (out / "filename_list_train.txt").read_text().splitlines()[0] == (
         "train/bathroom_0002/rgb_0003.png train/bathroom_0002/depth_0003.png train/bathroom_0002/filled_0003.png"
     )

@@ -1,0 +1,51 @@
+"""A moving average of the weights that is judged and exported in place of them; without a decay there is none."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from diffusers.training_utils import EMAModel
+
+
+class MovingAverage:
+    """Diffusers' EMAModel of a module's parameters, or nothing at all if `decay` is None."""
+
+    def __init__(self, module: torch.nn.Module, decay: float | None) -> None:
+        self.parameters = list(module.parameters())
+        self.average = None if decay is None else EMAModel(self.parameters, decay=decay, foreach=True)
+
+    def to(self, device: torch.device) -> None:
+        """Move the average to `device`."""
+        if self.average is not None:
+            self.average.to(device)
+
+    def update(self) -> None:
+        """Take the parameters into the average, after an optimiser step."""
+        if self.average is not None:
+            self.average.step(self.parameters)
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Put the average in place of the parameters; afterwards they are back, bit for bit."""
+        if self.average is None:
+            yield
+            return
+        self.average.store(self.parameters)
+        self.average.copy_to(self.parameters)
+        yield
+        self.average.restore(self.parameters)
+
+    def state(self) -> dict[str, Any]:
+        """What `load` needs, read while the average is in place: it is what the model folder holds then."""
+        if self.average is None:
+            return {}
+        return {"average": self.average.state_dict(), "weights": self.average.temp_stored_params}
+
+    @torch.no_grad()
+    def load(self, state: dict[str, Any]) -> None:
+        """Set the average, and the parameters, which the model folder does not hold."""
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+            for parameter, saved in zip(self.parameters, state["weights"], strict=True):
+                parameter.copy_(saved)
