@@ -72,6 +72,16 @@ def readme_commands():
     return sorted({(script, arguments.split("#")[0].strip()) for script, arguments in commands})
 
 
+@pytest.mark.parametrize("dataset", [name for name in DATASETS if name not in ("motorcycle", "rooms")])
+def test_the_commands_that_get_a_data_set_compose(dataset):
+    reader = composed("eval", f"dataset={dataset}").dataset.reader
+    commands = [command.split() for command in reader.how_to_get.split(";")]
+    for (python, script, *arguments), expected in zip(commands, ("download", "prepare"), strict=True):
+        assert (python, script) == ("python", f"scripts/{expected}.py")
+        assert composed(expected, *arguments)[expected]
+    assert reader.root.startswith(commands[1][-1].removeprefix("out="))
+
+
 @pytest.mark.parametrize(("script", "arguments"), readme_commands())
 def test_readme_commands_compose(script, arguments):
     assert (ROOT / f"scripts/{script}.py").is_file()

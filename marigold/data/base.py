@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from marigold.data.decode import decode_depth_png, decode_photo
-from marigold.data.errors import DataError
+from marigold.data.errors import DataError, MissingDataError
 from marigold.data.splits import Line, describe_split, evenly_spaced, part_of_split, read_split
 from marigold.data.storage import Storage, open_storage
 from marigold.types import DepthSample
@@ -21,6 +21,7 @@ class DepthDataset(Sequence):
     crop: (height, width) of the KITTI benchmark crop, or None.
     limit: take that many samples, evenly spaced.
     official_split: the name in KNOWN_SPLITS of the list that this should be.
+    how_to_get: the commands that bring the data, for the message that it is missing.
 
     A set defines which column holds the depth, its unit, and, where these do not do, the two hooks
     `_read_depth` and `_is_valid`. A sample without a valid pixel is given as it is; who needs one says so.
@@ -43,13 +44,19 @@ class DepthDataset(Sequence):
         crop: tuple[int, int] | None = None,
         limit: int | None = None,
         official_split: str | None = None,
+        how_to_get: str | None = None,
     ) -> None:
         if not 0 <= min_depth < max_depth:
             raise ValueError(f"{name}: expected 0 <= min_depth < max_depth, got {min_depth} and {max_depth}")
         self.name = name
         self.min_depth, self.max_depth = min_depth, max_depth
         self.image_size, self.crop = image_size, crop
-        lines = read_split(split_list, columns=self.columns)
+        try:
+            lines = read_split(split_list, columns=self.columns)
+            self.storage = self._open(root)
+        except MissingDataError as error:
+            raise MissingDataError(f"{error}. {_advice(how_to_get)}") from error
+        self.root = root
         self.split = describe_split(split_list, lines, official_split)
         # Frames that were listed without ground truth; the published counts leave them out too (697 -> 652).
         self._lines = [line for line in lines if line[self.depth_column] != "None"]
@@ -57,8 +64,6 @@ class DepthDataset(Sequence):
         if limit is not None:
             self._lines = evenly_spaced(self._lines, limit)
             self.split = part_of_split(self.split, self._lines)
-        self.root = root
-        self.storage = self._open(root)
 
     @property
     def names(self) -> list[str]:
@@ -110,6 +115,11 @@ class DepthDataset(Sequence):
             return decode(data)
         except DataError as error:
             raise DataError(f"{name} in {self.root}: {error}") from error
+
+
+def _advice(how_to_get: str | None) -> str:
+    where = "Data that lies elsewhere: paths.data=DIR"
+    return where if how_to_get is None else f"{where}. To get it:\n    {how_to_get}"
 
 
 def benchmark_crop(size: tuple[int, ...], crop: tuple[int, int]) -> tuple[slice, slice]:

@@ -3,3 +3,7 @@
 
 class DataError(ValueError):
     """A file, archive or list is not what the data set says it is; the message names it and the reason."""
+
+
+class MissingDataError(DataError):
+    """A folder, archive or list that is not there at all."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from marigold.data.errors import DataError
+from marigold.data.errors import DataError, MissingDataError
 from marigold.data.storage import relative_name
 
 log = logging.getLogger(__name__)
@@ -87,9 +87,7 @@ def read_split(path: str | Path, *, columns: int = 1) -> list[Line]:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        raise DataError(
-            f"{path}: no such split list. `python scripts/prepare.py dataset=NAME raw=DIR out=DIR` writes it"
-        ) from error
+        raise MissingDataError(f"{path}: no such split list") from error
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:

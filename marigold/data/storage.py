@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from marigold.data.archive_index import ZIP_DEFLATED, ArchiveIndex, load_or_build
-from marigold.data.errors import DataError
+from marigold.data.errors import DataError, MissingDataError
 
 # The largest file of the seven data sets is ETH3D's raw depth, 97.5 MB. A file that claims more than this is
 # not one of theirs, and reading it could take the machine's memory.
@@ -40,10 +40,7 @@ def open_storage(path: str | Path, *, max_file_bytes: int = MAX_FILE_BYTES) -> S
     if path.is_dir():
         return FolderStorage(path, max_file_bytes)
     if not path.exists():
-        raise DataError(
-            f"{path}: no such folder or archive. `python scripts/prepare.py dataset=NAME raw=DIR out=DIR` "
-            "writes a data set's folder; `paths.data=DIR` says where they are"
-        )
+        raise MissingDataError(f"{path}: no such folder or archive")
     return ArchiveStorage(path, max_file_bytes)
 
 

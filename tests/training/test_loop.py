@@ -179,7 +179,7 @@ def test_batches_that_do_not_fit_are_refused_before_the_first_step(tmp_path, con
 def test_everything_that_is_missing_is_named_at_once(tmp_path, configure):
     with pytest.raises(ValueError, match="cannot start") as caught:
         run(configure(tmp_path, f"paths.data={tmp_path}", f"model.base={tmp_path / 'base'}"))
-    for part in ("hypersim", "vkitti", "filename_list_val.txt", "prepare.py", str(tmp_path / "base")):
+    for part in ("hypersim", "vkitti", "filename_list_val.txt", "To get it:\n    make data", str(tmp_path / "base")):
         assert part in str(caught.value)
     assert not (tmp_path / "checkpoints").exists()
 
