@@ -42,15 +42,23 @@ class DiffusionConfig:
     timestep_spacing: str
 
 
+AUTOCAST = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
 @dataclass(frozen=True)
 class CacheConfig:
-    """`cache` in configs/train.yaml."""
+    """`cache` in configs/train.yaml: `dtype` is what the files hold, `precision` what the encoder computes in."""
 
     enabled: bool
     folder: str
     dtype: str
+    precision: str
     shard_size: int
     batch: int
+
+    def __post_init__(self) -> None:
+        if self.precision not in AUTOCAST:
+            raise ConfigError(f"cache.precision: expected one of {', '.join(AUTOCAST)}, got {self.precision!r}")
 
 
 @dataclass(frozen=True)
@@ -62,7 +70,7 @@ class TrainingSet:
     transform: Transform
     weight: float
 
-    def fingerprint(self, vae_hash: str) -> dict[str, Any]:
+    def fingerprint(self, vae_hash: str, precision: str) -> dict[str, Any]:
         reader = self.samples
         return {
             "data_set": self.name,
@@ -71,6 +79,7 @@ class TrainingSet:
             "crop": list(reader.crop) if reader.crop else None,
             "transform": {**asdict(self.transform), "size": list(self.transform.size or ()) or None},
             "vae": vae_hash,
+            "precision": precision,
         }
 
 
@@ -129,7 +138,7 @@ def mixture_dataset(config: DictConfig, sets: list[TrainingSet], backbone: Backb
     sources: list[ExampleSource[Any]] = []
     for part in sets:
         if cache.enabled:
-            folder, stamp = Path(cache.folder) / part.name, part.fingerprint(vae_hash)
+            folder, stamp = Path(cache.folder) / part.name, part.fingerprint(vae_hash, cache.precision)
             sources.append(LatentCache(folder, part.samples.names, stamp, cache.dtype, cache.shard_size))
         else:
             sources.append(PixelExamples(part.samples, part.samples.names, part.transform))

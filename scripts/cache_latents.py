@@ -6,17 +6,19 @@ accelerate launch scripts/cache_latents.py +exp=[hypersim_vkitti,cached_latents]
 Run again after an interruption: whole shards are kept. The settings are those of scripts/train.py.
 """
 
+import functools
 from pathlib import Path
 
 import hydra
 import torch
 from accelerate import PartialState
+from diffusers.models import AutoencoderKL
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from assemble import CacheConfig, load_model, training_sets, weights_hash
+from assemble import AUTOCAST, CacheConfig, load_model, training_sets, weights_hash
 from marigold.config import errors_for_people, to_dataclass
-from marigold.data.latent_cache import write_cache
+from marigold.data.latent_cache import LatentBatch, write_cache
 from marigold.data.pixels import PixelExamples
 from marigold.training.objective import encode_batch
 
@@ -38,9 +40,9 @@ def run(config: DictConfig) -> None:
         folder = Path(cache.folder) / part.name
         written = write_cache(
             folder,
-            lambda indices, flips, source=source: encode_batch(vae, source.batch(indices, flips)),  # type: ignore[misc]
+            functools.partial(encode, vae, source, AUTOCAST[cache.precision]),
             count=len(part.samples),
-            fingerprint=part.fingerprint(vae_hash),
+            fingerprint=part.fingerprint(vae_hash, cache.precision),
             dtype=cache.dtype,
             shard_size=cache.shard_size,
             batch=cache.batch,
@@ -55,6 +57,15 @@ def run(config: DictConfig) -> None:
         if state.is_main_process:
             size = sum(file.stat().st_size for file in folder.glob("shard_*.h5"))
             print(f"{folder}: {len(part.samples)} samples x 2 flips, {size / 1e6:.1f} MB")
+
+
+def encode(
+    vae: AutoencoderKL, source: PixelExamples, autocast: torch.dtype | None, indices: list[int], flips: list[bool]
+) -> LatentBatch:
+    """Latents of the chosen samples, the encoder computing in `autocast` (None: in its own precision)."""
+    batch = source.batch(indices, flips)
+    with torch.autocast(vae.device.type, autocast, enabled=autocast is not None):
+        return encode_batch(vae, batch)
 
 
 if __name__ == "__main__":

@@ -51,9 +51,9 @@ class PretrainConfig:
     vae_lr: list[float]
     kl_weight: float
     gradient_weight: float
-    unet_steps: int
+    unet_steps: list[int]
     unet_batch: int
-    unet_lr: float
+    unet_lr: list[float]
     ema_decay: float
 
 
@@ -177,21 +177,23 @@ def encode(vae: AutoencoderKL, photos: dict[str, np.ndarray]) -> dict[str, Tenso
     return latents
 
 
-def train_unet(backbone: Backbone, latents: dict[str, Tensor], config: PretrainConfig) -> dict[str, float]:
-    """Denoising with v-prediction; the moving average of the weights is kept."""
+def train_unet(backbone: Backbone, latents: dict[str, Tensor], config: PretrainConfig, cycle: int) -> dict[str, float]:
+    """Denoising with v-prediction, one cycle of the learning rate; the moving average of the weights is kept."""
     unet, settings = backbone.unet, backbone.scheduler_config
     betas = torch.linspace(settings["beta_start"] ** 0.5, settings["beta_end"] ** 0.5, 1000, dtype=torch.float64) ** 2
     alphas = torch.cumprod(1 - betas, 0).float()
     prompt = empty_prompt_embedding(backbone.text_encoder, backbone.tokenizer)
-    rng, generator = np.random.default_rng([config.seed, 2]), torch.Generator().manual_seed(config.seed)
-    optimizer = torch.optim.AdamW(unet.parameters(), config.unet_lr, weight_decay=1e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.unet_lr, config.unet_steps, pct_start=0.03)
+    rng = np.random.default_rng([config.seed, 2, cycle])
+    generator = torch.Generator().manual_seed(config.seed + cycle)
+    steps, lr = config.unet_steps[cycle], config.unet_lr[cycle]
+    optimizer = torch.optim.AdamW(unet.parameters(), lr, weight_decay=1e-3, fused=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, steps, pct_start=0.03)
     average = torch.optim.swa_utils.AveragedModel(
         unet, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(config.ema_decay)
     )
     unet.train()
     start, recent = time.time(), 0.0
-    for step in (bar := tqdm(range(config.unet_steps), desc="unet", mininterval=20)):
+    for step in (bar := tqdm(range(steps), desc=f"unet {cycle}", mininterval=20)):
         known = latents["streets" if rng.random() < 0.15 else "rooms"]
         clean = known[torch.from_numpy(rng.integers(len(known), size=config.unet_batch))]
         noise = torch.randn(clean.shape, generator=generator)
@@ -210,7 +212,7 @@ def train_unet(backbone: Backbone, latents: dict[str, Tensor], config: PretrainC
             bar.set_postfix(loss=f"{recent:.4f}", refresh=False)
     unet.load_state_dict(average.module.state_dict())
     unet.eval()
-    return {"unet_minutes": (time.time() - start) / 60, "unet_loss": recent}
+    return {f"unet_{cycle}_minutes": (time.time() - start) / 60, f"unet_{cycle}_loss": recent}
 
 
 @torch.no_grad()
@@ -258,7 +260,8 @@ def pretrain(node: DictConfig) -> None:
     scaling = round(1 / latents["rooms"].std().item(), 5)
     backbone.vae.register_to_config(scaling_factor=scaling)
     scaled = {kind: values * scaling for kind, values in latents.items()}
-    stage("unet", backbone.unet, lambda: train_unet(backbone, scaled, config))
+    for cycle in range(len(config.unet_steps)):
+        stage(f"unet_{cycle}", backbone.unet, lambda cycle=cycle: train_unet(backbone, scaled, config, cycle))  # type: ignore[misc]
     figures |= reconstruction_figures(backbone.vae, config)
     for module in (backbone.unet, backbone.vae, backbone.text_encoder):
         module.half()

@@ -19,7 +19,7 @@ MINIATURE = [
     "vae_channels=[8,8,8,8]",
     "vae_steps=[2,1]",
     "vae_lr=[1e-3,1e-3]",
-    "unet_steps=2",
+    "unet_steps=[2,1]",
     "vae_batch=2",
     "unet_batch=2",
 ]
@@ -36,10 +36,18 @@ def test_every_stage_is_made_once_and_the_base_loads(tmp_path):
     assert base.unet.config["in_channels"] == 4
     assert base.vae.config["scaling_factor"] > 0
     figures = json.loads((tmp_path / "base/figures.json").read_text())
-    assert {"vae_0_minutes", "vae_1_minutes", "unet_minutes", "unet_loss", "photo_psnr_db"} <= set(figures)
+    assert {"vae_0_minutes", "vae_1_minutes", "unet_0_minutes", "unet_1_loss", "photo_psnr_db"} <= set(figures)
     weights = (tmp_path / "base/unet/diffusion_pytorch_model.safetensors").read_bytes()
     stages = {file.name: file.stat().st_mtime_ns for file in (tmp_path / "work").iterdir()}
-    assert set(stages) == {"rooms.npy", "streets.npy", "vae_0.pt", "vae_1.pt", "unet.pt", "figures.json"}
+    assert set(stages) == {
+        "rooms.npy",
+        "streets.npy",
+        "vae_0.pt",
+        "vae_1.pt",
+        "unet_0.pt",
+        "unet_1.pt",
+        "figures.json",
+    }
     pretrain(miniature(tmp_path))  # nothing is made again
     assert {file.name: file.stat().st_mtime_ns for file in (tmp_path / "work").iterdir()} == stages
     assert (tmp_path / "base/unet/diffusion_pytorch_model.safetensors").read_bytes() == weights

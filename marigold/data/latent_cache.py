@@ -84,8 +84,10 @@ def write_cache(
                 for flip in (False, True):
                     latents = encode(chunk, [flip] * len(chunk))
                     for part in PARTS:
-                        values = getattr(latents, part).cpu().numpy()
-                        values = values if part == "valid_latent" else values.astype(DTYPES[dtype])
+                        tensor = getattr(latents, part).cpu()
+                        values = (
+                            tensor.numpy() if part == "valid_latent" else tensor.float().numpy().astype(DTYPES[dtype])
+                        )
                         store = out.require_dataset(
                             part,
                             (len(indices), FLIPS, *values.shape[1:]),

@@ -1,4 +1,4 @@
-"""The best that a prediction without any structure can score: a floor to compare with."""
+"""What a prediction without any structure scores: two floors to compare with."""
 
 import torch
 from jaxtyping import Bool, Float
@@ -22,3 +22,15 @@ def constant_abs_rel(target: Float[Tensor, "1 H W"], valid: Bool[Tensor, "1 H W"
     """AbsRel of `best_constant`: chosen with the ground truth at hand, so no constant does better."""
     depth = target[valid].double()
     return ((best_constant(target, valid) - depth).abs() / depth).mean().item()
+
+
+def aligned_constant_abs_rel(target: Float[Tensor, "1 H W"], valid: Bool[Tensor, "1 H W"]) -> float:
+    """AbsRel of a constant prediction after the least-squares alignment that every other prediction gets.
+
+    Whatever the constant, the fit to the depth makes it the mean depth of the map. Raises ValueError without a
+    valid pixel.
+    """
+    depth = target[valid].double()
+    if depth.numel() == 0:
+        raise ValueError("aligned_constant_abs_rel: no valid pixel")
+    return ((depth.mean() - depth).abs() / depth).mean().item()

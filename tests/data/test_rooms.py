@@ -1,5 +1,6 @@
 """The embedded data: geometry by hand, the same bits everywhere, files in the publishers' layouts."""
 
+import dataclasses
 import hashlib
 
 import h5py
@@ -8,9 +9,10 @@ import pytest
 from PIL import Image
 
 from marigold.data.rooms import geometry, write_rooms
+from marigold.data.rooms import render as render_module
 from marigold.data.rooms.geometry import BOX, CYLINDER, FAR, SPHERE, Solid, distance, rotation
 from marigold.data.rooms.render import Camera, Light, Material, Scene, render
-from marigold.data.rooms.write import STREAMS, VKITTI_SKY, RoomsSize, room_views, street_views
+from marigold.data.rooms.write import STREAMS, VKITTI_SKY, RoomsSize, expose, outdoor_views, room_views, street_views
 
 SIZE = RoomsSize(1, 1, 1, 1, 1, 2, (24, 32), (24, 64), seed=3)
 STRAIGHT = (1.0, 0.0)
@@ -80,12 +82,39 @@ def test_light_casts_shadows():
 
 
 def test_the_same_bits_on_every_machine():
-    views = [*room_views("hypersim/train", 0, SIZE), *street_views("vkitti/train", 0, SIZE)]
+    outdoors = [view for scene in (0, 1) for view in outdoor_views("vkitti/train", scene, SIZE)]
+    views = [*room_views("hypersim/train", 0, SIZE), *outdoors]
     digest = hashlib.sha256()
     for view in views:
         for part in (view.colour, view.depth, view.distance, view.entity):
             digest.update(np.ascontiguousarray(part).tobytes())
-    assert digest.hexdigest() == "6f01b9ef4e06ae358b9dddb05d4a7d8b440b2140eee7faedcc8af88cc5846aa2"
+    assert digest.hexdigest() == "14a1a5eb3f9c84bfdb42c95a1bcdbe115bd4d43c4bd0436f9d0a0604133fb814"
+
+
+def test_rays_are_spent_where_the_picture_changes(monkeypatch):
+    size = dataclasses.replace(SIZE, room_size=(48, 64))
+    sparing = room_views("hypersim/train", 0, size)
+    monkeypatch.setattr(render_module, "_rough", lambda colour, solid: np.ones(solid.shape, bool))
+    lavish = room_views("hypersim/train", 0, size)
+    for ours, full in zip(sparing, lavish, strict=True):
+        assert (ours.depth == full.depth).all()
+        same = (ours.colour == full.colour).all(axis=2)
+        assert 0.1 < same.mean() < 0.9  # the rough pixels agree to the bit, and some rays were spared
+        error = np.sqrt(np.square(expose(ours.colour) / 255.0 - expose(full.colour) / 255.0).mean())
+        assert error < 0.01
+
+
+def test_every_fourth_outdoor_scene_is_a_street_and_the_others_are_gardens():
+    size = dataclasses.replace(SIZE, street_size=(36, 96))
+    for part in ("colour", "depth"):
+        street, same = (views("vkitti/train", 4, size)[0] for views in (outdoor_views, street_views))
+        assert np.array_equal(getattr(street, part), getattr(same, part))
+    gardens = [view for scene in (1, 2, 3) for view in outdoor_views("vkitti/train", scene, size)]
+    skies = [(view.entity == -1).mean() for view in gardens]
+    assert 0 < max(skies) < 0.5
+    for view in gardens:
+        assert np.median(view.depth[view.entity != -1]) < 10  # furniture and walls, not the horizon
+        assert (view.depth[view.entity == -1] == 0).all()
 
 
 def test_no_scene_is_in_two_parts():

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load, save_file
 
 from cache_latents import run as cache_latents
+from marigold.config import ConfigError
 from marigold.data.latent_cache import CacheError
 from marigold.data.pixels import PixelExamples
 from marigold.model.pipeline import MarigoldDepth
@@ -42,12 +43,14 @@ def test_two_processes_are_one_with_twice_the_accumulation(tmp_path, configure, 
 
 def test_cached_latents_give_the_losses_of_the_pictures(tmp_path, configure, rooms_data):
     assert run(configure(tmp_path / "pictures"))
-    for dtype, tolerance in (("float32", 1e-6), ("float16", 1e-3)):
-        overrides = ("cache.enabled=true", f"cache.dtype={dtype}", f"cache.folder={tmp_path / dtype}", "cache.batch=3")
-        config = configure(tmp_path / f"run_{dtype}", *overrides)
+    for dtype, precision, tolerance in (("float32", "no", 1e-6), ("float16", "no", 1e-3), ("float32", "bf16", 2e-2)):
+        name = f"{dtype}_{precision}"
+        cache = (f"cache.dtype={dtype}", f"cache.precision={precision}", f"cache.folder={tmp_path / name}")
+        config = configure(tmp_path / f"run_{name}", "cache.enabled=true", *cache, "cache.batch=3")
         cache_latents(config)
         assert run(config)
-        assert losses(tmp_path / f"run_{dtype}") == pytest.approx(losses(tmp_path / "pictures"), rel=tolerance)
+        assert losses(tmp_path / f"run_{name}") == pytest.approx(losses(tmp_path / "pictures"), rel=tolerance)
+    assert losses(tmp_path / "run_float32_bf16") != losses(tmp_path / "run_float32_no")
 
 
 def test_cache_made_from_something_else_is_refused(tmp_path, configure):
@@ -55,6 +58,10 @@ def test_cache_made_from_something_else_is_refused(tmp_path, configure):
     cache_latents(configure(tmp_path, folder))
     with pytest.raises(CacheError, match=r"transform: cache .*0\.02.* this run .*0\.05"):
         run(configure(tmp_path, folder, "cache.enabled=true", "data.hypersim.transform.quantile=0.05"))
+    with pytest.raises(CacheError, match="precision: cache 'no', this run 'bf16'"):
+        run(configure(tmp_path, folder, "cache.enabled=true", "cache.precision=bf16"))
+    with pytest.raises(ConfigError, match=r"cache\.precision: expected one of no, bf16, fp16, got 'half'"):
+        run(configure(tmp_path, folder, "cache.enabled=true", "cache.precision=half"))
     next((tmp_path / "cache/hypersim").glob("shard_*.h5")).unlink()
     with pytest.raises(CacheError, match=r"lacks 1 of 1 shards .*cache_latents\.py"):
         run(configure(tmp_path, folder, "cache.enabled=true"))

@@ -1,4 +1,4 @@
-"""Random scenes: furnished rooms and a street. Every number is drawn from the generator given."""
+"""Random scenes: furnished rooms, furnished gardens and a street. Every number is drawn from the generator given."""
 
 from dataclasses import dataclass, field
 
@@ -137,8 +137,20 @@ def room(rng: np.random.Generator) -> tuple[Scene, Point]:
         builder.add(BOX, (side * (a + WALL), h, 0), (WALL, h + WALL, b + WALL), straight, wall[0])
         builder.add(BOX, (0, h, side * (b + WALL)), (a + WALL, h + WALL, WALL), straight, wall[1])
     _hang_panels(builder, a, h, b)
+    _furnish(builder, a, b, int(rng.integers(5, 12)))
+    white = builder.between(0.8, 1.2)
+    lamp = (builder.between(-0.6, 0.6) * a, 2 * h - 0.15, builder.between(-0.6, 0.6) * b)
+    second = (builder.between(-0.8, 0.8) * a, builder.between(0.8, 1.6), builder.between(-0.8, 0.8) * b)
+    lights = [Light(lamp, (white, 0.95, 0.85)), Light(second, (0.25, 0.28, 0.3))]
+    level = builder.between(0.15, 0.4)
+    return Scene(builder.solids, builder.materials, lights, (level, level, level), None, 0.0), (a, h, b)
+
+
+def _furnish(builder: Builder, a: float, b: float, pieces: int) -> None:
+    """Up to so many pieces of furniture that do not touch, half of them against the long walls."""
+    rng = builder.rng
     taken: list[tuple[float, float, float]] = []
-    for _ in range(int(rng.integers(5, 12))):
+    for _ in range(pieces):
         radius, parts = furniture(builder)
         against_wall = rng.random() < 0.5
         for _attempt in range(8):
@@ -151,12 +163,29 @@ def room(rng: np.random.Generator) -> tuple[Scene, Point]:
                 place(builder, (x, z), yaw, parts)
                 taken.append((x, z, radius))
                 break
-    white = builder.between(0.8, 1.2)
-    lamp = (builder.between(-0.6, 0.6) * a, 2 * h - 0.15, builder.between(-0.6, 0.6) * b)
-    second = (builder.between(-0.8, 0.8) * a, builder.between(0.8, 1.6), builder.between(-0.8, 0.8) * b)
-    lights = [Light(lamp, (white, 0.95, 0.85)), Light(second, (0.25, 0.28, 0.3))]
-    level = builder.between(0.15, 0.4)
-    return Scene(builder.solids, builder.materials, lights, (level, level, level), None, 0.0), (a, h, b)
+
+
+def garden(rng: np.random.Generator) -> tuple[Scene, Point]:
+    """A walled garden under the sky, furnished like a room, with trees and houses behind its wall; values as in `room`."""
+    builder = Builder(rng)
+    a, h, b = builder.between(2.0, 4.5), builder.between(0.7, 1.2), builder.between(2.5, 5.5)
+    straight = (1.0, 0.0)
+    wall = [builder.material((PLAIN, BRICKS, NOISE, STRIPES), (0.25, 0.7), (0.2, 0.9)) for _ in range(2)]
+    ground = builder.material((TILES, NOISE, CHECKER, STRIPES), (0.15, 0.5), (0.3, 1.2))
+    lawn = builder.material((NOISE,), (0.15, 0.35), (1.0, 4.0))
+    builder.add(BOX, (0, -0.5, 0), (60, 0.48, 60), straight, lawn)
+    builder.add(BOX, (0, -WALL, 0), (a, WALL, b), straight, ground)
+    for side in (-1, 1):
+        builder.add(BOX, (side * (a + WALL), h, 0), (WALL, h, b + 2 * WALL), straight, wall[0])
+        builder.add(BOX, (0, h, side * (b + WALL)), (a, h, WALL), straight, wall[1])
+        for _ in range(2):
+            _roadside(builder, side, a, builder.between(-12, 12))
+    _furnish(builder, a, b, int(rng.integers(5, 12)))
+    sun = (builder.between(-1, 1), builder.between(0.5, 1.2), builder.between(-1, 1))
+    grey = builder.between(0.5, 0.9)
+    lights = [Light(sun, (1.0, 0.95, 0.85), sun=True)]
+    sky = (grey * 0.85, grey * 0.95, grey * 1.1)
+    return Scene(builder.solids, builder.materials, lights, (0.35, 0.38, 0.42), sky, 0.0), (a, 10.0, b)
 
 
 def _hang_panels(builder: Builder, a: float, h: float, b: float) -> None:

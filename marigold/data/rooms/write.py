@@ -23,7 +23,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from marigold.data.rooms.render import Rendering, render
-from marigold.data.rooms.scenes import camera_in_room, camera_in_street, room, street
+from marigold.data.rooms.scenes import camera_in_room, camera_in_street, garden, room, street
 
 HYPERSIM_FOCAL = 886.81 / 1024  # of the image width, Hypersim's common pinhole
 VKITTI_FOCAL = 725.0087 / 1242  # of the image width, Virtual KITTI 2's intrinsics
@@ -121,6 +121,17 @@ def street_views(stream: str, scene: int, size: RoomsSize) -> list[Rendering]:
     return [render(world, camera, height, width) for camera in cameras]
 
 
+def outdoor_views(stream: str, scene: int, size: RoomsSize) -> list[Rendering]:
+    """The views of one scene of the Virtual KITTI half: every fourth is a street, the others are gardens."""
+    if scene % 4 == 0:
+        return street_views(stream, scene, size)
+    rng = np.random.default_rng([size.seed, STREAMS[stream], scene])
+    height, width = size.street_size
+    world, half = garden(rng)
+    cameras = [camera_in_room(rng, world, half, VKITTI_FOCAL * width) for _ in range(size.views)]
+    return [render(world, camera, height, width) for camera in cameras]
+
+
 def expose(colour: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Linear colour to an 8-bit photo: the brightest tenth starts at 0.8, gamma 2 (an exact square root)."""
     brightness = 0.3 * colour[..., 0] + 0.59 * colour[..., 1] + 0.11 * colour[..., 2]
@@ -146,7 +157,7 @@ def write_vkitti_scene(root: Path, part: str, scene: int, size: RoomsSize) -> li
     """Virtual KITTI 2: JPEG and depth in centimetres as 16-bit PNG, 655.35 m for the sky."""
     name, weather = f"Scene{100 * (STREAMS[part] - 2) + scene:03d}", WEATHER[scene % len(WEATHER)]
     lines = []
-    for frame, view in enumerate(street_views(part, scene, size)):
+    for frame, view in enumerate(outdoor_views(part, scene, size)):
         centimetres = np.where(view.entity == -1, VKITTI_SKY, np.minimum(np.rint(view.depth * 100), VKITTI_SKY))
         rgb = f"rgb/{name}/{weather}/frames/rgb/Camera_0/rgb_{frame:05d}.jpg"
         depth = f"depth/{name}/{weather}/frames/depth/Camera_0/depth_{frame:05d}.png"
