@@ -166,7 +166,7 @@ def _furnish(builder: Builder, a: float, b: float, pieces: int) -> None:
 
 
 def garden(rng: np.random.Generator) -> tuple[Scene, Point]:
-    """A walled garden under the sky, furnished like a room, with trees and houses behind its wall; values as in `room`."""
+    """A walled garden under the sky, furnished like a room, trees and houses behind its wall; values as in `room`."""
     builder = Builder(rng)
     a, h, b = builder.between(2.0, 4.5), builder.between(0.7, 1.2), builder.between(2.5, 5.5)
     straight = (1.0, 0.0)
