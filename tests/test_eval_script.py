@@ -81,7 +81,7 @@ def run(workplace, *overrides):
     ("arguments", "reason"),
     [
         (("dataset=rooms", "checkpoint=nowhere/at/all"), "nowhere"),
-        (("dataset=nyu", "predictions={root}", "space=affine_depth"), "filename_list_test.txt.*prepare.py"),
+        (("dataset=nyu", "predictions={root}", "space=affine_depth"), r"filename_list_test.txt(.|\n)*prepare.py"),
         (
             ("dataset=rooms", "predictions={root}", "space=affine_depth", "protocol=disparity"),
             "'disparity'.*'affine_depth'",

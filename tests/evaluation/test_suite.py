@@ -1,0 +1,100 @@
+"""The whole suite as one command: rendered rooms in the five benchmarks' formats and sizes, one process and two."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from marigold.data.rooms.write import RoomsSize, expose, room_views
+from marigold.model.pipeline import DepthSettings, MarigoldDepth
+from marigold.model.random_base import SIZES, build_components
+
+ROOT = Path(__file__).parents[2]
+SIZE = RoomsSize(0, 0, 0, 0, 0, 2, (48, 64), (48, 64), seed=11)
+# height, width, and the names of a sample's files: what scripts/prepare.py makes of the publishers' downloads.
+BENCHMARKS = {
+    "nyu": (480, 640, "test/a/rgb_{0}.png test/a/depth_{0}.png test/a/filled_{0}.png", "filename_list_test.txt"),
+    "scannet": (480, 640, "scene_{0}/color.jpg scene_{0}/depth.png", "filename_list_val_800.txt"),
+    "kitti": (375, 1242, "drive/image_02/{0}.png drive/groundtruth/{0}.png 721.5377", "eigen_test.txt"),
+    "eth3d": (4032, 6048, "rgb/yard/{0}.JPG depth/yard/{0}.JPG", "filename_list.txt"),
+    "diode": (
+        768,
+        1024,
+        "indoors/scene/{0}.png indoors/scene/{0}_depth.npy indoors/scene/{0}_depth_mask.npy",
+        "filename_list_all.txt",
+    ),
+}
+
+
+def write_benchmark(root: Path, name: str) -> None:
+    """Two rooms, enlarged to the benchmark's size, in its files."""
+    height, width, pattern, split_list = BENCHMARKS[name]
+    lines = [pattern.format(k) for k in range(2)]
+    for line, view in zip(lines, room_views("photos", 0, SIZE), strict=True):
+        rows, columns = (np.arange(size) * small // size for size, small in ((height, 48), (width, 64)))
+        photo = expose(view.colour)[rows][:, columns]
+        depth = view.depth[rows][:, columns]
+        files = [root / file for file in line.split()[:3] if "." in file and "/" in file]
+        for file in files:
+            file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(photo).save(files[0])
+        if name == "eth3d":
+            files[1].write_bytes(np.where(depth > 0, depth, np.inf).astype("<f4").tobytes())
+        elif name == "diode":
+            np.save(files[1], depth[..., None])
+            np.save(files[2], (depth > 0).astype(np.float32))
+        else:
+            unit = 256 if name == "kitti" else 1000
+            for file in files[1:]:
+                Image.fromarray(np.rint(depth * unit).astype(np.uint16)).save(file)
+    (root / split_list).write_text("".join(f"{line}\n" for line in lines))
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    root = tmp_path_factory.mktemp("suite")
+    for name in BENCHMARKS:
+        (root / "data" / name).mkdir(parents=True)
+        write_benchmark(root / "data" / name, name)
+    model = MarigoldDepth(build_components(0, *SIZES["tiny"], in_channels=8), DepthSettings("depth", True, True, 1, 0))
+    model.save_pretrained(root / "checkpoint")
+    return root
+
+
+def test_one_command_judges_five_benchmarks_the_same_with_one_process_and_two(workplace):
+    launchers = {
+        "one": (sys.executable,),
+        "two": (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"),
+    }
+    environment = {**os.environ, "MARIGOLD_DATA": "data", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    chosen = [
+        f"dataset={','.join(BENCHMARKS)}",
+        "checkpoint=checkpoint",
+        "device=cpu",
+        "panel.worst=0",
+        "panel.median=0",
+    ]
+    for name, launcher in launchers.items():
+        command = [*launcher, str(ROOT / "scripts/eval.py"), "-m", *chosen, f"output={name}"]
+        done = subprocess.run(command, cwd=workplace, env=environment, capture_output=True, text=True, timeout=280)
+        assert done.returncode == 0, done.stderr[-3000:]
+    for dataset in BENCHMARKS:
+        one, two = (workplace / name / f"{dataset}-marigold" for name in launchers)
+        assert (one / "per_image.csv").read_bytes() == (two / "per_image.csv").read_bytes(), dataset
+        assert len(list((two / "rows").iterdir())) == 2
+        content = json.loads((one / "results.json").read_text())
+        assert (content["dataset"], content["count"], content["complete"]) == (dataset, 2, True)
+        assert 0 < content["metrics"]["abs_rel"]["mean"] < 1
+        assert content["split"]["official"] is False
+    folders = ",".join(str(workplace / "one" / f"{dataset}-marigold") for dataset in BENCHMARKS)
+    command = [sys.executable, str(ROOT / "scripts/table.py"), f"results=[{folders}]", f"output={workplace}/tables"]
+    done = subprocess.run(command, cwd=workplace, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    table = (workplace / "tables.md").read_text()
+    assert "measured here" in table
+    assert "published" in table
