@@ -1,4 +1,4 @@
-"""Pictures of depth: a colour map, and panels of image | prediction | ground truth | error."""
+"""Pictures of depth and of figures: a colour map, panels of image | prediction | truth | error, curves, bars."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -97,4 +97,23 @@ def curves(path: Path, lines: dict[str, list[tuple[int, float]]], axis: str, fig
     axes.grid(alpha=0.3)
     if len(lines) > 1:
         axes.legend()
+    figure.savefig(path, dpi=150)
+
+
+def bars(path: Path, groups: dict[str, dict[str, float]], figure_of: str, title: str) -> None:
+    """Write a png of horizontal bars, a group per key of `groups` and a bar per row in it, each with its value."""
+    rows = [(group, name, value) for group, values in groups.items() for name, value in values.items()]
+    figure = Figure(figsize=(8, 1.2 + 0.32 * (len(rows) + len(groups))), layout="constrained")
+    axes = figure.subplots()
+    places = [index + list(groups).index(group) for index, (group, _, _) in enumerate(rows)]
+    several = len(groups) > 1
+    axes.barh(places, [value for _, _, value in rows], color=[f"C{list(groups).index(group)}" for group, _, _ in rows])
+    axes.set_yticks(places, [f"{group}: {name}" if several else name for group, name, _ in rows])
+    for place, (_, _, value) in zip(places, rows, strict=True):
+        axes.annotate(f"{value:.2f}", (value, place), (3, 0), textcoords="offset points", va="center", fontsize=8)
+    axes.invert_yaxis()
+    axes.margins(x=0.15)
+    axes.set_xlabel(figure_of)
+    axes.set_title(title, fontsize=9)
+    axes.grid(alpha=0.3, axis="x")
     figure.savefig(path, dpi=150)

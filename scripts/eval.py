@@ -141,7 +141,14 @@ def load_checkpoint(path: str, chosen: Sampler, precision: str, device: torch.de
     def at_seed(seed: int) -> PredictSample:
         return lambda sample: model(sample.image[None], seed=seed, **arguments)
 
-    return Judge({"name": folder.name, "path": path, "files": files}, model.space, sampler, at_seed)
+    return Judge({"name": run_name(folder), "path": path, "files": files}, model.space, sampler, at_seed)
+
+
+def run_name(checkpoint: Path) -> str:
+    """What a table calls a checkpoint: the folder's name, for one of a training run the run's name in front."""
+    parts = checkpoint.resolve().parts
+    depth = 2 if checkpoint.name in ("final", "best") else 3 if parts[-2:-1] == ("checkpoints",) else 1
+    return "/".join(parts[-depth:])
 
 
 class Progress:

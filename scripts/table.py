@@ -1,4 +1,4 @@
-"""Put results of scripts/eval.py into paper-style tables: Markdown, LaTeX and one HTML page with the panels.
+"""Put results of scripts/eval.py into paper-style tables: Markdown, LaTeX, csv, one HTML page with the panels, bars.
 
 python scripts/table.py results=[runs/eval] output=runs/table
 """
@@ -12,7 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 from marigold.config import errors_for_people, to_dataclass
 from marigold.evaluation.errors import EvaluationError
 from marigold.evaluation.results import read_results
-from marigold.evaluation.table import collect, to_html, to_latex, to_markdown
+from marigold.evaluation.table import collect, to_csv, to_html, to_latex, to_markdown
+from marigold.visualization import bars
 
 
 @dataclass(frozen=True)
@@ -42,10 +43,23 @@ def run(config: DictConfig) -> None:
     }
     output = Path(settings.output)
     output.parent.mkdir(parents=True, exist_ok=True)
-    texts = {".md": to_markdown(tables), ".tex": to_latex(tables), ".html": to_html(tables, panels)}
+    texts = {
+        ".md": to_markdown(tables),
+        ".tex": to_latex(tables),
+        ".csv": to_csv(tables),
+        ".html": to_html(tables, panels),
+    }
     for ending, text in texts.items():
         output.with_name(output.name + ending).write_text(text)
-    print(f"{texts['.md']}\nwritten to {output}.md, {output}.tex and {output}.html")
+    for table in tables:
+        groups: dict[str, dict[str, float]] = {dataset: {} for dataset in table.datasets}
+        for entry, _ in table.rows:
+            for dataset, (abs_rel, _) in entry.values.items():
+                label = " ".join(filter(None, (entry.method, entry.setting, f"({entry.source.strip('*')})")))
+                groups.get(dataset, {})[label] = abs_rel
+        picture = output.with_name(f"{output.name}-{table.protocol}.png")
+        bars(picture, groups, "AbsRel %, lower is better", f"protocol {table.protocol}")
+    print(f"{texts['.md']}\nwritten to {output}: {', '.join(texts)} and a png of AbsRel per protocol")
 
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="table")

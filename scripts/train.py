@@ -212,7 +212,8 @@ def run(config: DictConfig) -> bool:
 def main(config: DictConfig) -> None:
     with errors_for_people():
         finished = run(config)
-    sys.exit(0 if finished else STOPPED)
+    if not finished:  # several experiments of one -m go on after one that is done
+        sys.exit(STOPPED)
 
 
 if __name__ == "__main__":

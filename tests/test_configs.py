@@ -92,9 +92,10 @@ def test_readme_commands_compose(script, arguments):
     words = ["dataset=nyu" if word == "dataset=NAME" else word for word in words]
     if script == "prepare":
         words = ["raw=RAW", "out=OUT", *words]
-    several = next((word for word in words if re.fullmatch(r"\w+=\w+(,\w+)+", word)), None)
+    choice = r"(?:\[[^]]*\]|\w+)"
+    several = next((word for word in words if re.fullmatch(rf"\+?\w+={choice}(,{choice})+", word)), None)
     key, _, choices = (several or "").partition("=")
-    for choice in choices.split(","):
+    for choice in re.findall(choice, choices) or [""]:
         composed(name, *(f"{key}={choice}" if word == several else word for word in words))
 
 

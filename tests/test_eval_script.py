@@ -13,6 +13,8 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import ConfigCompositionException
 from PIL import Image
 
+from eval import run_name
+
 ROOT = Path(__file__).parents[1]
 THEIRS = """
 from marigold.types import Prediction
@@ -110,3 +112,15 @@ def test_the_command_line_gets_one_line_and_exit_code_1(workplace):
     done = call(workplace, "dataset=rooms", "predictions=nowhere", "space=affine_depth", "output=never")
     assert done.returncode == 1
     assert done.stderr.strip() == "error: predictions=nowhere: no such folder"
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "name"),
+    [
+        ("runs/seed1/final", "seed1/final"),
+        ("runs/seed1/checkpoints/step_000400", "seed1/checkpoints/step_000400"),
+        ("models/marigold-depth-v1-1", "marigold-depth-v1-1"),
+    ],
+)
+def test_checkpoints_of_several_runs_are_told_apart(checkpoint, name):
+    assert run_name(Path(checkpoint)) == name

@@ -1,10 +1,12 @@
-"""Paper-style tables over data sets, AbsRel and delta1 with the average rank, in Markdown, LaTeX and HTML.
+"""Paper-style tables over data sets, AbsRel and delta1 with the average rank, in Markdown, LaTeX, csv and HTML.
 
 Rows of different protocols are never ranked together: every protocol is a table of its own.
 """
 
 import base64
+import csv
 import html
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -101,6 +103,22 @@ def _cells(table: Table) -> tuple[list[str], list[list[str]]]:
 def to_markdown(tables: Sequence[Table]) -> str:
     """Markdown, a heading per protocol; percent."""
     return "\n\n".join(f"### Protocol `{table.protocol}`\n\n{markdown(*_cells(table))}" for table in tables) + "\n"
+
+
+def to_csv(tables: Sequence[Table]) -> str:
+    """One line per row and data set, in full precision: protocol, method, setting, source, data set, AbsRel and delta1
+    in percent, average rank, notes."""
+    buffer = io.StringIO(newline="")
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(
+        ["protocol", "method", "setting", "source", "dataset", "abs_rel_percent", "delta1_percent", "rank", "notes"]
+    )
+    for table in tables:
+        for entry, rank in table.rows:
+            start = [table.protocol, entry.method, entry.setting, entry.source]
+            end = ["" if rank is None else f"{rank:.2f}", "; ".join(entry.notes)]
+            writer.writerows([*start, dataset, *values, *end] for dataset, values in entry.values.items())
+    return buffer.getvalue()
 
 
 def to_latex(tables: Sequence[Table]) -> str:

@@ -7,7 +7,7 @@ import pytest
 
 from marigold.evaluation.errors import EvaluationError
 from marigold.evaluation.report import Entry, single_table
-from marigold.evaluation.table import collect, ranks, to_html, to_latex, to_markdown
+from marigold.evaluation.table import collect, ranks, to_csv, to_html, to_latex, to_markdown
 
 
 def content(dataset, abs_rel, delta1, protocol="marigold", complete=True, official=True, name="my_model", limit=None):
@@ -72,6 +72,14 @@ def test_what_is_incomplete_or_unofficial_is_said_and_not_ranked():
     part, rank = collect([content("nyu", 0.01, 0.99, limit=6)], True)[0].rows[-1]
     assert (part.notes, rank) == (("nyu: only 6 images of the set",), None)
     assert "incomplete: 650 of 654" in single_table(content("nyu", 0.01, 0.99, complete=False))
+
+
+def test_csv_has_a_line_per_row_and_data_set_in_full_precision():
+    lines = to_csv(collect([content("nyu", 0.0555512, 0.96), content("kitti", 0.1, 0.9, limit=6)], False)).splitlines()
+    assert lines[0].startswith("protocol,method,setting,source,dataset,abs_rel_percent")
+    assert [line.split(",")[:2] for line in lines[1:]] == [["marigold", "my_model"]] * 2
+    assert lines[1].split(",")[3:7] == ["measured here", "nyu", str(100 * 0.0555512), "96.0"]
+    assert "only 6 images" in lines[2]
 
 
 def test_two_results_for_one_cell_are_refused():
