@@ -7,6 +7,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+PARTIAL = ".*.tmp"  # what a process that is killed while it writes leaves behind
+
+
+def remove_partial_files(folder: Path) -> int:
+    """Delete what killed runs left below `folder`, which nobody may be writing to; returns how many there were."""
+    left = [path for path in folder.rglob(PARTIAL) if path.is_file()]
+    for path in left:
+        path.unlink()
+    return len(left)
+
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:

@@ -137,7 +137,7 @@ def test_model_of_another_space_is_refused(tmp_path, configure, random_base):
     [
         "gradient_checkpointing",
         "channels_last",
-        pytest.param("compile", marks=pytest.mark.slow),
+        pytest.param("compile", marks=[pytest.mark.slow, pytest.mark.timeout(1800)]),
     ],  # needs a C++ compiler
 )
 def test_performance_options_change_rounding_only(tmp_path, configure, option):

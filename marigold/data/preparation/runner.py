@@ -14,7 +14,7 @@ from typing import Protocol, runtime_checkable
 from tqdm import tqdm
 
 from marigold.data.errors import DataError
-from marigold.data.files import write_atomically
+from marigold.data.files import remove_partial_files, write_atomically
 from marigold.data.preparation.journal import Journal, Outcome
 from marigold.data.splits import SplitInfo, describe_split, evenly_spaced
 
@@ -125,6 +125,8 @@ def run(preparation: Preparation, options: RunOptions) -> Summary:
     already = len(done)
     broken: dict[str, str] = {}
     preparation.out.mkdir(parents=True, exist_ok=True)
+    if todo:
+        remove_partial_files(preparation.out)
     with (
         journal,
         tqdm(total=len(items), initial=already, unit="image", desc=preparation.out.name) as bar,

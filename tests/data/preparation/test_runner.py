@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from marigold.data.errors import DataError
-from marigold.data.files import write_atomically
+from marigold.data.files import atomic_file, write_atomically
 from marigold.data.preparation.images import write_file
 from marigold.data.preparation.journal import Outcome
 from marigold.data.preparation.runner import ListResult, RunOptions, run, write_list
@@ -81,6 +81,26 @@ def test_a_worker_that_dies_ends_the_run_and_the_next_one_goes_on(tmp_path):
     assert summary.already >= 1
     assert summary.lists[0].split.count == 20
     assert (out / "list.txt").read_text().split() == [str(i) for i in range(20)]  # in order, whoever was first
+
+
+class Interrupted(Numbers):
+    """Its process is killed while it writes the first item."""
+
+    def convert(self, item: str, out: Path) -> Outcome:
+        (out / "n").mkdir(exist_ok=True)
+        with atomic_file(out / f"n/{item}.bin") as file:
+            file.write(b"half")
+            file.flush()
+            os._exit(9)
+
+
+def test_what_a_killed_worker_was_writing_is_removed_by_the_next_run(tmp_path):
+    with pytest.raises(BrokenProcessPool):
+        run(Interrupted(tmp_path), RunOptions(workers=2, dry_run=False, max_broken=0.0))
+    assert [path.suffix for path in (tmp_path / "n").iterdir()] == [".tmp"] * len(list((tmp_path / "n").iterdir()))
+    assert list((tmp_path / "n").iterdir())
+    run(Numbers(tmp_path), ONE)
+    assert sorted(path.name for path in (tmp_path / "n").iterdir()) == sorted(f"{i}.bin" for i in range(20))
 
 
 def test_wrong_options(tmp_path):
