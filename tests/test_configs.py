@@ -95,8 +95,8 @@ def test_readme_commands_compose(script, arguments):
     choice = r"(?:\[[^]]*\]|\w+)"
     several = next((word for word in words if re.fullmatch(rf"\+?\w+={choice}(,{choice})+", word)), None)
     key, _, choices = (several or "").partition("=")
-    for choice in re.findall(choice, choices) or [""]:
-        composed(name, *(f"{key}={choice}" if word == several else word for word in words))
+    for chosen in re.findall(choice, choices) or [""]:
+        composed(name, *(f"{key}={chosen}" if word == several else word for word in words))
 
 
 def test_readme_promises_the_two_commands():
