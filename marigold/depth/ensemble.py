@@ -18,6 +18,9 @@ Ensembler = Callable[[Tensor], tuple[Tensor, Tensor]]
 _PIECE_CPU = 2**15
 _PIECE_DEVICE = 2**20
 _PIECE_MOMENTS = 2**14  # of a short sum
+_SAMPLE = 2**12  # pixels on which clipped members are found and fitted again
+_CLIPPED = 0.05  # share of pixels at a member's own lowest and highest value from which it counts as clipped
+_CLIPPED_AWAY = 0.75  # and from which too little of it is left
 _LARGEST = 1e15  # beyond it sums of squares leave float32
 _NEGLIGIBLE = 1e-12  # a member this much flatter than the others says nothing
 
@@ -46,6 +49,8 @@ def ensemble_depth(
     about 0 and divides by the maximum; `"none"` reduces the members as they are and keeps their units.
     A member whose correlation with the consensus is below `min_agreement` times the members' median
     correlation (so every constant or inverted one) is left out; its scale and shift are its best fit >= 0.
+    A member of which more than 5 % of the pixels are at its ends was clipped, as a decoder's output is: its
+    scale and shift are fitted again to the consensus, on the pixels between its ends ("affine" only).
     The median of an even number is the lower one, as torch.median's; the uncertainty is the median absolute
     deviation, or the standard deviation under `reduction="mean"`. A constant result is 0 everywhere.
     A callable `method` ensembles instead. Raises ValueError naming the members that are not finite, and for a
@@ -71,6 +76,8 @@ def ensemble_depth(
             "members to (depth, uncertainty)"
         )
     kept, scale, shift = _align(mean, covariance, alignment, min_agreement)
+    if alignment == "affine":
+        scale, shift = _fit_clipped(members, kept, scale, shift)
     if len(kept) < len(members):
         members = members[kept]
     center, spread = _reduce(members, scale[kept], shift[kept], reduction)
@@ -150,6 +157,31 @@ def _align(
     return kept.tolist(), scale.to(device), shift.to(device)
 
 
+def _fit_clipped(
+    members: Float[Tensor, "E N"], kept: list[int], scale: Float[Tensor, "E"], shift: Float[Tensor, "E"]
+) -> tuple[Float[Tensor, "E"], Float[Tensor, "E"]]:
+    """Scale and shift of clipped members from the pixels between their ends, matched in mean and deviation.
+
+    Clipping takes from a member's deviation, so that its scale comes out too large for the pixels that are right.
+    """
+    sample = members[:, :: max(1, members.shape[1] // _SAMPLE)].contiguous()
+    low, high = sample.aminmax(dim=1, keepdim=True)
+    inside = (sample > low) & (sample < high)
+    share = 1 - inside.to(sample).mean(1)
+    clipped = [index for index in kept if _CLIPPED < float(share[index]) < _CLIPPED_AWAY]
+    if not clipped:
+        return scale, shift
+    consensus = (scale[kept].to(sample) @ sample[kept] + shift[kept].sum().to(sample)).div_(len(kept)).double()
+    scale, shift = scale.clone(), shift.clone()
+    for index in clipped:
+        pixels = inside[index]
+        own, common = sample[index][pixels].double(), consensus[pixels]
+        ratio = common.std(correction=0) / own.std(correction=0)
+        if bool(ratio.isfinite()) and float(ratio) > 0:
+            scale[index], shift[index] = ratio, common.mean() - ratio * own.mean()
+    return scale, shift
+
+
 def _leading_vector(correlation: Float[Tensor, "K K"]) -> Float[Tensor, "K"]:
     """The eigenvector of the largest eigenvalue, its sign the majority's."""
     vector = torch.linalg.eigh(correlation).eigenvectors[:, -1]
@@ -170,7 +202,8 @@ def _reduce(
     for piece, center_piece, spread_piece in zip(
         members.split(size, dim=1), center.split(size), spread.split(size), strict=True
     ):
-        aligned = torch.addcmul(shift, piece, scale, out=buffer[:, : piece.shape[1]])
+        # A third of the time of addcmul, which does not vectorise over a broadcast scale.
+        aligned = torch.mul(piece, scale, out=buffer[:, : piece.shape[1]]).add_(shift)
         if reduction == "mean":
             torch.mean(aligned, 0, out=center_piece)
             torch.std(aligned, 0, correction=min(1, len(aligned) - 1), out=spread_piece)

@@ -51,6 +51,19 @@ def test_one_member_is_the_identity_after_the_range_mapping():
     assert (result.scale.item(), result.shift.item()) == pytest.approx((0.25, -0.5), abs=1e-6)
 
 
+def test_a_clipped_member_is_aligned_on_what_clipping_left():
+    clean = unit(scene())
+    low, high = torch.quantile(clean, 0.15), torch.quantile(clean, 0.85)
+    clipped = clean.clamp(low, high)
+    members = torch.cat([0.6 * clean + 0.1, 0.8 * clean, 0.7 * clean + 0.2, clipped])
+    result = ensemble_depth(members)
+    left = (clean > low) & (clean < high)
+    first, last = (result.scale[i] * members[i] + result.shift[i] for i in (slice(0, 1), slice(3, 4)))
+    # Matched in mean and deviation over all pixels, as if nothing had been clipped.
+    untouched = (clipped - clipped.mean()) / clipped.std() * first.std() + first.mean()
+    assert (last - first)[left].abs().max() < (untouched - first)[left].abs().max() / 3
+
+
 def test_scales_are_the_leading_eigenvector_of_the_correlation():
     members = noisy_members(6, noise=0.1)
     result = ensemble_depth(members, min_agreement=0.0)
