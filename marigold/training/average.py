@@ -6,6 +6,9 @@ from typing import Any
 
 import torch
 from diffusers.training_utils import EMAModel
+from torch.distributed.tensor import DTensor
+
+from marigold.training.sharding import spread_like
 
 
 class MovingAverage:
@@ -13,7 +16,9 @@ class MovingAverage:
 
     def __init__(self, module: torch.nn.Module, decay: float | None) -> None:
         self.parameters = list(module.parameters())
-        self.average = None if decay is None else EMAModel(self.parameters, decay=decay, foreach=True)
+        # torch's batched copies don't know sharded tensors.
+        batched = not isinstance(self.parameters[0], DTensor)
+        self.average = None if decay is None else EMAModel(self.parameters, decay=decay, foreach=batched)
 
     def to(self, device: torch.device) -> None:
         """Move the average to `device`."""
@@ -46,6 +51,8 @@ class MovingAverage:
     def load(self, state: dict[str, Any]) -> None:
         """Set the average, and the parameters, which the model folder does not hold."""
         if self.average is not None:
-            self.average.load_state_dict(state["average"])
+            shadows = zip(state["average"]["shadow_params"], self.parameters, strict=True)
+            spread = [spread_like(saved, parameter) for saved, parameter in shadows]
+            self.average.load_state_dict({**state["average"], "shadow_params": spread})
             for parameter, saved in zip(self.parameters, state["weights"], strict=True):
-                parameter.copy_(saved)
+                parameter.copy_(spread_like(saved, parameter))

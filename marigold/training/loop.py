@@ -4,7 +4,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -22,6 +23,7 @@ from marigold.training.guards import check_attached, check_finite, waiting_advic
 from marigold.training.resume import resume, verify
 from marigold.training.schedule import learning_rate_factor
 from marigold.training.settings import Run, TrainConfig, TrainingError, accumulation_steps, make_optimizer
+from marigold.training.sharding import published, shard, whole, without_reduction
 from marigold.training.signals import stop_signals
 from marigold.training.tracking import Tracker
 
@@ -45,12 +47,15 @@ def train(config: TrainConfig, run: Run, accelerator: Accelerator) -> bool:
     saved either way. Raises TrainingError, before the first step where possible.
     """
     accumulation = accumulation_steps(config.effective_batch, config.micro_batch, accelerator.num_processes)
-    optimizer = make_optimizer(config.optimizer, run.unet.parameters(), config.lr)
-    average = MovingAverage(run.unet, config.ema_decay)
-    start = resume(run.folder / "checkpoints", run, optimizer, average)
+    sharded = config.shard and accelerator.num_processes > 1
+    unet: torch.nn.Module = shard(run.unet, accelerator, config.optimizer) if sharded else run.unet
+    optimizer = make_optimizer(config.optimizer, unet.parameters(), config.lr)
+    average = MovingAverage(unet, config.ema_decay)
+    start = resume(run.folder / "checkpoints", run.recipe, unet, optimizer, average)
     average.to(accelerator.device)
-    run.unet.train()
-    unet, prepared = accelerator.prepare(run.unet, optimizer)
+    unet.train()
+    # A sharded U-Net reduces its own gradients and must not be wrapped once more.
+    unet, prepared = (unet, accelerator.prepare(optimizer)) if sharded else accelerator.prepare(unet, optimizer)
     tracker = run.make_tracker(start.step) if accelerator.is_main_process else None
     loop = _Loop(config, run, accelerator, unet, prepared, accumulation, tracker, start.best, average)
     loop.window.losses = [torch.tensor(loss, device=accelerator.device) for loss in start.pending]
@@ -111,7 +116,7 @@ class _Loop:
                 validating = last or done % config.validate_every == 0
                 if validating or wants or done % config.checkpoint_every == 0:
                     self._check_finite(step)
-                    with self.average.in_place():
+                    with self.average.in_place(), published(self.unet, self.run.unet, self.accelerator.device):
                         improved = self._validate(done) if validating else False
                         self._save(done, improved)
                 if wants and not last:
@@ -152,7 +157,7 @@ class _Loop:
             batch = next(loader)
             self.window.waited += time.perf_counter() - before
             last = k == self.accumulation - 1
-            with nullcontext() if last else accelerator.no_sync(self.unet):
+            with nullcontext() if last else self._no_sync():
                 with accelerator.autocast():
                     loss = self.run.objective(self.unet, batch, self._global_index(step, k))
                 if not loss.requires_grad:
@@ -162,10 +167,15 @@ class _Loop:
         limit = math.inf if config.max_grad_norm is None else config.max_grad_norm
         norm = accelerator.clip_grad_norm_(self.unet.parameters(), limit)
         assert norm is not None
-        self.window.grad_norms.append(norm.detach())
+        self.window.grad_norms.append(whole(norm.detach()))
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.average.update()
+
+    def _no_sync(self) -> AbstractContextManager[Any]:
+        if isinstance(self.unet, FSDPModule):
+            return without_reduction(self.unet)
+        return self.accelerator.no_sync(self.unet)
 
     def _global_index(self, step: int, k: int) -> int:
         accelerator = self.accelerator
@@ -216,10 +226,10 @@ class _Loop:
 
     def _validate(self, done: int) -> bool:
         """Judge the model; True if it is the best so far."""
-        self.unet.eval()
+        self.run.unet.eval()
         started = time.perf_counter()
         values = self.run.validate(done)
-        self.unet.train()
+        self.run.unet.train()
         # Validation is not training time: images/s must not depend on how often it happens.
         self.window.started += time.perf_counter() - started
         if self.tracker is not None:
@@ -230,12 +240,12 @@ class _Loop:
         return improved
 
     def _save(self, done: int, improved: bool) -> None:
+        state = whole({"optimizer": self.optimizer.state_dict(), **self.average.state()})
         if self.accelerator.is_main_process:
             started = time.perf_counter()
             checkpoints = self.run.folder / "checkpoints"
             pending = [loss.item() for loss in self.window.losses]
             metadata = {"recipe": dict(self.run.recipe), "best": self.best, "pending": pending}
-            state = {"optimizer": self.optimizer.state_dict(), **self.average.state()}
             self.saved = save_checkpoint(checkpoints, done, self.run.save_model, state, metadata)
             if self.config.verify_checkpoints:
                 verify(self.saved, self.run.unet)

@@ -2,15 +2,18 @@
 
 import logging
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers.models import UNet2DConditionModel
 
 from marigold.training.average import MovingAverage
 from marigold.training.checkpoint import check, load_latest
-from marigold.training.settings import Run, TrainingError
+from marigold.training.settings import TrainingError
+from marigold.training.sharding import spread_like, spread_moments
 
 logger = logging.getLogger(__name__)
 
@@ -24,16 +27,22 @@ class Start:
     pending: list[float] = field(default_factory=list)
 
 
-def resume(checkpoints: Path, run: Run, optimizer: torch.optim.Optimizer, average: MovingAverage) -> Start:
+def resume(
+    checkpoints: Path,
+    recipe: Mapping[str, Any],
+    unet: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: MovingAverage,
+) -> Start:
     """Load the newest good checkpoint, if there is one; raises TrainingError if its recipe is another."""
     found = load_latest(checkpoints)
     if found is None:
         return Start()
     theirs = found.metadata["recipe"]
     different = [
-        f"{key}: checkpoint {theirs.get(key)!r}, this run {run.recipe.get(key)!r}"
-        for key in sorted({*theirs, *run.recipe})
-        if theirs.get(key) != run.recipe.get(key)
+        f"{key}: checkpoint {theirs.get(key)!r}, this run {recipe.get(key)!r}"
+        for key in sorted({*theirs, *recipe})
+        if theirs.get(key) != recipe.get(key)
     ]
     if different:
         raise TrainingError(
@@ -41,9 +50,12 @@ def resume(checkpoints: Path, run: Run, optimizer: torch.optim.Optimizer, averag
             "Give another run_dir, or move that folder away"
         )
     state = found.state()
-    run.unet.load_state_dict(UNet2DConditionModel.from_pretrained(found.folder / "unet").state_dict())
+    weights = UNet2DConditionModel.from_pretrained(found.folder / "unet").state_dict()
+    with torch.no_grad():
+        for name, value in unet.state_dict().items():
+            value.copy_(spread_like(weights[name], value))
     average.load(state)
-    optimizer.load_state_dict(state["optimizer"])
+    optimizer.load_state_dict(spread_moments(state["optimizer"], list(unet.parameters())))
     logger.info("resumed from %s", found.folder)
     return Start(found.step, float(found.metadata["best"]), list(found.metadata["pending"]))
 

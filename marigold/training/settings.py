@@ -27,7 +27,7 @@ class TrainConfig:
     of the weights is kept, validated and exported instead of the weights themselves; null for none. With
     `verify_checkpoints` each checkpoint is read back and compared with the weights in memory. `time_limit` is in
     hours, null for none. `select_by` names the validation figure (lower is better) that decides which checkpoint
-    is kept as `best`.
+    is kept as `best`. `shard` spreads weights, gradients and moments over the processes (FSDP).
     """
 
     steps: int
@@ -49,6 +49,7 @@ class TrainConfig:
     select_by: str
     workers: int
     time_limit: float | None
+    shard: bool
 
 
 @dataclass(frozen=True)

@@ -7,38 +7,77 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import diffusers
 import pytest
 import torch
+from accelerate import Accelerator
 from safetensors.torch import load, save_file
 
 from cache_latents import run as cache_latents
 from marigold.config import ConfigError
 from marigold.data.latent_cache import CacheError
 from marigold.data.pixels import PixelExamples
+from marigold.model.backbone import load_base
 from marigold.model.pipeline import MarigoldDepth
 from marigold.training.objective import Objective
 from marigold.training.settings import TrainingError, accumulation_steps
+from marigold.training.sharding import shard
 from runs import figures, losses, weights
 from train import run
 
 SCRIPT = Path(__file__).parent.parent.parent / "scripts/train.py"
 
 
-def test_two_processes_are_one_with_twice_the_accumulation(tmp_path, configure, arguments):
-    assert run(configure(tmp_path / "one"))
+def in_two_processes(run_dir, arguments, *overrides):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(SCRIPT)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [*command, *arguments, f"run_dir={tmp_path / 'two'}"], env=environment, capture_output=True, text=True
+        [*command, *arguments, f"run_dir={run_dir}", *overrides], env=environment, capture_output=True, text=True
     )
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == 0, done.stderr[-9000:]
     # accelerate's own launcher quietly runs a single process on CPUs, which would prove nothing.
-    assert json.loads((tmp_path / "two/provenance.json").read_text())["processes"] == 2
-    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
-    one, two = load(weights(tmp_path / "one")), load(weights(tmp_path / "two"))
-    assert max((one[name] - two[name]).abs().max().item() for name in one) < 1e-5
+    assert json.loads((run_dir / "provenance.json").read_text())["processes"] == 2
+
+
+def assert_same_run(one, two, tolerance):
+    assert losses(two) == pytest.approx(losses(one), rel=tolerance)
+    first, second = load(weights(one)), load(weights(two))
+    assert max((first[name] - second[name]).abs().max().item() for name in first) < tolerance
+
+
+def test_two_processes_are_one_with_twice_the_accumulation(tmp_path, configure, arguments):
+    assert run(configure(tmp_path / "one"))
+    in_two_processes(tmp_path / "two", arguments)
+    assert_same_run(tmp_path / "one", tmp_path / "two", 1e-5)
+
+
+def test_sharded_run_is_the_whole_one_and_goes_on_as_it(tmp_path, configure, arguments):
+    """Twice two steps on two processes that share the weights, then two on one process that has them all."""
+    recipe = ("train.ema_decay=0.9", "train.max_grad_norm=0.5", "train.effective_batch=8")
+    assert run(configure(tmp_path / "whole", *recipe))
+    in_two_processes(tmp_path / "shared", arguments, *recipe, "train.shard=true", "train.steps=2")
+    in_two_processes(tmp_path / "shared", arguments, *recipe, "train.shard=true", "train.steps=4")
+    assert run(configure(tmp_path / "shared", *recipe))
+    assert_same_run(tmp_path / "whole", tmp_path / "shared", 1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method")
+@pytest.mark.parametrize(
+    ("optimizer", "precision", "compiled", "message"),
+    [
+        ("adam8bit", "bf16", False, "train.optimizer=adam, not adam8bit"),
+        ("adam", "fp16", False, "precision=bf16 or no, not with fp16"),
+        ("adam", "no", True, "performance.compile=true"),
+    ],
+)
+def test_what_cannot_be_sharded_is_refused(random_base, optimizer, precision, compiled, message):
+    unet = load_base(random_base).unet
+    if compiled:
+        unet.compile()
+    with pytest.raises(TrainingError, match=message):
+        shard(unet, Mock(spec=Accelerator, mixed_precision=precision), optimizer)
 
 
 def test_cached_latents_give_the_losses_of_the_pictures(tmp_path, configure, rooms_data):
