@@ -93,11 +93,13 @@ def spread_like(value: Tensor, parameter: Tensor) -> Tensor:
 
 def spread_moments(state: dict[str, Any], parameters: Sequence[Tensor]) -> dict[str, Any]:
     """An optimiser's state with its moments spread as its parameters are."""
+
+    def spread(value: Any, parameter: Tensor) -> Any:
+        is_moment = isinstance(value, Tensor) and value.shape == parameter.shape  # not a count of steps
+        return spread_like(value, parameter) if is_moment else value
+
     moments = {
-        index: {
-            key: spread_like(value, parameters[index]) if value.shape == parameters[index].shape else value
-            for key, value in entries.items()
-        }
+        index: {key: spread(value, parameters[index]) for key, value in entries.items()}
         for index, entries in state["state"].items()
     }
     return {**state, "state": moments}

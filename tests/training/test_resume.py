@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from marigold.training.checkpoint import load_latest
-from runs import figures, weights
+from runs import figures, losses, weights
 from train import run
 
 SCRIPT = Path(__file__).parent.parent.parent / "scripts/train.py"
@@ -108,3 +108,24 @@ def test_moving_average_by_hand(tmp_path, configure):
         decay = min(0.9, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * plain[step]
         torch.testing.assert_close(average[step], expected, rtol=0, atol=1e-7)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:bitsandbytes.*")
+def test_eight_bit_moments_train_and_survive_stops(tmp_path, undisturbed, configure):
+    pytest.importorskip("bitsandbytes")
+    eight = "train.optimizer=adam8bit"
+    assert run(configure(tmp_path / "whole", eight))
+    assert not run(configure(tmp_path / "stopped", eight, "train.time_limit=0.0"))
+    assert run(configure(tmp_path / "stopped", eight))
+    assert figures(tmp_path / "stopped") == figures(tmp_path / "whole")
+    assert weights(tmp_path / "stopped") == weights(tmp_path / "whole")
+    assert losses(tmp_path / "whole") == pytest.approx(losses(reference(undisturbed, configure)), rel=0.05)
+    saved = torch.load(tmp_path / "whole/checkpoints/step_000006/training_state/state.pt", weights_only=True)
+    assert "torch.uint8" in {str(tensor.dtype) for tensor in tensors(saved["optimizer"]["state"])}
+
+
+def tensors(tree):
+    """Every tensor of a nest of dicts: bitsandbytes' layout differs between its versions."""
+    if isinstance(tree, dict):
+        return [tensor for value in tree.values() for tensor in tensors(value)]
+    return [tree] if isinstance(tree, torch.Tensor) else []
