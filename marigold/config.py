@@ -5,8 +5,9 @@ import importlib
 import inspect
 import sys
 import typing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
@@ -109,3 +110,14 @@ def errors_for_people() -> Iterator[None]:
         yield
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
+
+
+def launch(main: Callable[[], None]) -> None:
+    """Run a script's Hydra program; a GROUP=null, which Hydra answers with a traceback, ends it with one message."""
+    configs = Path(sys.argv[0]).resolve().parent.parent / "configs"
+    for argument in sys.argv[1:]:
+        group, _, value = argument.lstrip("+").partition("=")
+        if value in ("null", "") and group and (configs / group).is_dir():
+            known = ", ".join(sorted(file.stem for file in (configs / group).glob("*.yaml")))
+            sys.exit(f"error: {argument}: {group} is chosen by name; known are {known}")
+    main()

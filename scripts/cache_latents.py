@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from assemble import AUTOCAST, CacheConfig, load_model, training_sets, weights_hash
-from marigold.config import errors_for_people, to_dataclass
+from marigold.config import errors_for_people, launch, to_dataclass
 from marigold.data.latent_cache import LatentBatch, write_cache
 from marigold.data.pixels import PixelExamples
 from marigold.training.objective import encode_batch
@@ -70,4 +70,4 @@ def encode(
 
 if __name__ == "__main__":
     torch.set_grad_enabled(False)
-    main()
+    launch(main)

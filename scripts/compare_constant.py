@@ -11,7 +11,7 @@ import hydra
 from omegaconf import DictConfig
 
 from eval import make_protocol
-from marigold.config import build, errors_for_people
+from marigold.config import build, errors_for_people, launch
 from marigold.evaluation.constant import aligned_constant_abs_rel, constant_abs_rel
 
 
@@ -42,4 +42,4 @@ def compare(config: DictConfig) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    launch(main)

@@ -12,7 +12,7 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from marigold.config import ConfigError, build
+from marigold.config import ConfigError, build, launch
 from marigold.data.errors import DataError
 
 
@@ -35,4 +35,4 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    launch(main)

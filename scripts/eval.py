@@ -21,7 +21,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
-from marigold.config import build, errors_for_people, to_dataclass
+from marigold.config import build, errors_for_people, launch, to_dataclass
 from marigold.data.base import DepthDataset
 from marigold.evaluation import predictors, provenance
 from marigold.evaluation.errors import EvaluationError
@@ -257,4 +257,4 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    launch(main)

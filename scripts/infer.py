@@ -21,7 +21,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 from tqdm import tqdm
 
-from marigold.config import ConfigError, errors_for_people, to_dataclass
+from marigold.config import ConfigError, errors_for_people, launch, to_dataclass
 from marigold.depth.point_cloud import assumed_depth, unproject, write_ply
 from marigold.model.pipeline import MarigoldDepth
 from marigold.pictures import find_pictures, read_picture, write_grey16, write_rgb
@@ -222,4 +222,4 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    launch(main)

@@ -12,7 +12,7 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from marigold.config import ConfigError, build
+from marigold.config import ConfigError, build, launch
 from marigold.data.errors import DataError
 from marigold.data.preparation.check import check
 
@@ -39,4 +39,4 @@ def main(config: DictConfig) -> None:
 if __name__ == "__main__":
     # Hydra takes no bare word, so the one action that is written as one becomes an override.
     sys.argv[1:] = ["action=check" if argument == "check" else argument for argument in sys.argv[1:]]
-    main()
+    launch(main)

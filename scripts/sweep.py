@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
 from eval import DTYPES, Sampler, set_up
-from marigold.config import ConfigError, errors_for_people, to_dataclass
+from marigold.config import ConfigError, errors_for_people, launch, to_dataclass
 from marigold.evaluation import provenance
 from marigold.evaluation.curves import Key, Point, judge_points, write_points
 from marigold.evaluation.evaluate import merge_rows, summarise
@@ -146,4 +146,4 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    launch(main)

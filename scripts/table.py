@@ -9,7 +9,7 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from marigold.config import errors_for_people, to_dataclass
+from marigold.config import errors_for_people, launch, to_dataclass
 from marigold.evaluation.errors import EvaluationError
 from marigold.evaluation.results import read_results
 from marigold.evaluation.table import collect, to_csv, to_html, to_latex, to_markdown
@@ -69,4 +69,4 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    launch(main)

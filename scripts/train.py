@@ -26,7 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from assemble import load_model, mixture_dataset, recipe, training_sets
 from eval import make_protocol
-from marigold.config import ConfigError, build, errors_for_people, to_dataclass
+from marigold.config import ConfigError, build, errors_for_people, launch, to_dataclass
 from marigold.data.errors import DataError
 from marigold.evaluation import provenance
 from marigold.model.backbone import Backbone, BaseModelError
@@ -218,4 +218,4 @@ def main(config: DictConfig) -> None:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    main()
+    launch(main)

@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from eval import make_protocol
-from marigold.config import to_dataclass
+from marigold.config import launch, to_dataclass
 from marigold.training.settings import TrainConfig
 
 ROOT = Path(__file__).parent.parent
@@ -97,6 +97,13 @@ def test_readme_commands_compose(script, arguments):
     key, _, choices = (several or "").partition("=")
     for chosen in re.findall(choice, choices) or [""]:
         composed(name, *(f"{key}={chosen}" if word == several else word for word in words))
+
+
+@pytest.mark.parametrize("argument", ["validation=null", "+exp=null", "tracker="])
+def test_a_group_that_is_not_chosen_by_name_is_refused_in_one_line(monkeypatch, argument):
+    monkeypatch.setattr("sys.argv", [str(ROOT / "scripts/train.py"), argument])
+    with pytest.raises(SystemExit, match=r"is chosen by name; known are \w+, "):
+        launch(lambda: pytest.fail("the program was started"))
 
 
 def test_readme_promises_the_two_commands():
