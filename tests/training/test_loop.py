@@ -48,9 +48,11 @@ def assert_same_run(one, two, tolerance):
 
 
 def test_two_processes_are_one_with_twice_the_accumulation(tmp_path, configure, arguments):
-    assert run(configure(tmp_path / "one"))
-    in_two_processes(tmp_path / "two", arguments)
-    assert_same_run(tmp_path / "one", tmp_path / "two", 1e-5)
+    """Over ten steps of both data sets, with flips and annealed noise."""
+    longer = ("train.steps=10", "mixture.hypersim=0.5", "mixture.vkitti=0.5")
+    assert run(configure(tmp_path / "one", *longer))
+    in_two_processes(tmp_path / "two", arguments, *longer)
+    assert_same_run(tmp_path / "one", tmp_path / "two", 1e-6)
 
 
 def test_sharded_run_is_the_whole_one_and_goes_on_as_it(tmp_path, configure, arguments):
