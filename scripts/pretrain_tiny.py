@@ -1,31 +1,37 @@
 """Pretrain the embedded base: a tiny latent diffusion model that generates photos of rendered rooms.
 
     python scripts/pretrain_tiny.py
+    torchrun --nproc_per_node 2 scripts/pretrain_tiny.py
 
 First the VAE learns to reconstruct the photos, then the U-Net learns to generate their latents from the empty
 prompt, with Stable Diffusion 2's noise schedule and v-prediction. No depth map is seen. Every stage is kept
 below `work` and is not done again by a second run; the result is written to `out` in half precision.
+Several processes train the U-Net together, each on a batch of its own; the first does the rest alone.
 """
 
 import functools
 import json
 import multiprocessing
+import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import hydra
 import numpy as np
 import torch
+import torch.distributed as dist
 from diffusers import AutoencoderKL
 from omegaconf import DictConfig
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from marigold.config import to_dataclass
+from marigold.config import launch, to_dataclass
 from marigold.data.rooms.write import RoomsSize, expose, room_views, street_views
 from marigold.model.backbone import Backbone, empty_prompt_embedding
 from marigold.model.random_base import build_components, save
@@ -180,11 +186,12 @@ def encode(vae: AutoencoderKL, photos: dict[str, np.ndarray]) -> dict[str, Tenso
 def train_unet(backbone: Backbone, latents: dict[str, Tensor], config: PretrainConfig, cycle: int) -> dict[str, float]:
     """Denoising with v-prediction, one cycle of the learning rate; the moving average of the weights is kept."""
     unet, settings = backbone.unet, backbone.scheduler_config
+    rank = dist.get_rank() if dist.is_initialized() else 0
     betas = torch.linspace(settings["beta_start"] ** 0.5, settings["beta_end"] ** 0.5, 1000, dtype=torch.float64) ** 2
     alphas = torch.cumprod(1 - betas, 0).float()
     prompt = empty_prompt_embedding(backbone.text_encoder, backbone.tokenizer)
-    rng = np.random.default_rng([config.seed, 2, cycle])
-    generator = torch.Generator().manual_seed(config.seed + cycle)
+    rng = np.random.default_rng([config.seed, 2, cycle, rank])
+    generator = torch.Generator().manual_seed(config.seed + cycle + 1000 * rank)
     steps, lr = config.unet_steps[cycle], config.unet_lr[cycle]
     optimizer = torch.optim.AdamW(unet.parameters(), lr, weight_decay=1e-3, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, steps, pct_start=0.03)
@@ -192,14 +199,15 @@ def train_unet(backbone: Backbone, latents: dict[str, Tensor], config: PretrainC
         unet, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(config.ema_decay)
     )
     unet.train()
+    predict = DistributedDataParallel(unet) if dist.is_initialized() else unet
     start, recent = time.time(), 0.0
-    for step in (bar := tqdm(range(steps), desc=f"unet {cycle}", mininterval=20)):
+    for step in (bar := tqdm(range(steps), desc=f"unet {cycle}", mininterval=20, disable=rank > 0)):
         known = latents["streets" if rng.random() < 0.15 else "rooms"]
         clean = known[torch.from_numpy(rng.integers(len(known), size=config.unet_batch))]
         noise = torch.randn(clean.shape, generator=generator)
         t = torch.randint(0, 1000, (len(clean),), generator=generator)
         signal, sigma = alphas[t].sqrt().view(-1, 1, 1, 1), (1 - alphas[t]).sqrt().view(-1, 1, 1, 1)
-        output = unet(signal * clean + sigma * noise, t, prompt.expand(len(clean), -1, -1)).sample
+        output = predict(signal * clean + sigma * noise, t, prompt.expand(len(clean), -1, -1)).sample
         loss = F.mse_loss(output, signal * noise - sigma * clean)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -234,34 +242,52 @@ def reconstruction_figures(vae: AutoencoderKL, config: PretrainConfig) -> dict[s
     return figures
 
 
+def wait_for_all() -> None:
+    if dist.is_initialized():
+        dist.barrier()
+
+
 def pretrain(node: DictConfig) -> None:
     """Make every stage that is not there yet and write the base."""
     config = to_dataclass(PretrainConfig, node)
     work = Path(config.work)
+    first = not dist.is_initialized() or dist.get_rank() == 0
+    if first:
+        render_photos(config)
+    wait_for_all()
     photos = render_photos(config)
     backbone = build_components(config.seed, config.unet_channels, config.vae_channels)
     figures_file = work / "figures.json"
     figures = json.loads(figures_file.read_text()) if figures_file.exists() else {}
 
-    def stage(name: str, module: torch.nn.Module, train: Callable[[], dict[str, float]]) -> None:
+    def stage(name: str, module: torch.nn.Module, train: Callable[[], dict[str, float]], together: bool) -> None:
         file = work / f"{name}.pt"
-        if file.exists():
-            module.load_state_dict(torch.load(file, weights_only=True))
-        else:
+        missing = not file.exists()
+        wait_for_all()
+        if missing and (first or together):
             figures.update(train())
+        if missing and first:
             torch.save(module.state_dict(), file)
             figures_file.write_text(json.dumps(figures, indent=1))
+        wait_for_all()
+        module.load_state_dict(torch.load(file, weights_only=True))
         # What is used and measured from here on is what is committed: half floats.
         module.half().float()
 
     for cycle in range(len(config.vae_steps)):
-        stage(f"vae_{cycle}", backbone.vae, lambda cycle=cycle: train_vae(backbone.vae, photos, config, cycle))  # type: ignore[misc]
-    latents = encode(backbone.vae, photos)
+        stage(f"vae_{cycle}", backbone.vae, lambda cycle=cycle: train_vae(backbone.vae, photos, config, cycle), False)  # type: ignore[misc]
+    latents_file = work / "latents.pt"
+    if first and not latents_file.exists():
+        torch.save(encode(backbone.vae, photos), latents_file)
+    wait_for_all()
+    latents = torch.load(latents_file, weights_only=True)
     scaling = round(1 / latents["rooms"].std().item(), 5)
     backbone.vae.register_to_config(scaling_factor=scaling)
     scaled = {kind: values * scaling for kind, values in latents.items()}
     for cycle in range(len(config.unet_steps)):
-        stage(f"unet_{cycle}", backbone.unet, lambda cycle=cycle: train_unet(backbone, scaled, config, cycle))  # type: ignore[misc]
+        stage(f"unet_{cycle}", backbone.unet, lambda cycle=cycle: train_unet(backbone, scaled, config, cycle), True)  # type: ignore[misc]
+    if not first:
+        return
     figures |= reconstruction_figures(backbone.vae, config)
     for module in (backbone.unet, backbone.vae, backbone.text_encoder):
         module.half()
@@ -272,8 +298,13 @@ def pretrain(node: DictConfig) -> None:
 
 @hydra.main(version_base=None, config_path="../configs", config_name="pretrain_tiny")
 def main(node: DictConfig) -> None:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        # The others wait while the first renders and trains the VAE.
+        dist.init_process_group("gloo", timeout=timedelta(days=1))
     pretrain(node)
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main()
+    launch(main)

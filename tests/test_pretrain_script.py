@@ -1,6 +1,9 @@
 """The script that makes the embedded base runs end to end, in a miniature of its settings."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +14,7 @@ from marigold.model.backbone import load_base
 from pretrain_tiny import cartoon, pretrain
 
 CONFIGS = Path(__file__).parent.parent / "configs"
+SCRIPT = Path(__file__).parent.parent / "scripts/pretrain_tiny.py"
 MINIATURE = [
     "workers=1",
     "room_scenes=2",
@@ -44,6 +48,7 @@ def test_every_stage_is_made_once_and_the_base_loads(tmp_path):
         "streets.npy",
         "vae_0.pt",
         "vae_1.pt",
+        "latents.pt",
         "unet_0.pt",
         "unet_1.pt",
         "figures.json",
@@ -51,6 +56,23 @@ def test_every_stage_is_made_once_and_the_base_loads(tmp_path):
     pretrain(miniature(tmp_path))  # nothing is made again
     assert {file.name: file.stat().st_mtime_ns for file in (tmp_path / "work").iterdir()} == stages
     assert (tmp_path / "base/unet/diffusion_pytorch_model.safetensors").read_bytes() == weights
+
+
+def test_two_processes_train_one_unet(tmp_path):
+    """Rank 1 waits for what rank 0 makes alone, then both train: on other batches than one process would see."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(SCRIPT)]
+    folders = [f"work={tmp_path / 'work'}", f"out={tmp_path / 'base'}"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*command, *MINIATURE, *folders], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    alone = miniature(tmp_path)
+    alone.work, alone.out = str(tmp_path / "alone"), str(tmp_path / "alone_base")
+    pretrain(alone)
+    together = load_base(tmp_path / "base").unet.state_dict()
+    differences = [
+        (together[name] - value).abs().max() for name, value in load_base(alone.out).unet.state_dict().items()
+    ]
+    assert 0 < max(differences) < 0.1
 
 
 def test_cartoons_are_a_few_smooth_parts_in_range():
