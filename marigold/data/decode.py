@@ -5,7 +5,7 @@ in these sets they can only be a wrong or damaged file. EXIF rotation is not app
 with the stored pixel grid.
 
 A PNG's checksums are verified here, since decoders are lax about them: of single flipped bits Pillow misses some in
-the last bytes, and faster decoders nearly all. With that done imagecodecs decodes them, 1.5 times as fast as Pillow.
+the last bytes, and faster decoders nearly all. With that done kornia-rs decodes them, in a third of Pillow's time.
 """
 
 import io
@@ -13,8 +13,8 @@ import struct
 import zlib
 
 import h5py
-import imagecodecs
 import numpy as np
+from kornia_rs.io import decode_image_png_u8, decode_image_png_u16
 from PIL import Image
 
 from marigold.data.errors import DataError
@@ -81,13 +81,11 @@ def _decode_png(data: bytes, bits: int, colour: int, wanted: str) -> np.ndarray:
     _check_size(width, height)
     _check_png(data)
     try:
-        pixels = imagecodecs.png_decode(data)
-    except imagecodecs.PngError as error:
+        if colour == _PNG_RGB:
+            return np.asarray(decode_image_png_u8(data, (height, width), "rgb"))
+        return np.asarray(decode_image_png_u16(data, (height, width), "mono"))[..., 0]
+    except Exception as error:  # noqa: BLE001 - it has no class of its own
         raise DataError(f"not a whole PNG file (damaged: {error})") from error
-    channels = (3,) if colour == _PNG_RGB else ()
-    if pixels.shape != (height, width, *channels):
-        raise DataError(f"expected {wanted}, got pixels of shape {pixels.shape} (a transparent colour?)")
-    return pixels
 
 
 def _check_size(width: int, height: int) -> None:
@@ -109,6 +107,8 @@ def _check_png(data: bytes) -> None:
             raise DataError("not a whole PNG file (truncated)")
         if zlib.crc32(view[at + 4 : end]) != struct.unpack_from(">I", data, end)[0]:
             raise DataError("not a whole PNG file (damaged: wrong checksum)")
+        if kind == b"tRNS":
+            raise DataError("a PNG with a transparent colour, which these sets don't have")
         at = end + 4
 
 

@@ -80,7 +80,7 @@ BAD_PHOTOS = {
     "too few rows": (with_idat(zlib.compress(bytes(97 * 10))), "not a whole PNG file .damaged"),
     "a transparent colour": (
         encoded(Image.fromarray(PHOTO), transparency=(1, 2, 3)),
-        "expected an 8-bit RGB photo, got pixels of shape",
+        "a PNG with a transparent colour",
     ),
     "large": (with_header(16, struct.pack(">II", 12_000, 12_000)), "144000000 pixels|12000 x 12000 pixels, more than"),
 }
