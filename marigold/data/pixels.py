@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-import torch
+from torch.utils.data import default_collate
 
 from marigold.data.transforms import PixelBatch, Transform, training_example
 from marigold.types import DepthSample
@@ -22,5 +22,6 @@ class PixelExamples:
             training_example(self.samples[index], self.transform, flip=flip)
             for index, flip in zip(indices, flips, strict=True)
         ]
-        image_norm, depth_norm, valid = (torch.stack(part) for part in zip(*examples, strict=True))
+        # Stacks; in a DataLoader's worker straight into the memory that is shared with the trainer.
+        image_norm, depth_norm, valid = (default_collate(list(part)) for part in zip(*examples, strict=True))
         return PixelBatch(tuple(self.names[index] for index in indices), image_norm, depth_norm, valid)

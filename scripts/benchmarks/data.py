@@ -43,7 +43,8 @@ imported, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF)
 data = Hypersim(name="many", root=sys.argv[1], split_list=sys.argv[2], min_depth=1e-5, max_depth=65.0)
 data.storage.read(data.names[-1])
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-print(time.perf_counter() - imported, (peak - before) / 1024, peak / 1024)
+private = sum(int(line.split()[1]) for line in open("/proc/self/smaps_rollup") if line.startswith("Private"))
+print(time.perf_counter() - imported, (peak - before) / 1024, peak / 1024, private / 1024)
 """
 
 
@@ -73,13 +74,13 @@ def main(argv: list[str]) -> None:
             print(f"{label:26s}{value:11.1f}{value / per_core[label] / best['plain loop']:28.1f}")
         stages = profile(roots["folder"], lines)
         print("\none sample, milliseconds: " + ", ".join(f"{name} {1e3 * cost:.1f}" for name, cost in stages.items()))
-        seconds, more, whole = many_members(Path(made))
+        seconds, more, whole, private = many_members(Path(made))
         print(
             f"{MANY:,} lines and as many pairs in an indexed tar: open and read one in {seconds:.2f} s, "
-            f"{more:.0f} MiB more, {whole:.0f} MiB in all"
+            f"{more:.0f} MiB more, {whole:.0f} MiB in all, of which {private:.0f} MiB are not shared libraries"
         )
     if options.output:
-        report = {"samples_per_second": best, "stages_s": stages, "many": [seconds, more, whole]}
+        report = {"samples_per_second": best, "stages_s": stages, "many": [seconds, more, whole, private]}
         options.output.write_text(json.dumps(report, indent=1))
 
 
@@ -220,8 +221,8 @@ def _least(function: Callable[[], object], repetitions: int) -> float:
     return min(costs)
 
 
-def many_members(folder: Path) -> tuple[float, float, float]:
-    """Seconds to open and read one, MiB for it, MiB of the process: of a tar that has been indexed before."""
+def many_members(folder: Path) -> tuple[float, ...]:
+    """Seconds to open and read one, MiB for it, MiB of the process, its private MiB: of a tar indexed before."""
     archive, lines = folder / "many.tar", folder / "many.txt"
     listed = []
     with tarfile.open(archive, "w") as tar:
@@ -236,8 +237,7 @@ def many_members(folder: Path) -> tuple[float, float, float]:
     command = [sys.executable, "-c", CHILD, str(archive), str(lines)]
     for _ in range(2):  # the first run indexes
         done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ)
-    seconds, more, whole = (float(word) for word in done.stdout.split())
-    return seconds, more, whole
+    return tuple(float(word) for word in done.stdout.split())
 
 
 if __name__ == "__main__":
