@@ -12,7 +12,6 @@ Several processes train the U-Net together, each on a batch of its own; the firs
 import functools
 import json
 import multiprocessing
-import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -23,12 +22,12 @@ from pathlib import Path
 import hydra
 import numpy as np
 import torch
-import torch.distributed as dist
+from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
 from diffusers import AutoencoderKL
 from omegaconf import DictConfig
 from torch import Tensor
 from torch.nn import functional as F
-from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from marigold.config import launch, to_dataclass
@@ -183,10 +182,12 @@ def encode(vae: AutoencoderKL, photos: dict[str, np.ndarray]) -> dict[str, Tenso
     return latents
 
 
-def train_unet(backbone: Backbone, latents: dict[str, Tensor], config: PretrainConfig, cycle: int) -> dict[str, float]:
+def train_unet(
+    backbone: Backbone, latents: dict[str, Tensor], config: PretrainConfig, cycle: int, accelerator: Accelerator
+) -> dict[str, float]:
     """Denoising with v-prediction, one cycle of the learning rate; the moving average of the weights is kept."""
     unet, settings = backbone.unet, backbone.scheduler_config
-    rank = dist.get_rank() if dist.is_initialized() else 0
+    rank = accelerator.process_index
     betas = torch.linspace(settings["beta_start"] ** 0.5, settings["beta_end"] ** 0.5, 1000, dtype=torch.float64) ** 2
     alphas = torch.cumprod(1 - betas, 0).float()
     prompt = empty_prompt_embedding(backbone.text_encoder, backbone.tokenizer)
@@ -199,7 +200,7 @@ def train_unet(backbone: Backbone, latents: dict[str, Tensor], config: PretrainC
         unet, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(config.ema_decay)
     )
     unet.train()
-    predict = DistributedDataParallel(unet) if dist.is_initialized() else unet
+    predict = accelerator.prepare_model(unet)
     start, recent = time.time(), 0.0
     for step in (bar := tqdm(range(steps), desc=f"unet {cycle}", mininterval=20, disable=rank > 0)):
         known = latents["streets" if rng.random() < 0.15 else "rooms"]
@@ -242,50 +243,58 @@ def reconstruction_figures(vae: AutoencoderKL, config: PretrainConfig) -> dict[s
     return figures
 
 
-def wait_for_all() -> None:
-    if dist.is_initialized():
-        dist.barrier()
-
-
 def pretrain(node: DictConfig) -> None:
     """Make every stage that is not there yet and write the base."""
     config = to_dataclass(PretrainConfig, node)
     work = Path(config.work)
-    first = not dist.is_initialized() or dist.get_rank() == 0
+    # The others wait while the first renders and trains the VAE.
+    accelerator = Accelerator(cpu=True, kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=1))])
+    first = accelerator.is_main_process
     if first:
         render_photos(config)
-    wait_for_all()
+    accelerator.wait_for_everyone()
     photos = render_photos(config)
     backbone = build_components(config.seed, config.unet_channels, config.vae_channels)
     figures_file = work / "figures.json"
     figures = json.loads(figures_file.read_text()) if figures_file.exists() else {}
 
-    def stage(name: str, module: torch.nn.Module, train: Callable[[], dict[str, float]], together: bool) -> None:
+    def stage(name: str, module: torch.nn.Module, train: Callable[[], dict[str, float]], *, together: bool) -> None:
         file = work / f"{name}.pt"
         missing = not file.exists()
-        wait_for_all()
+        accelerator.wait_for_everyone()
         if missing and (first or together):
             figures.update(train())
         if missing and first:
             torch.save(module.state_dict(), file)
             figures_file.write_text(json.dumps(figures, indent=1))
-        wait_for_all()
+        accelerator.wait_for_everyone()
         module.load_state_dict(torch.load(file, weights_only=True))
         # What is used and measured from here on is what is committed: half floats.
         module.half().float()
 
     for cycle in range(len(config.vae_steps)):
-        stage(f"vae_{cycle}", backbone.vae, lambda cycle=cycle: train_vae(backbone.vae, photos, config, cycle), False)  # type: ignore[misc]
+        stage(
+            f"vae_{cycle}",
+            backbone.vae,
+            lambda cycle=cycle: train_vae(backbone.vae, photos, config, cycle),
+            together=False,
+        )  # type: ignore[misc]
     latents_file = work / "latents.pt"
     if first and not latents_file.exists():
         torch.save(encode(backbone.vae, photos), latents_file)
-    wait_for_all()
+    accelerator.wait_for_everyone()
     latents = torch.load(latents_file, weights_only=True)
     scaling = round(1 / latents["rooms"].std().item(), 5)
     backbone.vae.register_to_config(scaling_factor=scaling)
     scaled = {kind: values * scaling for kind, values in latents.items()}
     for cycle in range(len(config.unet_steps)):
-        stage(f"unet_{cycle}", backbone.unet, lambda cycle=cycle: train_unet(backbone, scaled, config, cycle), True)  # type: ignore[misc]
+        stage(
+            f"unet_{cycle}",
+            backbone.unet,
+            lambda cycle=cycle: train_unet(backbone, scaled, config, cycle, accelerator),
+            together=True,
+        )  # type: ignore[misc]
+    accelerator.end_training()
     if not first:
         return
     figures |= reconstruction_figures(backbone.vae, config)
@@ -298,12 +307,7 @@ def pretrain(node: DictConfig) -> None:
 
 @hydra.main(version_base=None, config_path="../configs", config_name="pretrain_tiny")
 def main(node: DictConfig) -> None:
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        # The others wait while the first renders and trains the VAE.
-        dist.init_process_group("gloo", timeout=timedelta(days=1))
     pretrain(node)
-    if dist.is_initialized():
-        dist.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -1,6 +1,9 @@
 """Shared by all tests: the library's shape promises are checked, and the scripts can be imported."""
 
+import os
+import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,20 @@ torch.set_num_threads(1)
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
+
+
+@pytest.fixture(scope="session")
+def in_two_processes() -> Callable[..., None]:
+    """in_two_processes(script, *arguments): by torchrun, as accelerate's launcher quietly runs one on CPUs."""
+
+    def start(script: str, *arguments: str) -> None:
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+        command = [*launcher, str(ROOT / "scripts" / script), *arguments]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-9000:]
+
+    return start
 
 
 @pytest.fixture(scope="session")

@@ -1,9 +1,6 @@
 """The script that makes the embedded base runs end to end, in a miniature of its settings."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +11,6 @@ from marigold.model.backbone import load_base
 from pretrain_tiny import cartoon, pretrain
 
 CONFIGS = Path(__file__).parent.parent / "configs"
-SCRIPT = Path(__file__).parent.parent / "scripts/pretrain_tiny.py"
 MINIATURE = [
     "workers=1",
     "room_scenes=2",
@@ -58,13 +54,9 @@ def test_every_stage_is_made_once_and_the_base_loads(tmp_path):
     assert (tmp_path / "base/unet/diffusion_pytorch_model.safetensors").read_bytes() == weights
 
 
-def test_two_processes_train_one_unet(tmp_path):
+def test_two_processes_train_one_unet(tmp_path, in_two_processes):
     """Rank 1 waits for what rank 0 makes alone, then both train: on other batches than one process would see."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(SCRIPT)]
-    folders = [f"work={tmp_path / 'work'}", f"out={tmp_path / 'base'}"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*command, *MINIATURE, *folders], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
+    in_two_processes("pretrain_tiny.py", *MINIATURE, f"work={tmp_path / 'work'}", f"out={tmp_path / 'base'}")
     alone = miniature(tmp_path)
     alone.work, alone.out = str(tmp_path / "alone"), str(tmp_path / "alone_base")
     pretrain(alone)

@@ -84,8 +84,10 @@ def _decode_png(data: bytes, bits: int, colour: int, wanted: str) -> np.ndarray:
         if colour == _PNG_RGB:
             return np.asarray(decode_image_png_u8(data, (height, width), "rgb"))
         return np.asarray(decode_image_png_u16(data, (height, width), "mono"))[..., 0]
-    except Exception as error:  # kornia-rs has no class of its own
-        raise DataError(f"not a whole PNG file (damaged: {error})") from error
+    except Exception as error:
+        if type(error) is Exception:  # kornia-rs has no class of its own
+            raise DataError(f"not a whole PNG file (damaged: {error})") from error
+        raise
 
 
 def _check_size(width: int, height: int) -> None:

@@ -61,8 +61,9 @@ def training_example(
     if size is not None and not transform.antialias:
         image = resize(image, size, antialias=False)  # picking pixels first changes no bit and leaves fewer to map
     image_norm = (image * 2).sub_(1)
+    if size is not None and transform.antialias:
+        image_norm = resize(image_norm, size, antialias=True)
     if size is not None:
-        image_norm = resize(image_norm, size, antialias=True) if transform.antialias else image_norm
         depth_norm = resize(depth_norm, size, antialias=False)
         valid = resize(valid.float(), size, antialias=False) > 0.5
     height, width = image_norm.shape[-2:]

@@ -167,8 +167,8 @@ def _fit_clipped(
     sample = members[:, :: max(1, members.shape[1] // _SAMPLE)].contiguous()
     low, high = sample.aminmax(dim=1, keepdim=True)
     inside = (sample > low) & (sample < high)
-    share = 1 - inside.to(sample).mean(1)
-    clipped = [index for index in kept if _CLIPPED < float(share[index]) < _CLIPPED_AWAY]
+    share = (1 - inside.to(sample).mean(1)).tolist()
+    clipped = [index for index in kept if _CLIPPED < share[index] < _CLIPPED_AWAY]
     if not clipped:
         return scale, shift
     consensus = (scale[kept].to(sample) @ sample[kept] + shift[kept].sum().to(sample)).div_(len(kept)).double()

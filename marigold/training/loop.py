@@ -4,7 +4,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor
-from torch.distributed.fsdp import FSDPModule
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -23,7 +22,7 @@ from marigold.training.guards import check_attached, check_finite, waiting_advic
 from marigold.training.resume import resume, verify
 from marigold.training.schedule import learning_rate_factor
 from marigold.training.settings import Run, TrainConfig, TrainingError, accumulation_steps, make_optimizer
-from marigold.training.sharding import published, shard, whole, without_reduction
+from marigold.training.sharding import no_sync, published, shard, whole
 from marigold.training.signals import stop_signals
 from marigold.training.tracking import Tracker
 
@@ -157,7 +156,7 @@ class _Loop:
             batch = next(loader)
             self.window.waited += time.perf_counter() - before
             last = k == self.accumulation - 1
-            with nullcontext() if last else self._no_sync():
+            with nullcontext() if last else no_sync(self.unet, accelerator):
                 with accelerator.autocast():
                     loss = self.run.objective(self.unet, batch, self._global_index(step, k))
                 if not loss.requires_grad:
@@ -171,11 +170,6 @@ class _Loop:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.average.update()
-
-    def _no_sync(self) -> AbstractContextManager[Any]:
-        if isinstance(self.unet, FSDPModule):
-            return without_reduction(self.unet)
-        return self.accelerator.no_sync(self.unet)
 
     def _global_index(self, step: int, k: int) -> int:
         accelerator = self.accelerator

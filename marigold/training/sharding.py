@@ -62,11 +62,15 @@ def published(trained: torch.nn.Module, unet: UNet2DConditionModel, device: torc
 
 
 @contextmanager
-def without_reduction(sharded: FSDPModule) -> Iterator[None]:
-    """Meanwhile gradients add up on their process, as in DDP's no_sync."""
-    sharded.set_requires_gradient_sync(False)
+def no_sync(trained: torch.nn.Module, accelerator: Accelerator) -> Iterator[None]:
+    """Meanwhile gradients add up on their process, whether `trained` is sharded or not."""
+    if not isinstance(trained, FSDPModule):
+        with accelerator.no_sync(trained):
+            yield
+        return
+    trained.set_requires_gradient_sync(False)
     yield
-    sharded.set_requires_gradient_sync(True)
+    trained.set_requires_gradient_sync(True)
 
 
 def whole(tree: Any) -> Any:
