@@ -273,12 +273,8 @@ def pretrain(node: DictConfig) -> None:
         module.half().float()
 
     for cycle in range(len(config.vae_steps)):
-        stage(
-            f"vae_{cycle}",
-            backbone.vae,
-            lambda cycle=cycle: train_vae(backbone.vae, photos, config, cycle),
-            together=False,
-        )  # type: ignore[misc]
+        train = functools.partial(train_vae, backbone.vae, photos, config, cycle)
+        stage(f"vae_{cycle}", backbone.vae, train, together=False)
     latents_file = work / "latents.pt"
     if first and not latents_file.exists():
         torch.save(encode(backbone.vae, photos), latents_file)
@@ -288,12 +284,8 @@ def pretrain(node: DictConfig) -> None:
     backbone.vae.register_to_config(scaling_factor=scaling)
     scaled = {kind: values * scaling for kind, values in latents.items()}
     for cycle in range(len(config.unet_steps)):
-        stage(
-            f"unet_{cycle}",
-            backbone.unet,
-            lambda cycle=cycle: train_unet(backbone, scaled, config, cycle, accelerator),
-            together=True,
-        )  # type: ignore[misc]
+        train = functools.partial(train_unet, backbone, scaled, config, cycle, accelerator)
+        stage(f"unet_{cycle}", backbone.unet, train, together=True)
     accelerator.end_training()
     if not first:
         return
