@@ -14,9 +14,6 @@ class Tracker(Protocol):
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Record figures after `step` finished steps."""
 
-    def picture(self, step: int, name: str, path: Path) -> None:
-        """Record a picture file."""
-
     def close(self) -> None:
         """Finish: nothing is logged afterwards."""
 
@@ -39,9 +36,6 @@ class JsonLines:
     def log(self, step: int, values: Mapping[str, float]) -> None:
         self.file.write(json.dumps({"step": step, **values}) + "\n")
         self.file.flush()
-
-    def picture(self, step: int, name: str, path: Path) -> None:
-        """Pictures stay files in the run folder."""
 
     def close(self) -> None:
         self.file.close()
@@ -88,9 +82,6 @@ class Wandb:
     def log(self, step: int, values: Mapping[str, float]) -> None:
         self.run.log(dict(values), step=step)
 
-    def picture(self, step: int, name: str, path: Path) -> None:
-        self.run.log({name: self.wandb.Image(str(path))}, step=step)
-
     def close(self) -> None:
         self.run.finish()
 
@@ -104,10 +95,6 @@ class Trackers:
     def log(self, step: int, values: Mapping[str, float]) -> None:
         for tracker in self.trackers:
             tracker.log(step, values)
-
-    def picture(self, step: int, name: str, path: Path) -> None:
-        for tracker in self.trackers:
-            tracker.picture(step, name, path)
 
     def close(self) -> None:
         for tracker in self.trackers:

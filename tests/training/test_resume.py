@@ -129,3 +129,15 @@ def tensors(tree):
     if isinstance(tree, dict):
         return [tensor for value in tree.values() for tensor in tensors(value)]
     return [tree] if isinstance(tree, torch.Tensor) else []
+
+
+def test_offline_wandb_needs_no_account_and_goes_on_in_the_same_run(tmp_path, configure, monkeypatch):
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    offline = ("tracker=wandb", "tracker.mode=offline")
+    assert not run(configure(tmp_path, *offline, "train.time_limit=0.0"))
+    identity = (tmp_path / "wandb_id.txt").read_text()
+    assert run(configure(tmp_path, *offline))
+    assert (tmp_path / "wandb_id.txt").read_text() == identity
+    parts = sorted(tmp_path.glob("wandb/offline-run-*"))
+    assert [part.name.rsplit("-", 1)[1] for part in parts] == [identity] * 2
+    assert all(next(part.glob("run-*.wandb")).stat().st_size for part in parts)
