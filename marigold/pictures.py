@@ -117,6 +117,14 @@ def to_image(picture: Picture) -> Float[Tensor, "3 H W"]:
     return torch.from_numpy(_rgb(_unit_range(_with_channels(values))).transpose(2, 0, 1).copy())
 
 
+def resize_lanczos(image: Float[Tensor, "3 H W"], size: tuple[int, int]) -> Float[Tensor, "3 h w"]:
+    """Resize a photo in [0, 1] to (h, w) `size` with Lanczos' filter, in 8 bits, as Pillow does."""
+    if tuple(image.shape[-2:]) == tuple(size):
+        return image
+    counts = (image.cpu().clip(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    return to_image(Image.fromarray(counts).resize((size[1], size[0]), Image.Resampling.LANCZOS))
+
+
 def _place(file: Path, root: Path) -> Path:
     """Where a file is below `root`; a file elsewhere keeps its whole path, so that no place is used twice."""
     whole, base = file.resolve(), root.resolve()

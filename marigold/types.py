@@ -23,16 +23,31 @@ SPACES: tuple[str, ...] = get_args(Space)
 
 
 @dataclass(frozen=True)
+class Camera:
+    """A pinhole in pixels of its photo: focal lengths, and the principal point from the upper left corner.
+
+    The first pixel's centre is at (0.5, 0.5): published principal points that count from that centre get 0.5 more.
+    """
+
+    fx: float
+    fy: float
+    cx: float
+    cy: float
+
+
+@dataclass(frozen=True)
 class DepthSample:
     """A photo with its depth, as every data set gives it.
 
-    `name` is the sample's line in the split list up to the first blank: unique in the set.
+    `name` is the sample's line in the split list up to the first blank: unique in the set. `camera` is known
+    for some sets.
     """
 
     name: str
     image: Float[Tensor, "3 H W"]
     depth: Float[Tensor, "1 H W"]
     valid: Bool[Tensor, "1 H W"]
+    camera: Camera | None = None
 
 
 @dataclass(frozen=True)

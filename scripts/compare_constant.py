@@ -10,8 +10,8 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from eval import make_protocol
-from marigold.config import build, errors_for_people, launch
+from eval import make_protocol, make_samples
+from marigold.config import errors_for_people, launch
 from marigold.evaluation.constant import aligned_constant_abs_rel, constant_abs_rel
 
 
@@ -25,7 +25,8 @@ def compare(config: DictConfig) -> str:
     """Three lines and a path for a person: the figure, two constants with their ratios, and where the picture is."""
     folder = Path(config.results)
     results = json.loads((folder / "results.json").read_text())
-    dataset, protocol = build(config.dataset.reader, "dataset.reader"), make_protocol(config)
+    protocol = make_protocol(config)
+    dataset = make_samples(config.dataset, protocol, "dataset")
     if results["split"]["sha256"] != dataset.split.sha256:
         raise ValueError(f"{folder}/results.json was made on another split than dataset {dataset.name}")
     ours = results["metrics"]["abs_rel"]["mean"]
@@ -34,7 +35,8 @@ def compare(config: DictConfig) -> str:
         "a constant, aligned by least squares like every prediction": aligned_constant_abs_rel,
         "the best constant, chosen per image for AbsRel with the ground truth": constant_abs_rel,
     }
-    masked = [(sample.depth, sample.valid & protocol.mask(sample.depth[None])[0]) for sample in dataset]
+    shown = [protocol.shown(sample) for sample in dataset]
+    masked = [(sample.depth, sample.valid & protocol.mask(sample.depth[None])[0]) for sample in shown]
     for what, score in constants.items():
         mean = math.fsum(score(depth, valid) for depth, valid in masked) / len(masked)
         lines.append(f"{what}: {mean:.4f}, ratio {ours / mean:.3f}")

@@ -109,6 +109,14 @@ def make_protocol(config: DictConfig) -> Protocol:
     return build(config.protocol, "protocol", benchmark=build(settings, "dataset.evaluation"))
 
 
+def make_samples(node: DictConfig, protocol: Protocol, where: str) -> DepthDataset:
+    """A data set's samples, read as the protocol wants them read: `reader`, changed by `reader_for.PROTOCOL`."""
+    changes = (node.get("reader_for") or {}).get(protocol.name) or {}
+    reader = OmegaConf.merge(node.reader, changes)
+    reader._set_parent(node)
+    return build(reader, f"{where}.reader")
+
+
 def make_judge(settings: EvalConfig, sampler: Sampler, device: torch.device) -> Judge:
     """The predictor that the configuration names."""
     if settings.predictions:
@@ -178,7 +186,7 @@ def set_up(config: DictConfig) -> tuple[Protocol, DepthDataset, PartialState, to
     protocol = make_protocol(config)
     if config.limit is not None:
         OmegaConf.update(config, "dataset.reader.limit", config.limit, force_add=True)
-    dataset = build(config.dataset.reader, "dataset.reader")
+    dataset = make_samples(config.dataset, protocol, "dataset")
     torch.set_num_threads(config.threads)
     # A process that is done waits for the slowest one.
     state = PartialState(cpu=config.device == "cpu", timeout=timedelta(hours=12))
@@ -192,6 +200,11 @@ def run(config: DictConfig) -> None:
     sampler = to_dataclass(Sampler, config.sampler, "sampler")
     pictures = to_dataclass(Panel, config.panel, "panel")
     protocol, dataset, state, device = set_up(config)
+    if settings.predictions and protocol.benchmark.view_size is not None:
+        raise EvaluationError(
+            f"protocol={protocol.name} shows the predictor a re-projected photo of {dataset.name}; stored predictions "
+            "are of the data set's own photos. Give checkpoint=DIR or predictor=MODULE:FUNCTION"
+        )
     judge = make_judge(settings, sampler, device)
     if judge.space is not None:
         protocol.require_space(judge.space)

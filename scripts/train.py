@@ -25,8 +25,8 @@ from accelerate.utils import DistributedDataParallelKwargs, set_seed
 from omegaconf import DictConfig, OmegaConf
 
 from assemble import load_model, mixture_dataset, recipe, training_sets
-from eval import make_protocol
-from marigold.config import ConfigError, build, errors_for_people, launch, to_dataclass
+from eval import make_protocol, make_samples
+from marigold.config import ConfigError, errors_for_people, launch, to_dataclass
 from marigold.data.errors import DataError
 from marigold.evaluation import provenance
 from marigold.model.backbone import Backbone, BaseModelError
@@ -78,8 +78,8 @@ def validation_sets(config: DictConfig) -> list[ValidationSet]:
     for name, node in config.validation.sets.items():
         view = OmegaConf.create({"protocol": config.protocol, "dataset": node})
         try:
-            samples = build(node.reader, f"validation.sets.{name}.reader")
-            found.append(ValidationSet(name, samples, make_protocol(view)))
+            protocol = make_protocol(view)
+            found.append(ValidationSet(name, make_samples(node, protocol, f"validation.sets.{name}"), protocol))
         except (DataError, OSError) as error:
             missing.append(f"{name}: {error}")
     if missing:

@@ -1,6 +1,8 @@
 """A split list + a storage + two hooks = a sequence of samples in metres."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from fnmatch import fnmatchcase
 
 import numpy as np
 import torch
@@ -9,7 +11,7 @@ from marigold.data.decode import decode_depth_png, decode_photo
 from marigold.data.errors import DataError, MissingDataError
 from marigold.data.splits import Line, describe_split, evenly_spaced, part_of_split, read_split
 from marigold.data.storage import Storage, open_storage
-from marigold.types import DepthSample
+from marigold.types import Camera, DepthSample
 
 
 class DepthDataset(Sequence):
@@ -19,6 +21,7 @@ class DepthDataset(Sequence):
     min_depth, max_depth: metres; a pixel counts where min_depth < depth < max_depth.
     image_size: (height, width) that every photo must have, or None.
     crop: (height, width) of the KITTI benchmark crop, or None.
+    cameras: shell pattern of the photos' names -> [fx, fy, cx, cy], see `Camera`; the first that fits counts.
     limit: take that many samples, evenly spaced.
     official_split: the name in KNOWN_SPLITS of the list that this should be.
     how_to_get: the commands that bring the data, for the message that it is missing.
@@ -42,6 +45,7 @@ class DepthDataset(Sequence):
         max_depth: float,
         image_size: tuple[int, int] | None = None,
         crop: tuple[int, int] | None = None,
+        cameras: dict[str, list[float]] | None = None,
         limit: int | None = None,
         official_split: str | None = None,
         how_to_get: str | None = None,
@@ -51,6 +55,10 @@ class DepthDataset(Sequence):
         self.name = name
         self.min_depth, self.max_depth = min_depth, max_depth
         self.image_size, self.crop = image_size, crop
+        for pattern, values in (cameras or {}).items():
+            if len(values) != 4 or min(values[:2]) <= 0:
+                raise ValueError(f"{name}: cameras['{pattern}']={values}: expected [fx, fy, cx, cy] in pixels")
+        self.cameras = {pattern: Camera(*values) for pattern, values in (cameras or {}).items()}
         try:
             lines = read_split(split_list, columns=self.columns)
             self.storage = self._open(root)
@@ -84,9 +92,12 @@ class DepthDataset(Sequence):
             if depth.shape != size:
                 raise DataError(f"{line[self.depth_column]}: depth of {_by(depth.shape)}, photo of {_by(size)}")
             valid = self._is_valid(depth, line)
+            camera = next((known for pattern, known in self.cameras.items() if fnmatchcase(line[0], pattern)), None)
             if self.crop is not None:
                 window = benchmark_crop(size, self.crop)
                 image, depth, valid = image[window], depth[window], valid[window]
+                if camera is not None:
+                    camera = replace(camera, cx=camera.cx - window[1].start, cy=camera.cy - window[0].start)
         except DataError as error:
             raise DataError(f"{self.name}, sample {line[0]!r}: {error}") from error
         known = np.isfinite(depth) & (depth > 0)
@@ -95,6 +106,7 @@ class DepthDataset(Sequence):
             image=torch.from_numpy(image).permute(2, 0, 1).contiguous().to(torch.float32).div_(255),
             depth=torch.from_numpy(np.where(known, depth, np.float32(0)))[None],
             valid=torch.from_numpy(np.ascontiguousarray(valid))[None],
+            camera=camera,
         )
 
     def _open(self, root: str) -> Storage:

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from marigold.depth.reprojection import nearest_valid
 from marigold.depth.streaming import valid_pieces
 from marigold.types import Prediction
 
@@ -103,8 +104,9 @@ def fit_robust(
     """
     fits = []
     for index in range(len(pred)):
-        picked = _nearest_to_grid(valid[index, 0])
-        x, y = _points(pred[index], target[index], picked[None], index)
+        nearest = nearest_valid(valid[index, 0], (_ROBUST_GRID, _ROBUST_GRID))
+        picked = torch.zeros_like(valid[index]).flatten().index_fill(0, nearest[nearest >= 0], True)
+        x, y = _points(pred[index], target[index], picked.view_as(valid[index]), index)
         fits.append(_least_absolute_line(x, y, 1 / y))
     return _as_fit(fits, pred)
 
@@ -199,21 +201,6 @@ def _rising_line(x: Points, y: Points, trials: int, generator: np.random.Generat
     if slope > 0:
         return slope, intercept
     return (float(y.mean() / x.mean()), 0.0) if x.mean() != 0 else (0.0, float(y.mean()))
-
-
-def _nearest_to_grid(valid: Bool[Tensor, "H W"]) -> Bool[Tensor, "H W"]:
-    height, width = valid.shape
-    row, column = valid.nonzero(as_tuple=True)
-    cell_row, cell_column = row * _ROBUST_GRID // height, column * _ROBUST_GRID // width
-    # Offsets from the cell's centre in 1 / 128 pixel, so that the distances are whole numbers.
-    down = (2 * row + 1) * _ROBUST_GRID - (2 * cell_row + 1) * height
-    right = (2 * column + 1) * _ROBUST_GRID - (2 * cell_column + 1) * width
-    # One number orders by distance and then by position, so that ties are settled alike on every device.
-    key = (down**2 + right**2) * valid.numel() + row * width + column
-    nearest = torch.full((_ROBUST_GRID**2,), torch.iinfo(torch.int64).max, device=valid.device)
-    nearest.scatter_reduce_(0, cell_row * _ROBUST_GRID + cell_column, key, "amin")
-    chosen = nearest[nearest < torch.iinfo(torch.int64).max] % valid.numel()
-    return torch.zeros_like(valid).flatten().index_fill(0, chosen, True).reshape(height, width)
 
 
 def _least_absolute_line(x: Points, y: Points, weight: Points) -> tuple[float, float]:

@@ -120,7 +120,8 @@ def evaluate_samples(
 def judge(predict: Callable[[DepthSample], Prediction], sample: DepthSample, protocol: Protocol) -> Judged:
     """Predict one sample and bring the prediction into metres; an EvaluationError names the sample."""
     try:
-        return protocol.judge(predict(sample), sample)
+        shown = protocol.shown(sample)
+        return protocol.judge(predict(shown), shown)
     except ValueError as error:
         raise EvaluationError(f"{sample.name}: {error}") from error
 

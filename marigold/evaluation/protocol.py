@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from marigold.depth.reprojection import reproject
 from marigold.evaluation.errors import EvaluationError
 from marigold.evaluation.fits import TINY_DEPTH, Fit, LeastSquares, LogRansac, Robust
 from marigold.types import SPACES, DepthSample, Prediction
@@ -34,6 +35,8 @@ class Benchmark:
     - `alignment_max_resolution`: the fit sees maps whose *width* is thinned as if the longest edge were to
       shrink to this. The reference means both edges, but hands a 3-D tensor to an upsampler, which then
       resizes the last axis alone; published ETH3D numbers come from 4032x1024 samples, and so do ours.
+    - `view_size`: (height, width) of the photo that is shown and judged instead: the data set's one seen by a
+      camera that looks through its middle; see `marigold.depth.reprojection`. Needs the sample's camera.
     - `groups`: label -> part of the sample's name; means are also reported per label.
     """
 
@@ -46,6 +49,7 @@ class Benchmark:
     judged_size: tuple[int, int] | None = None
     largest_sobel: float | None = None
     alignment_max_resolution: int | None = None
+    view_size: tuple[int, int] | None = None
     groups: dict[str, str] | None = None
 
     def __post_init__(self) -> None:
@@ -66,8 +70,12 @@ class Benchmark:
 
 @dataclass(frozen=True)
 class Judged:
-    """A prediction brought into metres beside its ground truth: what the metrics see, all (1, 1, H, W)."""
+    """A prediction brought into metres beside its ground truth: what the metrics see, all (1, 1, H, W).
 
+    `image` is the photo that was shown, (3, H, W), perhaps of another size.
+    """
+
+    image: Float[Tensor, "3 _ _"]
     depth: Float[Tensor, "1 1 H W"]
     target: Float[Tensor, "1 1 H W"]
     valid: Bool[Tensor, "1 1 H W"]
@@ -92,8 +100,23 @@ class Protocol:
         if unknown or not self.spaces:
             raise EvaluationError(f"protocol '{self.name}': unknown spaces {unknown}; known: {', '.join(SPACES)}")
 
+    def shown(self, sample: DepthSample) -> DepthSample:
+        """The sample that the predictor sees and `judge` wants: the data set's, or its view (`view_size`).
+
+        Raises EvaluationError for a sample whose camera is not known but needed.
+        """
+        if self.benchmark.view_size is None:
+            return sample
+        if sample.camera is None:
+            raise EvaluationError(
+                f"protocol '{self.name}' re-projects photo and depth and needs the camera, which the data set does "
+                "not give: dataset.reader.cameras={'*':[fx,fy,cx,cy]} in pixels"
+            )
+        view = reproject(sample.image, sample.depth, sample.valid, sample.camera, self.benchmark.view_size)
+        return DepthSample(sample.name, *view)
+
     def judge(self, prediction: Prediction, sample: DepthSample) -> Judged:
-        """Align, clip and mask one prediction (batch 1, on any device) against its sample.
+        """Align, clip and mask one prediction (batch 1, on any device) against its sample, as it was `shown`.
 
         Raises EvaluationError for a space that this protocol cannot judge, a prediction that is not
         finite, a map of another size than the crop is meant for, and a sample with no valid pixel.
@@ -112,7 +135,7 @@ class Protocol:
         depth = self.fit(prediction, target, valid, self._thin)
         if self.benchmark_clip and self.benchmark.clip is not None:
             depth = depth.clamp(*self.benchmark.clip)
-        return Judged(depth.clamp_min(TINY_DEPTH), target, valid)
+        return Judged(sample.image, depth.clamp_min(TINY_DEPTH), target, valid)
 
     def require_space(self, space: str) -> None:
         """Refuse a prediction space that this protocol cannot judge, naming both."""

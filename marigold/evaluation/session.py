@@ -8,7 +8,7 @@ from typing import runtime_checkable
 import torch.nn.functional as F
 
 from marigold.evaluation.evaluate import OnError, Row, evaluate_samples, judge, merge_rows
-from marigold.evaluation.protocol import Protocol
+from marigold.evaluation.protocol import Judged, Protocol
 from marigold.evaluation.rows import Done, RowStore
 from marigold.types import DepthSample, Prediction
 from marigold.visualization import PanelRow, panel
@@ -87,9 +87,12 @@ def draw_panel(
     index = {name: position for position, name in enumerate(samples.names)}
     lines = []
     for kind, row in chosen:
-        sample = samples[index[row.name]]
-        judged = judge(predict, sample, protocol)
-        image = F.interpolate(sample.image[None], judged.depth.shape[-2:], mode="area")[0]
-        caption = f"{kind}: {row.name}  AbsRel {row.metrics['abs_rel']:.4f}"
-        lines.append(PanelRow(caption, image, judged.depth[0], judged.target[0], judged.valid[0]))
+        judged = judge(predict, samples[index[row.name]], protocol)
+        lines.append(panel_row(f"{kind}: {row.name}  AbsRel {row.metrics['abs_rel']:.4f}", judged))
     panel(path, lines, f"{samples.name} under protocol '{protocol.name}'")
+
+
+def panel_row(caption: str, judged: Judged) -> PanelRow:
+    """One line of a panel: the photo that was shown, at the size that was judged."""
+    image = F.interpolate(judged.image[None], judged.depth.shape[-2:], mode="area")[0]
+    return PanelRow(caption, image, judged.depth[0], judged.target[0], judged.valid[0])

@@ -12,9 +12,10 @@ from torch import Tensor
 from marigold.data.base import DepthDataset
 from marigold.evaluation.evaluate import evaluate, judge, merge_rows, summarise
 from marigold.evaluation.protocol import Protocol
+from marigold.evaluation.session import panel_row
 from marigold.model.pipeline import MarigoldDepth
 from marigold.types import DepthSample, Prediction
-from marigold.visualization import PanelRow, panel
+from marigold.visualization import panel
 
 METRICS = ("abs_rel", "delta1")
 
@@ -74,7 +75,6 @@ def _draw(picture: Path, part: ValidationSet, predict: "partial[Prediction]", co
     count = min(count, len(part.samples))
     for index in (k * len(part.samples) // count for k in range(count)):
         sample = part.samples[index]
-        judged = judge(predict_sample, sample, part.protocol)
-        lines.append(PanelRow(sample.name, sample.image, judged.depth[0], judged.target[0], judged.valid[0]))
+        lines.append(panel_row(sample.name, judge(predict_sample, sample, part.protocol)))
     picture.parent.mkdir(parents=True, exist_ok=True)
     panel(picture, lines, f"{part.name} under protocol '{part.protocol.name}'")

@@ -14,6 +14,7 @@ from marigold.data.base import benchmark_crop
 from marigold.data.benchmarks import DIODE, ETH3D, KITTI, NYU, ScanNet
 from marigold.data.errors import DataError
 from marigold.data.training_sets import Hypersim, VirtualKitti
+from marigold.types import Camera
 
 PHOTO = np.array([[[0, 51, 102], [255, 204, 153]], [[1, 2, 3], [4, 5, 6]]], np.uint8)
 
@@ -85,6 +86,12 @@ def test_crop_takes_the_same_window_of_everything(tmp_path):
     assert torch.equal(sample.depth[0], torch.arange(1.0, 36).reshape(5, 7)[3:, 1:5])
     assert torch.equal(sample.valid, sample.depth < 30.5)
     assert (sample.image[0] * 255).round()[0, 0] == photo[3, 1, 0]
+    assert sample.camera is None
+    cameras = {"2011_*": [1.0, 1.0, 1.0, 1.0], "*": [9.0, 8.0, 3.5, 2.5]}
+    assert read(KITTI, tmp_path, cameras=cameras)[0].camera == Camera(9.0, 8.0, 3.5, 2.5)
+    assert read(KITTI, tmp_path, cameras=cameras, crop=(2, 4))[0].camera == Camera(9.0, 8.0, 2.5, -0.5)
+    with pytest.raises(ValueError, match=r"cameras\['\*'\]=\[5.0\]: expected \[fx, fy, cx, cy\]"):
+        read(KITTI, tmp_path, cameras={"*": [5.0]})
     with pytest.raises(DataError, match="photo of 5 x 7 is smaller than the crop of 6 x 4"):
         read(KITTI, tmp_path, crop=(6, 4))[0]
 

@@ -1,5 +1,6 @@
 """Oracles, constants and refusals under every protocol."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +9,11 @@ import torch
 from omegaconf import OmegaConf
 
 from marigold.config import ConfigError, build
+from marigold.depth.reprojection import reproject
 from marigold.evaluation.errors import EvaluationError
-from marigold.evaluation.evaluate import evaluate
+from marigold.evaluation.evaluate import evaluate, evaluate_samples
 from marigold.evaluation.protocol import Benchmark, settings_for
-from marigold.types import DepthSample, Prediction
+from marigold.types import Camera, DepthSample, Prediction
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 OF_DEPTH = {
@@ -100,6 +102,27 @@ def test_the_fit_comes_before_the_clip():
     assert found["abs_rel"] == pytest.approx(np.mean(np.abs(expected - y) / y), rel=1e-5)
     refitted = np.polyval(np.polyfit(np.clip(x, 0.2, 0.6), y, 1), np.clip(x, 0.2, 0.6))
     assert abs(found["abs_rel"] - np.mean(np.abs(refitted - y) / y)) > 0.01
+
+
+def test_a_view_is_what_the_predictor_sees_and_what_is_judged():
+    truth = sample(48, 80)
+    seen = []
+
+    def oracle(shown):
+        seen.append(shown)
+        return Prediction((shown.depth[None] + 0.5) / 11, None, "affine_depth")
+
+    turned = replace(truth, camera=Camera(60.0, 60.0, 37.0, 25.0))
+    moge = protocol("moge", view_size=(20, 30))
+    row = evaluate_samples(oracle, [turned], moge)[0]
+    assert row.metrics["abs_rel"] < 1e-5
+    assert (seen[0].image.shape, seen[0].depth.shape) == ((3, 20, 30), (1, 20, 30))
+    photo, depth, valid = reproject(truth.image, truth.depth, truth.valid, turned.camera, (20, 30))
+    assert torch.equal(seen[0].image, photo)
+    assert torch.equal(seen[0].depth, depth)
+    assert torch.equal(seen[0].valid, valid)
+    with pytest.raises(EvaluationError, match=r"s0: protocol 'moge' re-projects .*reader\.cameras="):
+        evaluate_samples(oracle, [truth], moge)
 
 
 def test_the_seed_of_the_random_fit_is_fixed():

@@ -20,7 +20,7 @@ SIZE = RoomsSize(0, 0, 0, 0, 0, 2, (48, 64), (48, 64), seed=11)
 BENCHMARKS = {
     "nyu": (480, 640, "test/a/rgb_{0}.png test/a/depth_{0}.png test/a/filled_{0}.png", "filename_list_test.txt"),
     "scannet": (480, 640, "scene_{0}/color.jpg scene_{0}/depth.png", "filename_list_val_800.txt"),
-    "kitti": (375, 1242, "drive/image_02/{0}.png drive/groundtruth/{0}.png 721.5377", "eigen_test.txt"),
+    "kitti": (375, 1242, "2011_09_26/d/{0}.png 2011_09_26/d/truth/{0}.png 721.5377", "eigen_test.txt"),
     "eth3d": (4032, 6048, "rgb/yard/{0}.JPG depth/yard/{0}.JPG", "filename_list.txt"),
     "diode": (
         768,
@@ -98,3 +98,28 @@ def test_one_command_judges_five_benchmarks_the_same_with_one_process_and_two(wo
     table = (workplace / "tables.md").read_text()
     assert "measured here" in table
     assert "published" in table
+
+
+def test_one_command_judges_the_views_of_moge(workplace):
+    views = {"nyu": [480, 640], "scannet": [480, 640], "kitti": [375, 750], "diode": [768, 1024]}
+    views["eth3d"] = [1365, 2048]
+    chosen = [f"dataset={','.join(BENCHMARKS)}", "protocol=moge", "predictor=judged:red", "space=affine_depth"]
+    chosen += ["device=cpu", "output=moge", "panel.worst=1", "panel.median=0"]
+    # A model that says of which size the photo is that it sees.
+    (workplace / "judged.py").write_text(
+        "def red(image):\n"
+        "    with open('sizes.txt', 'a') as file:\n"
+        "        print(*image.shape[-2:], file=file)\n"
+        "    return image[:, :1]\n"
+    )
+    command = [sys.executable, str(ROOT / "scripts/eval.py"), "-m", *chosen]
+    environment = {**os.environ, "MARIGOLD_DATA": "data", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=workplace, env=environment, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for dataset, size in views.items():
+        content = json.loads((workplace / f"moge/{dataset}-moge/results.json").read_text())
+        assert content["protocol"]["benchmark"]["view_size"] == size
+        assert (content["count"], content["complete"]) == (2, True)
+    # Two images and one for the panel, of each set.
+    seen = [[int(side) for side in line.split()] for line in (workplace / "sizes.txt").read_text().splitlines()]
+    assert sorted(seen) == sorted(3 * list(views.values()))

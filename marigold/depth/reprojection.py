@@ -1,0 +1,139 @@
+"""The same scene for a camera that looks through the photo's middle: rotated, cut to another shape, resampled.
+
+Source: MoGe's evaluation (Wang et al., CVPR 2025; protocol `moge`), which judges every method on such views.
+"""
+
+import itertools
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from scipy.spatial.transform import Rotation
+from torch import Tensor
+
+from marigold.pictures import resize_lanczos
+from marigold.types import Camera
+
+_DEEPEST = 1000.0  # times the 1 % quantile of depth; what lies farther is left out
+_HAIR = 1e-6  # px; keeps a position on a pixel's edge on the same side along a whole row
+
+
+def reproject(
+    image: Float[Tensor, "3 H W"],
+    depth: Float[Tensor, "1 H W"],
+    valid: Bool[Tensor, "1 H W"],
+    camera: Camera,
+    size: tuple[int, int],
+) -> tuple[Float[Tensor, "3 h w"], Float[Tensor, "1 h w"], Bool[Tensor, "1 h w"]]:
+    """Return photo, depth and mask as a pinhole camera of (h, w) `size` sees them: square pixels, centred axis.
+
+    Depth stays planar depth in metres, now along the new axis. The photo is first brought to the view's scale,
+    by Lanczos, then sampled bilinearly; depth takes the valid pixel nearest to each centre, and where the view
+    is finer than the photo the pixels in between get none. Those without one, and those beyond 1,000 times the
+    1 % quantile of depth, are invalid.
+    """
+    height, width = image.shape[-2:]
+    turn, focal = centred_view(camera, (height, width), size)
+    scaled = (int(height / camera.fy * focal + _HAIR), int(width / camera.fx * focal + _HAIR))
+    # Where each pixel of the view lies in the scaled photo, in its pixels, whose centres are at halves.
+    rays = _rays(Camera(focal, focal, size[1] / 2, size[0] / 2), size, size)
+    x, y, z = (rays @ torch.from_numpy(turn)).unbind(-1)
+    column = (x / z * camera.fx + camera.cx) / width * scaled[1]
+    row = (y / z * camera.fy + camera.cy) / height * scaled[0]
+
+    grid = torch.stack([column / scaled[1], row / scaled[0]], dim=-1) * 2 - 1
+    photo = F.grid_sample(
+        resize_lanczos(image, scaled)[None].double(),
+        grid[None],
+        "bilinear",
+        padding_mode="border",
+        align_corners=False,
+    )
+
+    picked = nearest_valid(valid[0], scaled)
+    found = picked >= 0
+    # The distance from the camera is what a rotation leaves as it is.
+    length = _rays(camera, (height, width), scaled).norm(dim=-1)
+    distance = depth.flatten()[picked.clamp_min(0)].double() * length
+    at = (
+        (row + _HAIR).floor().long().clamp(0, scaled[0] - 1),
+        (column + _HAIR).floor().long().clamp(0, scaled[1] - 1),
+    )
+    seen, known = (distance[at] / rays.norm(dim=-1)).float()[None], found[at][None]
+    if known.any():
+        known = known & (seen <= _DEEPEST * float(np.quantile(seen[known].numpy(), 0.01)))
+    return photo[0].float().clamp(0, 1), torch.where(known, seen, 0), known
+
+
+def centred_view(
+    camera: Camera, photo_size: tuple[int, int], size: tuple[int, int]
+) -> tuple[Float[np.ndarray, "3 3"], float]:
+    """Return the rotation from the photo's rays to the view's, and the view's focal length in its pixels.
+
+    The axis goes through the photo's middle and the field of view is the largest of the (h, w) shape `size`
+    that the photo covers.
+    """
+    height, width = photo_size
+    aspect = size[1] / size[0]
+    middle = np.array([(width / 2 - camera.cx) / camera.fx, (height / 2 - camera.cy) / camera.fy, 1.0])
+    axis = np.cross(middle, [0.0, 0.0, 1.0])
+    sine = np.linalg.norm(axis)
+    turn = Rotation.from_rotvec(axis / sine * np.arctan2(sine, 1.0) if sine > 0 else axis).as_matrix()
+    corners = [
+        turn @ [(x - camera.cx) / camera.fx, (y - camera.cy) / camera.fy, 1.0]
+        for x, y in ((0, 0), (width, 0), (width, height), (0, height))
+    ]
+    tangents = [corner[:2] / corner[2] for corner in corners]
+    # Half of the view's height: where its diagonals, (aspect, 1) and (aspect, -1), leave the photo first.
+    reach = [width / camera.fx / aspect / 2, height / camera.fy / 2]
+    for (start, end), diagonal in itertools.product(
+        zip(tangents, [*tangents[1:], tangents[0]], strict=True), ((aspect, 1.0), (aspect, -1.0))
+    ):
+        edge = end - start
+        across = diagonal[0] * edge[1] - diagonal[1] * edge[0]
+        if across != 0:
+            reach.append(abs((start[0] * edge[1] - start[1] * edge[0]) / across))
+    return turn, size[0] / 2 / min(reach)
+
+
+def nearest_valid(valid: Bool[Tensor, "H W"], size: tuple[int, int]) -> Int[Tensor, "h w"]:
+    """Index into the flattened map of the valid pixel nearest to each cell's centre, -1 in cells without one.
+
+    The map is cut into (h, w) `size` cells; a pixel belongs to the one that its centre is in, on an edge to the
+    one before. Of several at the same distance the first counts.
+    """
+    rows, columns = (_cells(length, count) for length, count in zip(valid.shape, size, strict=True))
+    best = torch.full(size, torch.inf, dtype=torch.float64, device=valid.device)
+    picked = torch.full(size, -1, dtype=torch.int64, device=valid.device)
+    for (row, down, inside_row), (column, right, inside_column) in itertools.product(rows, columns):
+        row, down, inside_row = (values.to(valid.device)[:, None] for values in (row, down, inside_row))
+        column, right, inside_column = (values.to(valid.device) for values in (column, right, inside_column))
+        distance = down**2 + right**2
+        nearer = inside_row & inside_column & valid[row, column] & (distance < best)
+        best = torch.where(nearer, distance, best)
+        picked = torch.where(nearer, row * valid.shape[1] + column, picked)
+    return picked
+
+
+def _cells(length: int, count: int) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """For k = 0, 1, ...: the k-th pixel of every cell, its offset from the centre in px, and whether there is one."""
+    cell = torch.arange(count)
+    # A cell's first pixel i is the first with (i + 1/2) * count / length beyond its edge.
+    first, past = ((2 * edge * length + count) // (2 * count) for edge in (cell, cell + 1))
+    found = []
+    for k in range(int((past - first).max())):
+        pixel = (first + k).clamp_max(length - 1)
+        offset = ((2 * pixel + 1) * count - (2 * cell + 1) * length).double() / (2 * count)
+        found.append((pixel, offset, first + k < past))
+    return found
+
+
+def _rays(camera: Camera, photo_size: tuple[int, int], size: tuple[int, int]) -> Float[Tensor, "h w 3"]:
+    """Directions with z = 1 of the pixels of a photo that is scaled to (h, w) `size`."""
+    y, x = (
+        (torch.arange(count, dtype=torch.float64) + 0.5) * length / count
+        for length, count in zip(photo_size, size, strict=True)
+    )
+    down, right = torch.meshgrid((y - camera.cy) / camera.fy, (x - camera.cx) / camera.fx, indexing="ij")
+    return torch.stack([right, down, torch.ones_like(right)], dim=-1)
