@@ -35,7 +35,7 @@ def judge_points(
     """Judge every point's prediction of samples rank, rank + world, ...; raises EvaluationError naming the image."""
     rows: dict[Key, list[Row]] = {}
     for index in range(rank, len(samples), world):
-        sample = samples[index]
+        sample = protocol.shown(samples[index])
         for key, prediction in points(sample).items():
             judged = judge(lambda _, prediction=prediction: prediction, sample, protocol)  # type: ignore[misc]
             rows.setdefault(key, []).append(score(judged, sample.name, metrics))

@@ -104,7 +104,7 @@ def evaluate_samples(
         if index in skip:
             continue
         try:
-            sample = samples[index]
+            sample = protocol.shown(samples[index])
             row = score(judge(predict, sample, protocol), sample.name, metrics)
         except (ValueError, RuntimeError, OSError) as error:
             if on_error == "raise":
@@ -118,10 +118,9 @@ def evaluate_samples(
 
 @torch.inference_mode()
 def judge(predict: Callable[[DepthSample], Prediction], sample: DepthSample, protocol: Protocol) -> Judged:
-    """Predict one sample and bring the prediction into metres; an EvaluationError names the sample."""
+    """Predict one sample, as the protocol shows it, and bring the prediction into metres; errors name the sample."""
     try:
-        shown = protocol.shown(sample)
-        return protocol.judge(predict(shown), shown)
+        return protocol.judge(predict(sample), sample)
     except ValueError as error:
         raise EvaluationError(f"{sample.name}: {error}") from error
 

@@ -103,13 +103,13 @@ class Protocol:
     def shown(self, sample: DepthSample) -> DepthSample:
         """The sample that the predictor sees and `judge` wants: the data set's, or its view (`view_size`).
 
-        Raises EvaluationError for a sample whose camera is not known but needed.
+        Raises EvaluationError naming a sample whose camera is not known but needed.
         """
         if self.benchmark.view_size is None:
             return sample
         if sample.camera is None:
             raise EvaluationError(
-                f"protocol '{self.name}' re-projects photo and depth and needs the camera, which the data set does "
+                f"{sample.name}: protocol '{self.name}' re-projects photo and depth and needs the camera, which the data set does "
                 "not give: dataset.reader.cameras={'*':[fx,fy,cx,cy]} in pixels"
             )
         view = reproject(sample.image, sample.depth, sample.valid, sample.camera, self.benchmark.view_size)

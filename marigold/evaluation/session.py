@@ -87,7 +87,7 @@ def draw_panel(
     index = {name: position for position, name in enumerate(samples.names)}
     lines = []
     for kind, row in chosen:
-        judged = judge(predict, samples[index[row.name]], protocol)
+        judged = judge(predict, protocol.shown(samples[index[row.name]]), protocol)
         lines.append(panel_row(f"{kind}: {row.name}  AbsRel {row.metrics['abs_rel']:.4f}", judged))
     panel(path, lines, f"{samples.name} under protocol '{protocol.name}'")
 

@@ -74,7 +74,7 @@ def _draw(picture: Path, part: ValidationSet, predict: "partial[Prediction]", co
     lines = []
     count = min(count, len(part.samples))
     for index in (k * len(part.samples) // count for k in range(count)):
-        sample = part.samples[index]
+        sample = part.protocol.shown(part.samples[index])
         lines.append(panel_row(sample.name, judge(predict_sample, sample, part.protocol)))
     picture.parent.mkdir(parents=True, exist_ok=True)
     panel(picture, lines, f"{part.name} under protocol '{part.protocol.name}'")
