@@ -10,7 +10,7 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from eval import make_protocol, make_samples
+from compose import make_protocol, make_samples
 from marigold.config import errors_for_people, launch
 from marigold.evaluation.constant import aligned_constant_abs_rel, constant_abs_rel
 

@@ -25,7 +25,7 @@ from accelerate.utils import DistributedDataParallelKwargs, set_seed
 from omegaconf import DictConfig, OmegaConf
 
 from assemble import load_model, mixture_dataset, recipe, training_sets
-from eval import make_protocol, make_samples
+from compose import make_protocol, make_samples
 from marigold.config import ConfigError, errors_for_people, launch, to_dataclass
 from marigold.data.errors import DataError
 from marigold.evaluation import provenance

@@ -8,7 +8,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from eval import make_protocol
+from compose import make_protocol
 from marigold.config import launch, to_dataclass
 from marigold.training.settings import TrainConfig
 

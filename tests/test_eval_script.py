@@ -13,9 +13,12 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import ConfigCompositionException
 from PIL import Image
 
-from eval import run_name
+from marigold.evaluation.predictors import run_name
+from marigold.model.pipeline import DepthSettings, MarigoldDepth
+from marigold.model.random_base import SIZES, build_components
 
 ROOT = Path(__file__).parents[1]
+VIEW = "+dataset.evaluation.protocols.moge.view_size=[20,30]"
 THEIRS = """
 from marigold.types import Prediction
 def grey(image):
@@ -68,6 +71,42 @@ def test_one_and_two_processes_write_the_same_rows_and_results_say_where_they_co
         assert picture.size[0] > 1000
 
 
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    base = build_components(0, *SIZES["tiny"], in_channels=8)
+    model = MarigoldDepth(base, DepthSettings("depth", True, True, 1, 0))
+    return model.save_pretrained(tmp_path_factory.mktemp("model") / "depth")
+
+
+def test_rows_are_the_same_to_the_last_bit_for_every_batch_size(workplace, checkpoint):
+    chosen = ["dataset=rooms", f"checkpoint={checkpoint}", "sampler.ensemble_size=5", "limit=2", "panel.worst=0"]
+    for batch_size in ("1", "3", "5", "null"):
+        folder = workplace / f"batches_{batch_size}"
+        run(workplace, *chosen, "panel.median=0", f"sampler.batch_size={batch_size}", f"output={folder}")
+    rows = {file.read_bytes() for file in workplace.glob("batches_*/per_image.csv")}
+    assert len(rows) == 1
+    assert len({json.loads(file.read_text())["fingerprint"] for file in workplace.glob("batches_*/results.json")}) == 1
+    assert len(list(workplace.glob("batches_*/rows/*"))) == 4  # each was judged by itself, none was kept
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_exact_shows_the_networks_one_member_at_a_time(workplace, checkpoint, exact, monkeypatch):
+    seen = []
+    whole = MarigoldDepth._denoise
+
+    def denoise(self, condition, start, steps):
+        seen.append(len(start))
+        return whole(self, condition, start, steps)
+
+    monkeypatch.setattr(MarigoldDepth, "_denoise", denoise)
+    chosen = ["dataset=rooms", f"checkpoint={checkpoint}", "sampler.ensemble_size=5", "limit=1", "panel.worst=0"]
+    chosen += ["panel.median=0", "sampler.batch_size=3", f"sampler.exact={exact}", f"output={workplace}/exact_{exact}"]
+    run(workplace, *chosen)
+    assert seen == ([1] * 5 if exact else [3, 2])
+    sampler = json.loads((workplace / f"exact_{exact}/results.json").read_text())["sampler"]
+    assert sampler["batch_size"] == (1 if exact else 3)
+
+
 def run(workplace, *overrides):
     """The script's own main function in this process."""
     specification = importlib.util.spec_from_file_location("eval_script", ROOT / "scripts/eval.py")
@@ -95,6 +134,10 @@ def run(workplace, *overrides):
         (("dataset=rooms", "predictions={root}", "precision=float8"), "precision=float8"),
         (("dataset=motorcycle", "predictions={root}", "limit=1"), "limit"),
         (("dataset=rooms",), "exactly one.*checkpoint"),
+        (
+            ("dataset=rooms", "predictions={root}", "space=affine_depth", "protocol=moge", VIEW),
+            "'moge' shows a re-projected photo",
+        ),
     ],
 )
 def test_a_mistake_is_an_error_that_says_what_is_wrong(workplace, arguments, reason):

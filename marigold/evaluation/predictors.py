@@ -1,17 +1,97 @@
-"""Somebody else's predictions: a Python function, or files that were stored before."""
+"""What predicts: a diffusion model, somebody's Python function, or files that were stored before."""
 
 import importlib
+import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any, runtime_checkable
+from typing import Protocol as Interface
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from marigold.evaluation import provenance
 from marigold.evaluation.errors import EvaluationError
 from marigold.evaluation.evaluate import Predict
+from marigold.evaluation.protocol import Protocol
+from marigold.evaluation.settings import Sampler
 from marigold.pictures import read_picture
 from marigold.types import SPACES, DepthSample, Prediction
+
+
+@runtime_checkable
+class DepthModel(Interface):
+    """What `of_model` needs of a MarigoldDepth, which lives on a floor beside this one."""
+
+    @property
+    def space(self) -> str: ...
+
+    @property
+    def default_steps(self) -> int | None: ...
+
+    def __call__(self, image: Tensor, **arguments: Any) -> Prediction: ...
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """Something to judge: `identity` goes into the results and the fingerprint, `at_seed` gives the function.
+
+    `space` is None for a function that states it only with each prediction. `sampler` is None for what is not a
+    diffusion model. `stored` predictions were made of the data set's own photos.
+    """
+
+    identity: dict[str, Any]
+    space: str | None
+    sampler: dict[str, Any] | None
+    at_seed: Callable[[int], Callable[[DepthSample], Prediction]]
+    stored: bool = False
+
+    def require_judgeable(self, protocol: Protocol) -> None:
+        """Raise EvaluationError for a space that the protocol cannot judge, and for photos that it does not show."""
+        if self.space is not None:
+            protocol.require_space(self.space)
+        if self.stored and protocol.benchmark.view_size is not None:
+            raise EvaluationError(
+                f"protocol '{protocol.name}' shows a re-projected photo, and stored predictions are of the data "
+                "set's own photos. Give checkpoint=DIR or predictor=MODULE:FUNCTION"
+            )
+
+
+def of_model(model: DepthModel, path: str, sampler: Sampler, precision: str) -> Predictor:
+    """A diffusion model that was loaded from `path`, with `precision` being the name of its weights' type."""
+    arguments = sampler.arguments(model.default_steps)
+    folder = Path(path)
+    files = provenance.files_identity(folder) if folder.is_dir() else path
+
+    def at_seed(seed: int) -> Callable[[DepthSample], Prediction]:
+        return lambda sample: model(sample.image[None], seed=seed, **arguments)
+
+    identity = {"name": run_name(folder), "path": path, "files": files}
+    return Predictor(identity, model.space, {**arguments, "precision": precision}, at_seed)
+
+
+def of_function(path: str, space: str | None, device: torch.device) -> Predictor:
+    """The function `module:function`; see `imported`."""
+    function = imported(path, space)
+    source = sys.modules[path.partition(":")[0]].__file__
+    identity = {"name": path, "files": provenance.files_identity(Path(source)) if source else "built in"}
+    return Predictor(identity, space, None, lambda seed: lambda sample: function(sample.image[None].to(device)))
+
+
+def of_files(folder: Path, space: str | None, unit: float) -> Predictor:
+    """Stored predictions; see `stored`."""
+    predict = stored(folder, space, unit)
+    identity = {"name": folder.name, "path": str(folder), "files": provenance.files_identity(folder)}
+    return Predictor(identity, space, None, lambda seed: predict, stored=True)
+
+
+def run_name(checkpoint: Path) -> str:
+    """What a table calls a checkpoint: the folder's name, for one of a training run the run's name in front."""
+    parts = checkpoint.resolve().parts
+    depth = 2 if checkpoint.name in ("final", "best") else 3 if parts[-2:-1] == ("checkpoints",) else 1
+    return "/".join(parts[-depth:])
 
 
 def require_space(space: str | None) -> str:

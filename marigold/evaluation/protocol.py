@@ -109,8 +109,8 @@ class Protocol:
             return sample
         if sample.camera is None:
             raise EvaluationError(
-                f"{sample.name}: protocol '{self.name}' re-projects photo and depth and needs the camera, which the data set does "
-                "not give: dataset.reader.cameras={'*':[fx,fy,cx,cy]} in pixels"
+                f"{sample.name}: protocol '{self.name}' re-projects photo and depth and needs the camera, which the "
+                "data set does not give: dataset.reader.cameras={'*':[fx,fy,cx,cy]} in pixels"
             )
         view = reproject(sample.image, sample.depth, sample.valid, sample.camera, self.benchmark.view_size)
         return DepthSample(sample.name, *view)

@@ -1,9 +1,10 @@
 """One evaluation of all images at one seed: resumed, spread over processes, gathered, and drawn."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, runtime_checkable
 from typing import Protocol as Interface
-from typing import runtime_checkable
 
 import torch.nn.functional as F
 
@@ -14,7 +15,7 @@ from marigold.types import DepthSample, Prediction
 from marigold.visualization import PanelRow, panel
 
 PredictSample = Callable[[DepthSample], Prediction]
-Gather = Callable[[list[list[Row]]], list[list[Row]]]
+Gather = Callable[[list[Any]], list[Any]]
 """Lists of all processes put together, such as accelerate's `gather_object`."""
 
 
@@ -23,6 +24,7 @@ class NamedSamples(Interface):
     """A sequence of samples whose names are known without reading them."""
 
     name: str
+    split: Any  # a dataclass that says which list the samples are from
 
     @property
     def names(self) -> Sequence[str]: ...
@@ -30,6 +32,16 @@ class NamedSamples(Interface):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> DepthSample: ...
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process's place among those that share the images, and how they meet."""
+
+    rank: int
+    world: int
+    gather: Gather
+    wait: Callable[[], None]
 
 
 def run_seed(
@@ -41,15 +53,13 @@ def run_seed(
     store: RowStore,
     *,
     metrics: Sequence[str],
-    rank: int,
-    world: int,
-    gather: Gather,
+    processes: Processes,
     on_row: Callable[[Row], None],
     on_error: OnError,
 ) -> list[Row]:
     """The rows of all images, sorted by name, the same on every process.
 
-    Rows in `done` are kept, the others are judged by process `rank` of `world` and written to `store` one by
+    Rows in `done` are kept, the others are shared among the processes and written to `store` one by
     one. Raises EvaluationError as `evaluate_samples` and `merge_rows` do.
     """
     kept = [done[seed, name] for name in samples.names if (seed, name) in done]
@@ -64,13 +74,13 @@ def run_seed(
         samples,  # type: ignore[arg-type]
         protocol,
         metrics=metrics,
-        rank=rank,
-        world=world,
+        rank=processes.rank,
+        world=processes.world,
         skip=skip,
         on_row=keep,
         on_error=on_error,
     )
-    return merge_rows([*gather([rows]), kept], len(samples))
+    return merge_rows([*processes.gather([rows]), kept], len(samples))
 
 
 def worst_and_median(rows: Sequence[Row], worst: int, median: int) -> list[tuple[str, Row]]:

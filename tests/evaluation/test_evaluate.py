@@ -6,12 +6,13 @@ import math
 import pytest
 import torch
 
+from marigold.data.splits import SplitInfo
 from marigold.evaluation.errors import EvaluationError
 from marigold.evaluation.evaluate import Row, evaluate, merge_rows, summarise
 from marigold.evaluation.protocol import Benchmark, least_squares
 from marigold.evaluation.results import read_results, results, write_results
 from marigold.evaluation.rows import RowStore, write_csv
-from marigold.evaluation.session import run_seed, worst_and_median
+from marigold.evaluation.session import Processes, run_seed, worst_and_median
 from marigold.types import DepthSample, Prediction
 
 PROTOCOL = least_squares(
@@ -21,6 +22,7 @@ PROTOCOL = least_squares(
 
 class Samples(list):
     name = "made"
+    split = SplitInfo("made", "made.txt", 7, "0" * 64, None)
 
     @property
     def names(self):
@@ -109,9 +111,7 @@ def test_a_stopped_run_goes_on_and_gives_the_same_bits(tmp_path):
         done,
         again,
         metrics=list(whole[0].metrics),
-        rank=0,
-        world=1,
-        gather=lambda parts: parts,
+        processes=Processes(rank=0, world=1, gather=lambda parts: parts, wait=lambda: None),
         on_row=lambda row: judged.append(row.name),
         on_error="raise",
     )

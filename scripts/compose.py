@@ -1,0 +1,41 @@
+"""From a composed configuration to what an evaluation needs, shared by eval.py, sweep.py, train.py and others."""
+
+from datetime import timedelta
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from omegaconf import DictConfig, OmegaConf
+
+from marigold.config import build
+from marigold.data.base import DepthDataset
+from marigold.evaluation.protocol import Protocol, settings_for
+from marigold.evaluation.session import Processes
+
+
+def make_protocol(config: DictConfig) -> Protocol:
+    """The protocol of the configuration, resolved for its data set."""
+    evaluation = OmegaConf.to_container(config.dataset.evaluation, resolve=True)
+    settings = OmegaConf.create(settings_for(evaluation, config.protocol.name))  # type: ignore[arg-type]
+    return build(config.protocol, "protocol", benchmark=build(settings, "dataset.evaluation"))
+
+
+def make_samples(node: DictConfig, protocol: Protocol, where: str) -> DepthDataset:
+    """A data set's samples, read as the protocol wants them read: `reader`, changed by `reader_for.PROTOCOL`."""
+    changes = (node.get("reader_for") or {}).get(protocol.name) or {}
+    reader = OmegaConf.merge(node.reader, changes)
+    reader._set_parent(node)
+    return build(reader, f"{where}.reader")
+
+
+def set_up(config: DictConfig) -> tuple[Protocol, DepthDataset, Processes, torch.device]:
+    """The protocol and the images of the configuration, the processes that share them, and this one's device."""
+    protocol = make_protocol(config)
+    if config.limit is not None:
+        OmegaConf.update(config, "dataset.reader.limit", config.limit, force_add=True)
+    samples = make_samples(config.dataset, protocol, "dataset")
+    torch.set_num_threads(config.threads)
+    # A process that is done waits for the slowest one.
+    state = PartialState(cpu=config.device == "cpu", timeout=timedelta(hours=12))
+    processes = Processes(state.process_index, state.num_processes, gather_object, state.wait_for_everyone)
+    return protocol, samples, processes, torch.device(config.device) if config.device else state.device
