@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from compose import make_protocol, make_samples
 from marigold.config import ConfigError, build, to_dataclass
 from marigold.data.base import DepthDataset
 from marigold.data.errors import DataError
@@ -19,6 +20,7 @@ from marigold.data.pixels import PixelExamples
 from marigold.data.transforms import Transform
 from marigold.model.backbone import Backbone, BaseModelError, find_folder, load_base, widen_conv_in
 from marigold.model.random_base import build_sd2_sized, random_unet_like
+from marigold.training.validation import ValidationSet
 
 logger = logging.getLogger(__name__)
 RANDOM_SD2 = "random_sd2"  # in place of a base: Stable Diffusion 2's shapes with random weights
@@ -128,6 +130,20 @@ def training_sets(config: DictConfig) -> list[TrainingSet]:
             missing.append(f"{name}: {error}")
     if missing:
         raise DataError("training data is missing.\n  " + "\n  ".join(missing))
+    return found
+
+
+def validation_sets(config: DictConfig) -> list[ValidationSet]:
+    """The sets of a training's `validation`; raises one DataError that lists everything that is missing."""
+    found, missing = [], []
+    for name, node in config.validation.sets.items():
+        protocol = make_protocol(OmegaConf.create({"protocol": config.protocol, "dataset": node}))
+        try:
+            found.append(ValidationSet(name, make_samples(node, protocol, f"validation.sets.{name}"), protocol))
+        except (DataError, OSError) as error:
+            missing.append(f"{name}: {error}")
+    if missing:
+        raise DataError("validation data is missing.\n  " + "\n  ".join(missing))
     return found
 
 

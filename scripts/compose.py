@@ -1,4 +1,4 @@
-"""From a composed configuration to what an evaluation needs, shared by eval.py, sweep.py, train.py and others."""
+"""From a composed configuration to what an evaluation needs, shared by the scripts that judge."""
 
 from datetime import timedelta
 

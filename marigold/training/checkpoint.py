@@ -47,7 +47,7 @@ def step_folder(checkpoints: Path, step: int) -> Path:
 def save_checkpoint(
     checkpoints: Path,
     step: int,
-    export: Callable[[Path], None],
+    export: Callable[[Path], object],
     state: dict[str, Any],
     metadata: dict[str, Any],
 ) -> Path:

@@ -6,11 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
 from diffusers.models import UNet2DConditionModel
 
 from marigold.data.mixture import MixtureDataset
 from marigold.training.objective import Objective
 from marigold.training.tracking import Tracker
+
+PRECISIONS = ("auto", "no", "bf16", "fp16")
 
 
 class TrainingError(ValueError):
@@ -77,6 +81,22 @@ class Performance:
             unet.compile()
 
 
+def make_accelerator(precision: str, device: str | None) -> Accelerator:
+    """The processes of a run; `auto` is bf16 autocast on a GPU that has it, float32 elsewhere.
+
+    Raises TrainingError for an unknown precision.
+    """
+    if precision not in PRECISIONS:
+        raise TrainingError(f"precision: expected one of {', '.join(PRECISIONS)}, got {precision!r}")
+    cpu = device == "cpu"
+    if precision == "auto":
+        has_bf16 = not cpu and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+        precision = "bf16" if has_bf16 else "no"
+    # Gradients are summed where they lie instead of in copies.
+    parallel = DistributedDataParallelKwargs(gradient_as_bucket_view=True)
+    return Accelerator(mixed_precision=precision, cpu=cpu, rng_types=[], kwargs_handlers=[parallel])
+
+
 def make_optimizer(name: str, parameters: Iterable[torch.nn.Parameter], lr: float) -> torch.optim.Optimizer:
     """Adam, or bitsandbytes' Adam with 8-bit moments; raises TrainingError for another name or without the package."""
     parameters = list(parameters)
@@ -103,7 +123,7 @@ class Run:
     unet: UNet2DConditionModel
     data: MixtureDataset[Any]
     objective: Objective
-    save_model: Callable[[Path], None]
+    save_model: Callable[[Path], object]
     validate: Callable[[int], dict[str, float]]
     recipe: Mapping[str, Any]
     make_tracker: Callable[[int], Tracker]

@@ -3,6 +3,7 @@
 import json
 import secrets
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -99,3 +100,18 @@ class Trackers:
     def close(self) -> None:
         for tracker in self.trackers:
             tracker.close()
+
+
+@dataclass(frozen=True)
+class TrackerConfig:
+    """`configs/tracker`: wandb's mode (online, offline, disabled) and project; null is no wandb."""
+
+    mode: str | None
+    project: str | None = None
+
+    def make(self, folder: Path, name: str | None, facts: Mapping[str, Any], start_step: int) -> Trackers:
+        """The trackers of a run in `folder`; wandb shows it as `name` with `facts` as its configuration."""
+        trackers: list[Tracker] = [JsonLines(folder / "metrics.jsonl", start_step)]
+        if self.mode is not None:
+            trackers.append(Wandb(folder, self.project or "marigold", name, self.mode, facts, start_step))
+        return Trackers(trackers)
