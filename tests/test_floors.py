@@ -17,6 +17,7 @@ BELOW = {
     "evaluation": GROUND | {"depth", "visualization"},
     "training": GROUND | {"depth", "data", "model", "evaluation", "visualization"},
     "visualization": GROUND,
+    "prediction_files": GROUND | {"depth", "visualization"},
     "config": set(),
     "__init__": GROUND | {"model"},
 }

@@ -8,7 +8,8 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from marigold.model.backbone import load_base
-from pretrain_tiny import cartoon, pretrain
+from marigold.training.pretraining import cartoon
+from pretrain_tiny import pretrain
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 MINIATURE = [

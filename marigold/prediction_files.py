@@ -1,0 +1,112 @@
+"""Which files come of which picture, and how a prediction is written into them."""
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from marigold.depth.point_cloud import assumed_depth, unproject, write_ply
+from marigold.pictures import find_pictures, read_picture, write_grey16, write_rgb
+from marigold.types import Prediction
+from marigold.visualization import colour
+
+# Kind of file -> its folder below the output, and its ending.
+KINDS = {
+    "npy": ("depth_npy", ".npy"),
+    "png": ("depth_png", ".png"),
+    "colour": ("depth_colour", ".png"),
+    "uncertainty": ("uncertainty_npy", ".npy"),
+    "point_cloud": ("point_cloud", ".ply"),
+}
+
+
+@dataclass(frozen=True)
+class PointCloud:
+    """The camera and the distances that are assumed."""
+
+    field_of_view: float
+    near: float
+    far: float
+
+
+@dataclass(frozen=True)
+class Job:
+    """One picture, and the files to write for it by kind."""
+
+    picture: Path
+    files: dict[str, Path]
+
+    def done(self) -> bool:
+        """Whether every file is there; a file gets its name only when it is complete."""
+        return all(path.exists() for path in self.files.values())
+
+
+def plan(source: str | Path, output: Path, kinds: Sequence[str]) -> list[Job]:
+    """All pictures of `source` (see `find_pictures`) with their files of some KINDS; raises PictureError for none."""
+    # A second run over a folder that holds its own output must not take that for input.
+    pictures = {
+        picture: place
+        for picture, place in find_pictures(source).items()
+        if not picture.resolve().is_relative_to(output.resolve())
+    }
+    uses = Counter(place.with_suffix("") for place in pictures.values())
+    jobs = []
+    for picture, place in pictures.items():
+        # a.jpg and a.png in one folder keep their endings, or one would overwrite the other.
+        name = place if uses[place.with_suffix("")] > 1 else place.with_suffix("")
+        places = {kind: KINDS[kind] for kind in kinds}
+        files = {
+            kind: output / folder / name.with_name(name.name + ending) for kind, (folder, ending) in places.items()
+        }
+        jobs.append(Job(picture, files))
+    return jobs
+
+
+def read_ahead(jobs: Sequence[Job]) -> Iterator[tuple[Job, Future[Tensor]]]:
+    """Every job with its picture, which a thread reads while the previous one is predicted."""
+    with ThreadPoolExecutor(1) as reader:
+        upcoming = [(job, reader.submit(read_picture, job.picture)) for job in jobs[:1]]
+        for following in [*jobs[1:], None]:
+            current = upcoming.pop()
+            if following is not None:
+                upcoming.append((following, reader.submit(read_picture, following.picture)))
+            yield current
+
+
+def write(job: Job, image: Tensor, prediction: Prediction, assumed: PointCloud) -> None:
+    """Write the files of one picture (3, H, W), each under its name only when it is complete."""
+    depth = prediction.depth[0].cpu()
+    # Disparity is large where it is near.
+    nearness = 1 - depth if prediction.space == "affine_disparity" else depth
+
+    def point_cloud(path: Path) -> None:
+        distance = assumed_depth(depth, prediction.space, assumed.near, assumed.far)
+        write_ply(path, unproject(distance, assumed.field_of_view), image.flatten(1).T)
+
+    def uncertainty(path: Path) -> None:
+        if prediction.uncertainty is not None:
+            _save_array(path, prediction.uncertainty[0, 0])
+
+    writers: dict[str, Callable[[Path], None]] = {
+        "npy": lambda path: _save_array(path, depth[0]),
+        "png": lambda path: write_grey16(path, depth),
+        "colour": lambda path: write_rgb(path, colour(nearness[0].numpy(), 0, 1)),
+        "uncertainty": uncertainty,
+        "point_cloud": point_cloud,
+    }
+    for kind, path in job.files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".partial-{path.name}")
+        writers[kind](partial)
+        os.replace(partial, path)
+
+
+def _save_array(path: Path, values: Tensor) -> None:
+    """Write a map as float32, under exactly this name, to which numpy would add its ending."""
+    with path.open("wb") as file:
+        np.save(file, values.float().cpu().numpy())
