@@ -20,12 +20,17 @@ def make_protocol(config: DictConfig) -> Protocol:
     return build(config.protocol, "protocol", benchmark=build(settings, "dataset.evaluation"))
 
 
-def make_samples(node: DictConfig, protocol: Protocol, where: str) -> DepthDataset:
-    """A data set's samples, read as the protocol wants them read: `reader`, changed by `reader_for.PROTOCOL`."""
+def reader_of(node: DictConfig, protocol: Protocol) -> DictConfig:
+    """How a data set is read under a protocol: its `reader`, changed by its `reader_for.PROTOCOL`."""
     changes = (node.get("reader_for") or {}).get(protocol.name) or {}
     reader = OmegaConf.merge(node.reader, changes)
-    reader._set_parent(node)
-    return build(reader, f"{where}.reader")
+    reader._set_parent(node)  # interpolations look upwards
+    return reader
+
+
+def make_samples(node: DictConfig, protocol: Protocol, where: str) -> DepthDataset:
+    """A data set's samples, read as the protocol wants them read."""
+    return build(reader_of(node, protocol), f"{where}.reader")
 
 
 def set_up(config: DictConfig) -> tuple[Protocol, DepthDataset, Processes, torch.device]:

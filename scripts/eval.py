@@ -8,6 +8,7 @@ accelerate launch --num_processes 2 scripts/eval.py dataset=nyu checkpoint=DIR
 import sys
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import hydra
 import torch
@@ -15,7 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from compose import set_up
+from compose import reader_of, set_up
 from marigold.config import errors_for_people, launch, to_dataclass
 from marigold.evaluation import predictors
 from marigold.evaluation.predictors import Predictor
@@ -54,7 +55,8 @@ def run(config: DictConfig) -> None:
     sampler = to_dataclass(Sampler, config.sampler, "sampler")
     panel = to_dataclass(Panel, config.panel, "panel")
     protocol, samples, processes, device = set_up(config)
-    evaluation = Evaluation(make_predictor(settings, sampler, device), samples, protocol, settings)
+    reader: Any = OmegaConf.to_container(reader_of(config.dataset, protocol), resolve=True)
+    evaluation = Evaluation(make_predictor(settings, sampler, device), samples, reader, protocol, settings)
     name, fingerprint = f"{samples.name}-{protocol.name}", evaluation.describe()["fingerprint"]
     folder = output_folder(settings, config.paths.runs, name, fingerprint)
     content = evaluation.run(folder, panel, processes)

@@ -89,6 +89,16 @@ def test_rows_are_the_same_to_the_last_bit_for_every_batch_size(workplace, check
     assert len(list(workplace.glob("batches_*/rows/*"))) == 4  # each was judged by itself, none was kept
 
 
+def test_rows_that_were_read_otherwise_are_judged_again(workplace, monkeypatch):
+    chosen = ["dataset=rooms", "predictor=theirs:grey", "space=affine_depth", "panel.worst=0", "panel.median=0"]
+    monkeypatch.syspath_prepend(workplace)
+    for depth in (10.0, 4.0, 4.0):
+        run(workplace, *chosen, f"dataset.reader.max_depth={depth}", f"output={workplace}/otherwise")
+    files = list((workplace / "otherwise/rows").iterdir())
+    assert sorted(len(file.read_text().splitlines()) for file in files) == [5, 5]
+    assert files[0].read_text() != files[1].read_text()
+
+
 @pytest.mark.parametrize("exact", [True, False])
 def test_exact_shows_the_networks_one_member_at_a_time(workplace, checkpoint, exact, monkeypatch):
     seen = []

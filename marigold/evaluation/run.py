@@ -1,5 +1,7 @@
 """A whole evaluation of one data set: described, resumed, judged at every seed, written."""
 
+import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,11 +23,13 @@ from marigold.evaluation.settings import EvalSettings, Panel
 class Evaluation:
     """One predictor on one data set under one protocol.
 
-    Raises EvaluationError for a predictor that the protocol cannot judge.
+    `reader` holds the settings that the samples are read with. Raises EvaluationError for a predictor that the
+    protocol cannot judge.
     """
 
     predictor: Predictor
     samples: NamedSamples
+    reader: Mapping[str, Any]
     protocol: Protocol
     settings: EvalSettings
 
@@ -41,6 +45,8 @@ class Evaluation:
             "dataset": self.samples.name,
             "protocol": self.protocol.describe(),
             "split": asdict(self.samples.split),
+            # JSON has no infinity
+            "reader": {key: str(value) if value == math.inf else value for key, value in self.reader.items()},
             "limit": self.settings.limit,
             "predictor": {**self.predictor.identity, "space": self.predictor.space},
             "sampler": self.predictor.sampler,
