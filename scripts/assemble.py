@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.models import AutoencoderKL
 from omegaconf import DictConfig, OmegaConf
 
 from compose import make_protocol, make_samples
@@ -150,7 +151,7 @@ def validation_sets(config: DictConfig) -> list[ValidationSet]:
 def mixture_dataset(config: DictConfig, sets: list[TrainingSet], backbone: Backbone) -> MixtureDataset[Any]:
     """The stream of micro-batches, from pictures or from cached latents."""
     cache = to_dataclass(CacheConfig, config.cache, "cache")
-    vae_hash = weights_hash(backbone.vae) if cache.enabled else ""
+    vae_hash = latents_identity(backbone.vae) if cache.enabled else ""
     sources: list[ExampleSource[Any]] = []
     for part in sets:
         if cache.enabled:
@@ -168,10 +169,10 @@ def mixture_dataset(config: DictConfig, sets: list[TrainingSet], backbone: Backb
     return MixtureDataset(mixture, sources)
 
 
-def weights_hash(module: torch.nn.Module) -> str:
-    """sha256 over a module's parameters and buffers, by name."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
+def latents_identity(vae: AutoencoderKL) -> str:
+    """sha256 over what latents depend on: the VAE's scaling factor, and its parameters and buffers by name."""
+    digest = hashlib.sha256(repr(float(vae.config["scaling_factor"])).encode())
+    for name, tensor in sorted(vae.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().float().numpy().tobytes())
     return digest.hexdigest()

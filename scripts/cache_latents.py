@@ -16,7 +16,7 @@ from diffusers.models import AutoencoderKL
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from assemble import AUTOCAST, CacheConfig, load_model, training_sets, weights_hash
+from assemble import AUTOCAST, CacheConfig, latents_identity, load_model, training_sets
 from marigold.config import errors_for_people, launch, to_dataclass
 from marigold.data.latent_cache import LatentBatch, write_cache
 from marigold.data.pixels import PixelExamples
@@ -33,7 +33,7 @@ def run(config: DictConfig) -> None:
     cache = to_dataclass(CacheConfig, config.cache, "cache")
     state = PartialState(cpu=config.device == "cpu")
     sets, backbone = training_sets(config), load_model(config)
-    vae_hash = weights_hash(backbone.vae)
+    vae_hash = latents_identity(backbone.vae)
     vae = backbone.vae.to(state.device)
     for part in sets:
         source = PixelExamples(part.samples, part.samples.names, part.transform)

@@ -88,7 +88,7 @@ def test_cached_latents_give_the_losses_of_the_pictures(tmp_path, configure, roo
     assert losses(tmp_path / "run_float32_bf16") != losses(tmp_path / "run_float32_no")
 
 
-def test_cache_made_from_something_else_is_refused(tmp_path, configure):
+def test_cache_made_from_something_else_is_refused(tmp_path, configure, random_base):
     folder = f"cache.folder={tmp_path / 'cache'}"
     cache_latents(configure(tmp_path, folder))
     with pytest.raises(CacheError, match=r"transform: cache .*0\.02.* this run .*0\.05"):
@@ -97,6 +97,11 @@ def test_cache_made_from_something_else_is_refused(tmp_path, configure):
         run(configure(tmp_path, folder, "cache.enabled=true", "cache.precision=bf16"))
     with pytest.raises(ConfigError, match=r"cache\.precision: expected one of no, bf16, fp16, got 'half'"):
         run(configure(tmp_path, folder, "cache.enabled=true", "cache.precision=half"))
+    other = shutil.copytree(random_base, tmp_path / "other")
+    settings = json.loads((other / "vae/config.json").read_text())
+    (other / "vae/config.json").write_text(json.dumps({**settings, "scaling_factor": 0.5}))
+    with pytest.raises(CacheError, match="vae: cache "):
+        run(configure(tmp_path, folder, "cache.enabled=true", f"model.base={other}"))
     next((tmp_path / "cache/hypersim").glob("shard_*.h5")).unlink()
     with pytest.raises(CacheError, match=r"lacks 1 of 1 shards .*cache_latents\.py"):
         run(configure(tmp_path, folder, "cache.enabled=true"))
