@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from hydra.errors import ConfigCompositionException
 from PIL import Image
@@ -97,6 +98,9 @@ def test_rows_that_were_read_otherwise_are_judged_again(workplace, monkeypatch):
     files = list((workplace / "otherwise/rows").iterdir())
     assert sorted(len(file.read_text().splitlines()) for file in files) == [5, 5]
     assert files[0].read_text() != files[1].read_text()
+    run(workplace, *chosen, "dataset.reader.max_depth=4.0", "threads=2", f"output={workplace}/otherwise")
+    assert len(list((workplace / "otherwise/rows").iterdir())) == 3
+    torch.set_num_threads(1)
 
 
 @pytest.mark.parametrize("exact", [True, False])

@@ -23,7 +23,7 @@ from marigold.evaluation.settings import EvalSettings, Panel
 class Evaluation:
     """One predictor on one data set under one protocol.
 
-    `reader` holds the settings that the samples are read with. Raises EvaluationError for a predictor that the
+    `reader` holds the settings that the samples are read with, `device` is what the predictor is on. Raises EvaluationError for a predictor that the
     protocol cannot judge.
     """
 
@@ -32,6 +32,7 @@ class Evaluation:
     reader: Mapping[str, Any]
     protocol: Protocol
     settings: EvalSettings
+    device: torch.device
 
     def __post_init__(self) -> None:
         self.predictor.require_judgeable(self.protocol)
@@ -51,15 +52,18 @@ class Evaluation:
             "predictor": {**self.predictor.identity, "space": self.predictor.space},
             "sampler": self.predictor.sampler,
         }
-        code = {
+        program = {
             "source": provenance.source_hash(),
             "metrics": self.settings.metrics,
             "torch": torch.__version__,
+            # Other kernels, other last bits
+            "device": self.device.type,
+            "threads": self.settings.threads,
         }
         return {
             **header,
             "commit": provenance.commit(),
-            "fingerprint": provenance.fingerprint({**header, **code}),
+            "fingerprint": provenance.fingerprint({**header, **program}),
         }
 
     def run(self, folder: Path, panel: Panel, processes: Processes) -> dict[str, Any] | None:
