@@ -23,8 +23,8 @@ from marigold.evaluation.settings import EvalSettings, Panel
 class Evaluation:
     """One predictor on one data set under one protocol.
 
-    `reader` holds the settings that the samples are read with, `device` is what the predictor is on. Raises EvaluationError for a predictor that the
-    protocol cannot judge.
+    `reader` holds the settings that the samples are read with, `device` is what the predictor is on. Raises
+    EvaluationError for a predictor that the protocol cannot judge.
     """
 
     predictor: Predictor
