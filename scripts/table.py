@@ -37,7 +37,9 @@ def run(config: DictConfig) -> None:
     contents = [read_results(path) for path in found]
     tables = collect(contents, settings.published)
     panels = {
-        f"{content['predictor']['name']} on {content['dataset']}, protocol {content['protocol']['name']}": panel
+        # The folder tells apart what is of one name, such as one checkpoint with several ensemble sizes.
+        f"{content['predictor']['name']} on {content['dataset']}, protocol {content['protocol']['name']}"
+        f" ({path.parent})": panel
         for content, path in zip(contents, found, strict=True)
         if (panel := path.parent / "panel.png").is_file()
     }

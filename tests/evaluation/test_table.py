@@ -1,13 +1,19 @@
 """Tables: protocols apart, ranks by hand, and every row marked published or measured."""
 
+import base64
+import io
+import json
 import re
 from html.parser import HTMLParser
 
 import pytest
+from omegaconf import OmegaConf
+from PIL import Image
 
 from marigold.evaluation.errors import EvaluationError
 from marigold.evaluation.report import Entry, single_table
 from marigold.evaluation.table import collect, ranks, to_csv, to_html, to_latex, to_markdown
+from table import run
 
 
 def content(dataset, abs_rel, delta1, protocol="marigold", complete=True, official=True, name="my_model", limit=None):
@@ -109,3 +115,18 @@ def test_html_is_one_well_formed_file_and_latex_is_escaped(tmp_path):
     latex = to_latex(tables)
     assert r"a<b\_c" in latex
     assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}") == 1
+
+
+def test_the_page_has_the_panel_of_every_result_also_of_those_of_one_name(tmp_path):
+    for size in (1, 10):
+        folder = tmp_path / f"size_{size}"
+        folder.mkdir()
+        result = {**content("nyu", 0.1 / size, 0.9), "format": 1, "sampler": {"steps": 1, "ensemble_size": size}}
+        (folder / "results.json").write_text(json.dumps(result))
+        Image.new("RGB", (size, 1)).save(folder / "panel.png")
+    settings = {"results": [str(tmp_path)], "published": False, "output": str(tmp_path / "page")}
+    run(OmegaConf.create(settings))
+    page = (tmp_path / "page.html").read_text()
+    pictures = [base64.b64decode(text) for text in re.findall(r"data:image/png;base64,([^\"]+)", page)]
+    assert [Image.open(io.BytesIO(picture)).size[0] for picture in pictures] == [1, 10]
+    assert f"({tmp_path / 'size_10'})" in page
