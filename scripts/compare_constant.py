@@ -6,13 +6,15 @@ python scripts/compare_constant.py dataset=rooms results=runs/quickstart/eval
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import hydra
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from compose import make_protocol, make_samples
+from compose import make_protocol, make_samples, reader_of
 from marigold.config import errors_for_people, launch
 from marigold.evaluation.constant import aligned_constant_abs_rel, constant_abs_rel
+from marigold.evaluation.run import plain_reader
 
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="compare_constant")
@@ -29,13 +31,19 @@ def compare(config: DictConfig) -> str:
     dataset = make_samples(config.dataset, protocol, "dataset")
     if results["split"]["sha256"] != dataset.split.sha256:
         raise ValueError(f"{folder}/results.json was made on another split than dataset {dataset.name}")
+    reader: Any = OmegaConf.to_container(reader_of(config.dataset, protocol), resolve=True)
+    ours_read, theirs_read = ({**read, "root": None} for read in (plain_reader(reader), results.get("reader", {})))
+    if results["protocol"] != json.loads(json.dumps(protocol.describe())) or ours_read != theirs_read:
+        raise ValueError(f"{folder}/results.json was made under another protocol, or its data were read otherwise")
+    if results["protocol"]["fit"].get("quantity") != "depth":
+        raise ValueError(f"protocol '{protocol.name}': a constant is compared under least squares of depth only")
     ours = results["metrics"]["abs_rel"]["mean"]
     lines = [f"AbsRel {ours:.4f}"]
     constants = {
         "a constant, aligned by least squares like every prediction": aligned_constant_abs_rel,
         "the best constant, chosen per image for AbsRel with the ground truth": constant_abs_rel,
     }
-    shown = [protocol.shown(sample) for sample in dataset]
+    shown = (protocol.shown(sample) for sample in dataset)
     masked = [(sample.depth, sample.valid & protocol.mask(sample.depth[None])[0]) for sample in shown]
     for what, score in constants.items():
         mean = math.fsum(score(depth, valid) for depth, valid in masked) / len(masked)

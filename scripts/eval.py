@@ -62,7 +62,7 @@ def run(config: DictConfig) -> None:
     content = evaluation.run(folder, panel, processes)
     if content is None:
         return
-    picture = ", panel.png" if panel.worst or panel.median else ""
+    picture = ", panel.png" if (folder / "panel.png").is_file() else ""
     print(f"\n{metrics_table(content)}\n\n{single_table(content)}\n")
     print(f"written to {folder}: results.json, per_image.csv{picture}")
     for failure in content["failures"]:

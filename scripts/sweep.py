@@ -9,16 +9,18 @@ The training ablations are experiments: see configs/exp/ablation_*.yaml.
 
 from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
-from compose import set_up
+from compose import reader_of, set_up
 from marigold.config import errors_for_people, launch, to_dataclass
 from marigold.evaluation import provenance
 from marigold.evaluation.curves import AXES, Point, SweepSettings, judge_points, over_sizes, over_steps, write_curve
 from marigold.evaluation.evaluate import merge_rows, summarise
+from marigold.evaluation.run import plain_reader
 from marigold.evaluation.settings import PRECISIONS, Sampler
 from marigold.model.pipeline import MarigoldDepth
 
@@ -32,6 +34,7 @@ def run(config: DictConfig) -> None:
     protocol, samples, processes, device = set_up(config)
     model = MarigoldDepth.from_pretrained(settings.checkpoint, torch_dtype=PRECISIONS[settings.precision]).to(device)
     protocol.require_space(model.space)
+    reader: Any = OmegaConf.to_container(reader_of(config.dataset, protocol), resolve=True)
     predict = (over_sizes if settings.curve == "ensemble" else over_steps)(model, settings, chosen)
     rank, world = processes.rank, processes.world
     mine = len(range(rank, len(samples), world))
@@ -47,7 +50,8 @@ def run(config: DictConfig) -> None:
     ]
     facts = {
         "settings": asdict(settings),
-        "sampler": asdict(chosen),
+        "sampler": chosen.arguments(model.default_steps),
+        "reader": plain_reader(reader),
         "protocol": protocol.describe(),
         "split": asdict(samples.split),
         "checkpoint_files": provenance.files_identity(Path(settings.checkpoint)),

@@ -145,6 +145,8 @@ def run(workplace, *overrides):
         (("dataset=rooms", "predictions={root}"), "space=None"),
         (("dataset=rooms", "predictions={root}", "sampler.steps=many"), "steps.*many"),
         (("dataset=rooms", "predictions={root}", "seeds=0"), "seeds=0"),
+        (("dataset=rooms", "predictions={root}", "sampler.batch_size=0"), "batch_size=0"),
+        (("dataset=rooms", "predictions={root}", "metrics=[delta1]"), "need abs_rel"),
         (("dataset=rooms", "predictions={root}", "precision=float8"), "precision=float8"),
         (("dataset=motorcycle", "predictions={root}", "limit=1"), "limit"),
         (("dataset=rooms",), "exactly one.*checkpoint"),

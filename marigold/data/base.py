@@ -1,5 +1,6 @@
 """A split list + a storage + two hooks = a sequence of samples in metres."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
@@ -21,7 +22,7 @@ class DepthDataset(Sequence):
     min_depth, max_depth: metres; a pixel counts where min_depth < depth < max_depth.
     image_size: (height, width) that every photo must have, or None.
     crop: (height, width) of the KITTI benchmark crop, or None.
-    cameras: shell pattern of the photos' names -> [fx, fy, cx, cy], see `Camera`; the first that fits counts.
+    cameras: shell pattern of the photos' names -> [fx, fy, cx, cy], see `Camera`; the last that fits counts.
     limit: take that many samples, evenly spaced.
     official_split: the name in KNOWN_SPLITS of the list that this should be.
     how_to_get: the commands that bring the data, for the message that it is missing.
@@ -56,7 +57,7 @@ class DepthDataset(Sequence):
         self.min_depth, self.max_depth = min_depth, max_depth
         self.image_size, self.crop = image_size, crop
         for pattern, values in (cameras or {}).items():
-            if len(values) != 4 or min(values[:2]) <= 0:
+            if len(values) != 4 or not all(map(math.isfinite, values)) or min(values[:2]) <= 0:
                 raise ValueError(f"{name}: cameras['{pattern}']={values}: expected [fx, fy, cx, cy] in pixels")
         self.cameras = {pattern: Camera(*values) for pattern, values in (cameras or {}).items()}
         try:
@@ -92,7 +93,9 @@ class DepthDataset(Sequence):
             if depth.shape != size:
                 raise DataError(f"{line[self.depth_column]}: depth of {_by(depth.shape)}, photo of {_by(size)}")
             valid = self._is_valid(depth, line)
-            camera = next((known for pattern, known in self.cameras.items() if fnmatchcase(line[0], pattern)), None)
+            # The last, as what a person adds to a configuration comes last.
+            fitting = [known for pattern, known in self.cameras.items() if fnmatchcase(line[0], pattern)]
+            camera = fitting[-1] if fitting else None
             if self.crop is not None:
                 window = benchmark_crop(size, self.crop)
                 image, depth, valid = image[window], depth[window], valid[window]

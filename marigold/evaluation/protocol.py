@@ -110,7 +110,7 @@ class Protocol:
         if sample.camera is None:
             raise EvaluationError(
                 f"{sample.name}: protocol '{self.name}' re-projects photo and depth and needs the camera, which the "
-                "data set does not give: dataset.reader.cameras={'*':[fx,fy,cx,cy]} in pixels"
+                "data set does not give. In pixels: '+dataset.reader.cameras={*:[fx,fy,cx,cy]}'"
             )
         view = reproject(sample.image, sample.depth, sample.valid, sample.camera, self.benchmark.view_size)
         return DepthSample(sample.name, *view)

@@ -46,8 +46,7 @@ class Evaluation:
             "dataset": self.samples.name,
             "protocol": self.protocol.describe(),
             "split": asdict(self.samples.split),
-            # JSON has no infinity
-            "reader": {key: str(value) if value == math.inf else value for key, value in self.reader.items()},
+            "reader": plain_reader(self.reader),
             "limit": self.settings.limit,
             "predictor": {**self.predictor.identity, "space": self.predictor.space},
             "sampler": self.predictor.sampler,
@@ -100,11 +99,19 @@ class Evaluation:
         folder.mkdir(parents=True, exist_ok=True)
         write_csv(folder / "per_image.csv", rows)
         write_results(folder / "results.json", content)
+        # An earlier run's picture would stand beside this one's numbers.
+        (folder / "panel.png").unlink(missing_ok=True)
         chosen = worst_and_median(rows[self.settings.seed], panel.worst, panel.median)
         if chosen:
             predict = self.predictor.at_seed(self.settings.seed)
             draw_panel(folder / "panel.png", chosen, predict, self.samples, self.protocol)
         return content
+
+
+def plain_reader(reader: Mapping[str, Any]) -> dict[str, Any]:
+    """A reader's settings for JSON, which has no infinity, without those that decide no number."""
+    decisive = {key: value for key, value in reader.items() if key not in ("how_to_get", "split_list")}
+    return {key: str(value) if value == math.inf else value for key, value in decisive.items()}
 
 
 class Progress:

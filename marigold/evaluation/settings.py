@@ -26,6 +26,11 @@ class Sampler:
     batch_size: int | None
     exact: bool
 
+    def __post_init__(self) -> None:
+        """Refuse what `exact` would hide; raises EvaluationError."""
+        if self.batch_size is not None and self.batch_size < 1:
+            raise EvaluationError(f"sampler.batch_size={self.batch_size}: expected at least 1, or null")
+
     def arguments(self, default_steps: int | None) -> dict[str, Any]:
         """Arguments of a MarigoldDepth's call."""
         chosen = asdict(self)
@@ -72,6 +77,9 @@ class EvalSettings:
         for key, allowed in (("precision", tuple(PRECISIONS)), ("on_error", ("raise", "report"))):
             if getattr(self, key) not in allowed:
                 raise EvaluationError(f"{key}={getattr(self, key)}: expected one of {', '.join(allowed)}")
+        missing = {"abs_rel", "delta1"} - set(self.metrics)
+        if missing:
+            raise EvaluationError(f"metrics={self.metrics}: the tables need {', '.join(sorted(missing))} too")
         for key in ("seeds", "threads"):
             if getattr(self, key) < 1:
                 raise EvaluationError(f"{key}={getattr(self, key)}: expected at least 1")

@@ -87,11 +87,13 @@ def test_crop_takes_the_same_window_of_everything(tmp_path):
     assert torch.equal(sample.valid, sample.depth < 30.5)
     assert (sample.image[0] * 255).round()[0, 0] == photo[3, 1, 0]
     assert sample.camera is None
-    cameras = {"2011_*": [1.0, 1.0, 1.0, 1.0], "*": [9.0, 8.0, 3.5, 2.5]}
+    cameras = {"*": [1.0, 1.0, 1.0, 1.0], "[ab]*": [9.0, 8.0, 3.5, 2.5], "2011_*": [2.0, 2.0, 2.0, 2.0]}
     assert read(KITTI, tmp_path, cameras=cameras)[0].camera == Camera(9.0, 8.0, 3.5, 2.5)
     assert read(KITTI, tmp_path, cameras=cameras, crop=(2, 4))[0].camera == Camera(9.0, 8.0, 2.5, -0.5)
     with pytest.raises(ValueError, match=r"cameras\['\*'\]=\[5.0\]: expected \[fx, fy, cx, cy\]"):
         read(KITTI, tmp_path, cameras={"*": [5.0]})
+    with pytest.raises(ValueError, match=r"expected \[fx, fy, cx, cy\] in pixels"):
+        read(KITTI, tmp_path, cameras={"*": [5.0, 5.0, float("nan"), 1.0]})
     with pytest.raises(DataError, match="photo of 5 x 7 is smaller than the crop of 6 x 4"):
         read(KITTI, tmp_path, crop=(6, 4))[0]
 

@@ -1,0 +1,51 @@
+"""A figure is compared with constants on the very pixels that it was measured on, or not at all."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+import eval as eval_script
+from compare_constant import compare
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+
+
+def composed(name, data, *overrides):
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return compose(name, ["dataset=rooms", f"paths.data={data}", *overrides])
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory, rooms_data):
+    """Rooms judged by a function that predicts one value everywhere."""
+    folder = tmp_path_factory.mktemp("evaluated")
+    (folder / "flat_prediction.py").write_text("def flat(image):\n    return 0 * image[:, :1]\n")
+    chosen = ["predictor=flat_prediction:flat", "space=affine_depth", "device=cpu", "panel.worst=0", "panel.median=0"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
+        eval_script.run(composed("eval", rooms_data, *chosen, f"output={folder}"))
+    return folder
+
+
+def test_the_ratio_is_that_of_the_two_means(evaluated, rooms_data):
+    text = compare(composed("compare_constant", rooms_data, f"results={evaluated}"))
+    ours = json.loads((evaluated / "results.json").read_text())["metrics"]["abs_rel"]["mean"]
+    # A prediction without any structure scores what the aligned constant scores.
+    assert f"AbsRel {ours:.4f}" in text
+    assert f"like every prediction: {ours:.4f}, ratio 1.000" in text
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ("dataset.reader.max_depth=4.0", "read otherwise"),
+        ("protocol=moge", "another protocol"),
+        ("+dataset.evaluation.depth_range=[0.5,3.0]", "another protocol"),
+        ("dataset.reader.limit=1", "another split"),
+    ],
+)
+def test_other_pixels_are_refused(evaluated, rooms_data, change, reason):
+    with pytest.raises(ValueError, match=reason):
+        compare(composed("compare_constant", rooms_data, f"results={evaluated}", change))
