@@ -2,8 +2,9 @@
 
 The package is built in floors, and imports point down only: `types` and `pictures` (the legend of
 shapes and units), `depth` (mathematics of depth maps), then `data` (files to metres), `model` (the
-diffusion model) and `evaluation` (protocols and tables) side by side, and `training` on top. The
-scripts compose a configuration and call the library; `config` turns their YAML into typed values.
+diffusion model) and `evaluation` (protocols and tables) side by side, and `training` on top.
+Beside them, `visualization` draws and `prediction_files` writes what a prediction gives. The scripts
+compose a configuration and call the library; `config` turns their YAML into typed values.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -55,11 +55,11 @@ def plan(source: str | Path, output: Path, kinds: Sequence[str]) -> list[Job]:
         if not picture.resolve().is_relative_to(output.resolve())
     }
     uses = Counter(place.with_suffix("") for place in pictures.values())
+    places = {kind: KINDS[kind] for kind in kinds}
     jobs = []
     for picture, place in pictures.items():
         # a.jpg and a.png in one folder keep their endings, or one would overwrite the other.
         name = place if uses[place.with_suffix("")] > 1 else place.with_suffix("")
-        places = {kind: KINDS[kind] for kind in kinds}
         files = {
             kind: output / folder / name.with_name(name.name + ending) for kind, (folder, ending) in places.items()
         }

@@ -57,7 +57,7 @@ def run(config: DictConfig) -> None:
     protocol, samples, processes, device = set_up(config)
     reader: Any = OmegaConf.to_container(reader_of(config.dataset, protocol), resolve=True)
     evaluation = Evaluation(make_predictor(settings, sampler, device), samples, reader, protocol, settings, device)
-    name, fingerprint = f"{samples.name}-{protocol.name}", evaluation.describe()["fingerprint"]
+    name, fingerprint = f"{samples.name}-{protocol.name}", evaluation.header["fingerprint"]
     folder = output_folder(settings, config.paths.runs, name, fingerprint)
     content = evaluation.run(folder, panel, processes)
     if content is None:

@@ -10,17 +10,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import hydra
-import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from omegaconf import DictConfig
 from tqdm import tqdm
 
 from marigold.config import ConfigError, errors_for_people, launch, to_dataclass
+from marigold.evaluation.settings import PRECISIONS
 from marigold.model.pipeline import MarigoldDepth
 from marigold.prediction_files import Job, PointCloud, plan, read_ahead, write
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -64,8 +62,8 @@ class InferConfig:
 
     def __post_init__(self) -> None:
         """Refuse what could only fail after the first picture; raises ConfigError."""
-        if self.precision not in DTYPES:
-            raise ConfigError(f"precision: expected one of {', '.join(DTYPES)}, got {self.precision!r}")
+        if self.precision not in PRECISIONS:
+            raise ConfigError(f"precision: expected one of {', '.join(PRECISIONS)}, got {self.precision!r}")
         if not any(asdict(self.save).values()):
             raise ConfigError("save: every kind of file is switched off")
         if self.save.uncertainty and self.sampler.ensemble_size < 2:
@@ -98,7 +96,7 @@ def run(config: DictConfig) -> bool:
     state.wait_for_everyone()
     failures: list[str] = []
     if todo:
-        model = MarigoldDepth.from_pretrained(settings.checkpoint, DTYPES[settings.precision], settings.revision)
+        model = MarigoldDepth.from_pretrained(settings.checkpoint, PRECISIONS[settings.precision], settings.revision)
         model.to(settings.device or state.device)
         mine = todo[state.process_index :: state.num_processes]
         failures = gather_object(predict_all(mine, model, settings, state.is_main_process))

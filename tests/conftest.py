@@ -57,3 +57,13 @@ def random_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from marigold.model.random_base import build_random_base
 
     return build_random_base(tmp_path_factory.mktemp("random_base"))
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A depth checkpoint of the embedded base's size with random weights; not to be written to."""
+    from marigold.model.pipeline import DepthSettings, MarigoldDepth
+    from marigold.model.random_base import SIZES, build_components
+
+    model = MarigoldDepth(build_components(0, *SIZES["tiny"], in_channels=8), DepthSettings("depth", True, True, 1, 0))
+    return model.save_pretrained(tmp_path_factory.mktemp("model") / "depth")

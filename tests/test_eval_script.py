@@ -15,8 +15,7 @@ from hydra.errors import ConfigCompositionException
 from PIL import Image
 
 from marigold.evaluation.predictors import run_name
-from marigold.model.pipeline import DepthSettings, MarigoldDepth
-from marigold.model.random_base import SIZES, build_components
+from marigold.model.pipeline import MarigoldDepth
 
 ROOT = Path(__file__).parents[1]
 VIEW = "+dataset.evaluation.protocols.moge.view_size=[20,30]"
@@ -70,13 +69,6 @@ def test_one_and_two_processes_write_the_same_rows_and_results_say_where_they_co
     assert content["commit"]
     with Image.open(workplace / "one/panel.png") as picture:
         assert picture.size[0] > 1000
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    base = build_components(0, *SIZES["tiny"], in_channels=8)
-    model = MarigoldDepth(base, DepthSettings("depth", True, True, 1, 0))
-    return model.save_pretrained(tmp_path_factory.mktemp("model") / "depth")
 
 
 def test_rows_are_the_same_to_the_last_bit_for_every_batch_size(workplace, checkpoint):

@@ -10,18 +10,10 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 import infer
-from marigold.model.pipeline import DepthSettings, MarigoldDepth
-from marigold.model.random_base import SIZES, build_components
+from marigold.model.pipeline import MarigoldDepth
 from marigold.pictures import read_picture
 
 ROOT = Path(__file__).parent.parent
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    base = build_components(0, *SIZES["tiny"], in_channels=8)
-    model = MarigoldDepth(base, DepthSettings("depth", True, True, 1, 0))
-    return model.save_pretrained(tmp_path_factory.mktemp("checkpoint"))
 
 
 @pytest.fixture

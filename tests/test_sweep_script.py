@@ -10,18 +10,10 @@ from hydra import compose, initialize_config_dir
 from PIL import Image
 
 import eval as eval_script
-from marigold.model.pipeline import DepthSettings, MarigoldDepth
-from marigold.model.random_base import SIZES, build_components
+from marigold.model.pipeline import MarigoldDepth
 from sweep import run
 
 CONFIGS = Path(__file__).parent.parent / "configs"
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    base = build_components(0, *SIZES["tiny"], in_channels=8)
-    settings = DepthSettings("depth", True, True, 1, 0)
-    return MarigoldDepth(base, settings).save_pretrained(tmp_path_factory.mktemp("model") / "depth")
 
 
 def composed(name, rooms_data, *overrides):

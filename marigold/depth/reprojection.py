@@ -38,16 +38,15 @@ def reproject(
     height, width = image.shape[-2:]
     turn, focal = centred_view(camera, (height, width), size)
     scaled = (int(height / camera.fy * focal + _HAIR), int(width / camera.fx * focal + _HAIR))
-    # Where each pixel of the view lies in the scaled photo, in its pixels, whose centres are at halves.
+    # Where each pixel of the view lies in the photo, in shares of its width and height.
     rays = _rays(Camera(focal, focal, size[1] / 2, size[0] / 2), size, size)
     x, y, z = (rays @ torch.from_numpy(turn)).unbind(-1)
-    column = (x / z * camera.fx + camera.cx) / width * scaled[1]
-    row = (y / z * camera.fy + camera.cy) / height * scaled[0]
+    u = (x / z * camera.fx + camera.cx) / width
+    v = (y / z * camera.fy + camera.cy) / height
 
-    grid = torch.stack([column / scaled[1], row / scaled[0]], dim=-1) * 2 - 1
     photo = F.grid_sample(
         resize_lanczos(image, scaled)[None].double(),
-        grid[None],
+        torch.stack([u, v], dim=-1)[None] * 2 - 1,
         "bilinear",
         padding_mode="border",
         align_corners=False,
@@ -58,11 +57,10 @@ def reproject(
     # The distance from the camera is what a rotation leaves as it is.
     length = _rays(camera, (height, width), scaled).norm(dim=-1)
     distance = depth.flatten()[picked.clamp_min(0)].double() * length
-    at = (
-        (row + _HAIR).floor().long().clamp(0, scaled[0] - 1),
-        (column + _HAIR).floor().long().clamp(0, scaled[1] - 1),
+    row, column = (
+        (share * count + _HAIR).floor().long().clamp(0, count - 1) for share, count in zip((v, u), scaled, strict=True)
     )
-    seen, known = (distance[at] / rays.norm(dim=-1)).float()[None], found[at][None]
+    seen, known = (distance[row, column] / rays.norm(dim=-1)).float()[None], found[row, column][None]
     if known.any():
         known = known & (seen <= _DEEPEST * float(np.quantile(seen[known].numpy(), 0.01)))
     return photo[0].float().clamp(0, 1), torch.where(known, seen, 0), known

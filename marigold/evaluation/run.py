@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +38,13 @@ class Evaluation:
     def __post_init__(self) -> None:
         self.predictor.require_judgeable(self.protocol)
 
-    def describe(self) -> dict[str, Any]:
+    @cached_property
+    def header(self) -> dict[str, Any]:
         """What the numbers depend on, without the seed, and the fingerprint of that: the head of results.json.
 
         Another commit with the same source gives the same rows, so the commit is not in the fingerprint.
         """
-        header = {
+        described = {
             "dataset": self.samples.name,
             "protocol": self.protocol.describe(),
             "split": asdict(self.samples.split),
@@ -60,9 +62,9 @@ class Evaluation:
             "threads": self.settings.threads,
         }
         return {
-            **header,
+            **described,
             "commit": provenance.commit(),
-            "fingerprint": provenance.fingerprint({**header, **program}),
+            "fingerprint": provenance.fingerprint({**described, **program}),
         }
 
     def run(self, folder: Path, panel: Panel, processes: Processes) -> dict[str, Any] | None:
@@ -72,8 +74,7 @@ class Evaluation:
         results.json on the first process, None on the others. Raises EvaluationError naming an image that cannot
         be judged, unless `on_error` is `report`.
         """
-        header = self.describe()
-        store = RowStore(folder, header["fingerprint"], processes.rank)
+        store = RowStore(folder, self.header["fingerprint"], processes.rank)
         done = store.load()
         processes.wait()  # nobody writes before all have read
         rows = {}
@@ -95,7 +96,7 @@ class Evaluation:
                 )
         if processes.rank > 0:
             return None
-        content = results(header, rows, len(self.samples), self.protocol.benchmark.groups)
+        content = results(self.header, rows, len(self.samples), self.protocol.benchmark.groups)
         folder.mkdir(parents=True, exist_ok=True)
         write_csv(folder / "per_image.csv", rows)
         write_results(folder / "results.json", content)

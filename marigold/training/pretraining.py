@@ -5,10 +5,8 @@ generator that the method starts from. `scripts/pretrain_tiny.py` runs the stage
 """
 
 import functools
-import multiprocessing
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,8 +18,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from marigold.data.rooms.write import Rendering, RoomsSize, expose, room_views, street_views
+from marigold.data.rooms.write import Rendering, RoomsSize, expose, room_views, run_scenes, street_views
 from marigold.model.backbone import Backbone, empty_prompt_embedding
+from marigold.model.sampler import Diffusion
 
 
 @dataclass(frozen=True)
@@ -60,13 +59,8 @@ def render_photos(config: PretrainConfig) -> dict[str, np.ndarray]:
     ):
         file = Path(config.work) / f"{kind}.npy"
         if not file.exists():
-            job = functools.partial(_photos_of, views, size)
-            bar = functools.partial(tqdm, total=count, desc=f"render {kind}")
-            if config.workers <= 1:
-                scenes = list(bar(map(job, range(count))))
-            else:
-                with ProcessPoolExecutor(config.workers, multiprocessing.get_context("spawn")) as pool:
-                    scenes = list(bar(pool.map(job, range(count), chunksize=8)))
+            jobs = [functools.partial(_photos_of, views, size, scene) for scene in range(count)]
+            scenes = run_scenes(jobs, config.workers, f"render {kind}")
             file.parent.mkdir(parents=True, exist_ok=True)
             np.save(file, np.concatenate(scenes))
         photos[kind] = np.load(file)
@@ -174,10 +168,8 @@ def train_unet(
     backbone: Backbone, latents: dict[str, Tensor], config: PretrainConfig, cycle: int, accelerator: Accelerator
 ) -> dict[str, float]:
     """Denoising with v-prediction, one cycle of the learning rate; the moving average of the weights is kept."""
-    unet, settings = backbone.unet, backbone.scheduler_config
+    unet, diffusion = backbone.unet, Diffusion.from_config(backbone.scheduler_config)
     rank = accelerator.process_index
-    betas = torch.linspace(settings["beta_start"] ** 0.5, settings["beta_end"] ** 0.5, 1000, dtype=torch.float64) ** 2
-    alphas = torch.cumprod(1 - betas, 0).float()
     prompt = empty_prompt_embedding(backbone.text_encoder, backbone.tokenizer)
     rng = np.random.default_rng([config.seed, 2, cycle, rank])
     generator = torch.Generator().manual_seed(config.seed + cycle + 1000 * rank)
@@ -194,10 +186,9 @@ def train_unet(
         known = latents["streets" if rng.random() < 0.15 else "rooms"]
         clean = known[torch.from_numpy(rng.integers(len(known), size=config.unet_batch))]
         noise = torch.randn(clean.shape, generator=generator)
-        t = torch.randint(0, 1000, (len(clean),), generator=generator)
-        signal, sigma = alphas[t].sqrt().view(-1, 1, 1, 1), (1 - alphas[t]).sqrt().view(-1, 1, 1, 1)
-        output = predict(signal * clean + sigma * noise, t, prompt.expand(len(clean), -1, -1)).sample
-        loss = F.mse_loss(output, signal * noise - sigma * clean)
+        t = torch.randint(0, diffusion.num_train_timesteps, (len(clean),), generator=generator)
+        output = predict(diffusion.add_noise(clean, noise, t), t, prompt.expand(len(clean), -1, -1)).sample
+        loss = F.mse_loss(output, diffusion.target(clean, noise, t))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)

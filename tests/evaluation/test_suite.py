@@ -11,8 +11,6 @@ import pytest
 from PIL import Image
 
 from marigold.data.rooms.write import RoomsSize, expose, room_views
-from marigold.model.pipeline import DepthSettings, MarigoldDepth
-from marigold.model.random_base import SIZES, build_components
 
 ROOT = Path(__file__).parents[2]
 SIZE = RoomsSize(0, 0, 0, 0, 0, 2, (48, 64), (48, 64), seed=11)
@@ -61,12 +59,10 @@ def workplace(tmp_path_factory):
     for name in BENCHMARKS:
         (root / "data" / name).mkdir(parents=True)
         write_benchmark(root / "data" / name, name)
-    model = MarigoldDepth(build_components(0, *SIZES["tiny"], in_channels=8), DepthSettings("depth", True, True, 1, 0))
-    model.save_pretrained(root / "checkpoint")
     return root
 
 
-def test_one_command_judges_five_benchmarks_the_same_with_one_process_and_two(workplace):
+def test_one_command_judges_five_benchmarks_the_same_with_one_process_and_two(workplace, checkpoint):
     launchers = {
         "one": (sys.executable,),
         "two": (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"),
@@ -74,7 +70,7 @@ def test_one_command_judges_five_benchmarks_the_same_with_one_process_and_two(wo
     environment = {**os.environ, "MARIGOLD_DATA": "data", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     chosen = [
         f"dataset={','.join(BENCHMARKS)}",
-        "checkpoint=checkpoint",
+        f"checkpoint={checkpoint}",
         "device=cpu",
         "panel.worst=0",
         "panel.median=0",

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import h5py
 import numpy as np
@@ -25,6 +25,7 @@ from tqdm import tqdm
 from marigold.data.rooms.render import Rendering, render
 from marigold.data.rooms.scenes import camera_in_room, camera_in_street, garden, room, street
 
+T = TypeVar("T")
 HYPERSIM_FOCAL = 886.81 / 1024  # of the image width, Hypersim's common pinhole
 VKITTI_FOCAL = 725.0087 / 1242  # of the image width, Virtual KITTI 2's intrinsics
 STREAMS = {
@@ -80,7 +81,9 @@ def write_rooms(*, out: str, workers: int, size: RoomsSize) -> dict[str, int]:
     ]
     lines: dict[str, list[str]] = {part: [] for part in parts}
     for part, written in zip(
-        (part for part, (_, n) in parts.items() for _ in range(n)), _run(jobs, workers), strict=True
+        (part for part, (_, n) in parts.items() for _ in range(n)),
+        run_scenes(jobs, workers, "render rooms"),
+        strict=True,
     ):
         lines[part] += written
     _write_hypersim_csv(root / "hypersim_raw", lines)
@@ -91,15 +94,16 @@ def write_rooms(*, out: str, workers: int, size: RoomsSize) -> dict[str, int]:
     return frames
 
 
-def _run(jobs: Sequence[Callable[[], list[str]]], workers: int) -> list[list[str]]:
-    bar = functools.partial(tqdm, total=len(jobs), desc="render rooms", unit="scene", mininterval=1)
+def run_scenes(jobs: Sequence[Callable[[], T]], workers: int, label: str) -> list[T]:
+    """The results of one job per scene, in order, from `workers` processes."""
+    bar = functools.partial(tqdm, total=len(jobs), desc=label, unit="scene", mininterval=1)
     if workers <= 1:
         return list(bar(job() for job in jobs))
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
         return list(bar(pool.map(_call, jobs, chunksize=4)))
 
 
-def _call(job: Callable[[], list[str]]) -> list[str]:
+def _call(job: Callable[[], T]) -> T:
     return job()
 
 
