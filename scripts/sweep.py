@@ -20,6 +20,7 @@ from marigold.config import errors_for_people, launch, to_dataclass
 from marigold.evaluation import provenance
 from marigold.evaluation.curves import AXES, Point, SweepSettings, judge_points, over_sizes, over_steps, write_curve
 from marigold.evaluation.evaluate import merge_rows, summarise
+from marigold.evaluation.predictors import run_name
 from marigold.evaluation.run import plain_reader
 from marigold.evaluation.settings import PRECISIONS, Sampler
 from marigold.model.pipeline import MarigoldDepth
@@ -58,7 +59,7 @@ def run(config: DictConfig) -> None:
         "commit": provenance.commit(),
     }
     axis = AXES[settings.curve]
-    title = f"{Path(settings.checkpoint).name} on {samples.name}, {len(samples)} images, protocol {protocol.name}"
+    title = f"{run_name(Path(settings.checkpoint))} on {samples.name}, {len(samples)} images, protocol {protocol.name}"
     write_curve(Path(settings.output), points, axis, title, facts)
     print(f"\n{'line':12s}{axis:>18s}{'AbsRel %':>10s}")
     for point in points:
