@@ -10,8 +10,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+# Keys of earlier versions -> what took their place.
+RETIRED = {
+    "mixture": "the weight of a training set stands with the set: data.NAME.weight",
+    "export.data": "the sets of nonzero weight and their data.NAME.licence are what the model card lists",
+    "train.shard": "no base that is supported needs it: train.optimizer=adam8bit and "
+    "performance.gradient_checkpointing=true save memory",
+}
+# `${repository:data_split/x.txt}`: a file of the repository, from whatever folder the command is given.
+OmegaConf.register_new_resolver("repository", lambda name: str(REPOSITORY / name), replace=True)
 
 T = TypeVar("T")
 Field = tuple[str, Any, Any]  # name, annotation, default (dataclasses.MISSING: there is none)
@@ -112,12 +126,38 @@ def errors_for_people() -> Iterator[None]:
         sys.exit(f"error: {error}")
 
 
+def experiments() -> list[str]:
+    """The names of the experiments on the command line, in order; none outside of a Hydra program."""
+    chosen = HydraConfig.get().runtime.choices.get("exp") if HydraConfig.initialized() else None
+    return [] if chosen is None else [chosen] if isinstance(chosen, str) else list(chosen)
+
+
+def swept_overrides() -> list[str]:
+    """In a multirun, this job's `key=value` of what is swept, but for the experiments; else none."""
+    if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
+        return []
+    given = OverridesParser.create().parse_overrides([word for word in sys.argv[1:] if "=" in word and word[0] != "-"])
+    swept = {override.key_or_group for override in given if override.is_sweep_override()}
+    overrides = OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task))
+    return [
+        f"{override.key_or_group}={override.get_value_element_as_str()}"
+        for override in overrides
+        if override.key_or_group in swept - {"exp"}
+    ]
+
+
 def launch(main: Callable[[], None]) -> None:
-    """Run a script's Hydra program; a GROUP=null, which Hydra answers with a traceback, ends it with one message."""
+    """Run a script's Hydra program.
+
+    A GROUP=null, which Hydra answers with a traceback, and a key of an earlier version end it with one message.
+    """
     configs = Path(sys.argv[0]).resolve().parent.parent / "configs"
     for argument in sys.argv[1:]:
-        group, _, value = argument.lstrip("+").partition("=")
+        group, _, value = argument.lstrip("+~").partition("=")
         if value in ("null", "") and group and (configs / group).is_dir():
             known = ", ".join(sorted(file.stem for file in (configs / group).glob("*.yaml")))
             sys.exit(f"error: {argument}: {group} is chosen by name; known are {known}")
+        for key, successor in RETIRED.items():
+            if group == key or group.startswith(f"{key}."):
+                sys.exit(f"error: {argument}: there is no {key} any more; {successor}")
     main()

@@ -11,8 +11,9 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from compose import make_protocol, make_samples, reader_of
+from compose import make_samples
 from marigold.config import errors_for_people, launch
+from marigold.evaluate import make_protocol, reader_of
 from marigold.evaluation.constant import aligned_constant_abs_rel, constant_abs_rel
 from marigold.evaluation.run import plain_reader
 
@@ -27,11 +28,11 @@ def compare(config: DictConfig) -> str:
     """Three lines and a path for a person: the figure, two constants with their ratios, and where the picture is."""
     folder = Path(config.results)
     results = json.loads((folder / "results.json").read_text())
-    protocol = make_protocol(config)
+    protocol = make_protocol(config.protocol, config.dataset)
     dataset = make_samples(config.dataset, protocol, "dataset")
     if results["split"]["sha256"] != dataset.split.sha256:
         raise ValueError(f"{folder}/results.json was made on another split than dataset {dataset.name}")
-    reader: Any = OmegaConf.to_container(reader_of(config.dataset, protocol), resolve=True)
+    reader: Any = OmegaConf.to_container(reader_of(config.dataset, protocol.name), resolve=True)
     ours_read, theirs_read = ({**read, "root": None} for read in (plain_reader(reader), results.get("reader", {})))
     if results["protocol"] != json.loads(json.dumps(protocol.describe())) or ours_read != theirs_read:
         raise ValueError(f"{folder}/results.json was made under another protocol, or its data were read otherwise")

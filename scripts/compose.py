@@ -9,33 +9,19 @@ from omegaconf import DictConfig, OmegaConf
 
 from marigold.config import build
 from marigold.data.base import DepthDataset
-from marigold.evaluation.protocol import Protocol, settings_for
+from marigold.evaluate import make_protocol, reader_of
+from marigold.evaluation.protocol import Protocol
 from marigold.evaluation.session import Processes
-
-
-def make_protocol(config: DictConfig) -> Protocol:
-    """The protocol of the configuration, resolved for its data set."""
-    evaluation = OmegaConf.to_container(config.dataset.evaluation, resolve=True)
-    settings = OmegaConf.create(settings_for(evaluation, config.protocol.name))  # type: ignore[arg-type]
-    return build(config.protocol, "protocol", benchmark=build(settings, "dataset.evaluation"))
-
-
-def reader_of(node: DictConfig, protocol: Protocol) -> DictConfig:
-    """How a data set is read under a protocol: its `reader`, changed by its `reader_for.PROTOCOL`."""
-    changes = (node.get("reader_for") or {}).get(protocol.name) or {}
-    reader = OmegaConf.merge(node.reader, changes)
-    reader._set_parent(node)  # interpolations look upwards
-    return reader
 
 
 def make_samples(node: DictConfig, protocol: Protocol, where: str) -> DepthDataset:
     """A data set's samples, read as the protocol wants them read."""
-    return build(reader_of(node, protocol), f"{where}.reader")
+    return build(reader_of(node, protocol.name), f"{where}.reader")
 
 
 def set_up(config: DictConfig) -> tuple[Protocol, DepthDataset, Processes, torch.device]:
     """The protocol and the images of the configuration, the processes that share them, and this one's device."""
-    protocol = make_protocol(config)
+    protocol = make_protocol(config.protocol, config.dataset)
     if config.limit is not None:
         OmegaConf.update(config, "dataset.reader.limit", config.limit, force_add=True)
     samples = make_samples(config.dataset, protocol, "dataset")

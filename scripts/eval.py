@@ -16,8 +16,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from compose import reader_of, set_up
+from compose import set_up
 from marigold.config import errors_for_people, launch, to_dataclass
+from marigold.evaluate import reader_of
 from marigold.evaluation import predictors
 from marigold.evaluation.predictors import Predictor
 from marigold.evaluation.report import metrics_table, single_table
@@ -55,7 +56,7 @@ def run(config: DictConfig) -> None:
     sampler = to_dataclass(Sampler, config.sampler, "sampler")
     panel = to_dataclass(Panel, config.panel, "panel")
     protocol, samples, processes, device = set_up(config)
-    reader: Any = OmegaConf.to_container(reader_of(config.dataset, protocol), resolve=True)
+    reader: Any = OmegaConf.to_container(reader_of(config.dataset, protocol.name), resolve=True)
     evaluation = Evaluation(make_predictor(settings, sampler, device), samples, reader, protocol, settings, device)
     name, fingerprint = f"{samples.name}-{protocol.name}", evaluation.header["fingerprint"]
     folder = output_folder(settings, config.paths.runs, name, fingerprint)

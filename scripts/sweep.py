@@ -15,9 +15,10 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
-from compose import reader_of, set_up
+from compose import set_up
+from marigold import provenance
 from marigold.config import errors_for_people, launch, to_dataclass
-from marigold.evaluation import provenance
+from marigold.evaluate import reader_of
 from marigold.evaluation.curves import AXES, Point, SweepSettings, judge_points, over_sizes, over_steps, write_curve
 from marigold.evaluation.evaluate import merge_rows, summarise
 from marigold.evaluation.predictors import run_name
@@ -35,7 +36,7 @@ def run(config: DictConfig) -> None:
     protocol, samples, processes, device = set_up(config)
     model = MarigoldDepth.from_pretrained(settings.checkpoint, torch_dtype=PRECISIONS[settings.precision]).to(device)
     protocol.require_space(model.space)
-    reader: Any = OmegaConf.to_container(reader_of(config.dataset, protocol), resolve=True)
+    reader: Any = OmegaConf.to_container(reader_of(config.dataset, protocol.name), resolve=True)
     predict = (over_sizes if settings.curve == "ensemble" else over_steps)(model, settings, chosen)
     rank, world = processes.rank, processes.world
     mine = len(range(rank, len(samples), world))

@@ -1,15 +1,14 @@
-"""Every experiment, data set and protocol composes, and so does every command in the README."""
+"""Every experiment, data set and protocol composes, and keys of earlier versions name what took their place."""
 
 import re
-import shlex
 from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from compose import make_protocol
 from marigold.config import launch, to_dataclass
+from marigold.evaluate import make_protocol
 from marigold.training.settings import TrainConfig
 
 ROOT = Path(__file__).parent.parent
@@ -35,7 +34,7 @@ def test_every_experiment_composes_on_every_recipe(recipe, experiment):
     config = composed("train", f"+exp=[{','.join(names)}]")
     settings = to_dataclass(TrainConfig, config.train, "train")
     assert settings.effective_batch % settings.micro_batch == 0
-    assert set(config.mixture) == set(config.data)
+    assert sum(entry.weight for entry in config.data.values()) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
@@ -51,7 +50,7 @@ def test_paper_recipe_has_the_papers_numbers():
     train = config.train
     assert (train.steps, train.effective_batch, train.micro_batch, train.lr) == (30_000, 32, 2, 3e-5)
     assert (train.warmup_steps, train.decay_steps, train.final_ratio) == (100, 25_000, 0.01)
-    assert (config.mixture.hypersim, config.mixture.vkitti, config.flip_probability) == (0.9, 0.1, 0.5)
+    assert (config.data.hypersim.weight, config.data.vkitti.weight, config.flip_probability) == (0.9, 0.1, 0.5)
     assert (config.noise.strength, config.noise.annealed) == (0.9, True)
     assert config.data.hypersim.transform == {"size": [480, 640], "antialias": False, "quantile": 0.02}
     assert list(config.data.vkitti.reader.crop) == [352, 1216]
@@ -61,15 +60,8 @@ def test_paper_recipe_has_the_papers_numbers():
 @pytest.mark.parametrize("dataset", DATASETS)
 def test_every_protocol_is_resolved_for_every_data_set(dataset, protocol):
     config = composed("eval", f"dataset={dataset}", f"protocol={protocol}")
-    made = make_protocol(config)
+    made = make_protocol(config.protocol, config.dataset)
     assert made.name == protocol
-
-
-def readme_commands():
-    """(script, arguments) of every scripts/ command in the README, in code blocks and in the text."""
-    text = (ROOT / "README.md").read_text()
-    commands = re.findall(r"(?:python|accelerate launch[^\n`]*?) scripts/(\w+)\.py([^\n`|]*)", text)
-    return sorted({(script, arguments.split("#")[0].strip()) for script, arguments in commands})
 
 
 @pytest.mark.parametrize("dataset", [name for name in DATASETS if name not in ("motorcycle", "rooms")])
@@ -82,27 +74,20 @@ def test_the_commands_that_get_a_data_set_compose(dataset):
     assert reader.root.startswith(commands[1][-1].removeprefix("out="))
 
 
-@pytest.mark.parametrize(("script", "arguments"), readme_commands())
-def test_readme_commands_compose(script, arguments):
-    assert (ROOT / f"scripts/{script}.py").is_file()
-    name = {"cache_latents": "train"}.get(script, script)
-    if not (CONFIGS / f"{name}.yaml").is_file():
-        return  # not a Hydra script; its own test runs it
-    words = ["action=check" if word == "check" else word for word in shlex.split(arguments) if word != "-m"]
-    words = ["dataset=nyu" if word == "dataset=NAME" else word for word in words]
-    if script == "prepare":
-        words = ["raw=RAW", "out=OUT", *words]
-    choice = r"(?:\[[^]]*\]|\w+)"
-    several = next((word for word in words if re.fullmatch(rf"\+?\w+={choice}(,{choice})+", word)), None)
-    key, _, choices = (several or "").partition("=")
-    for chosen in re.findall(choice, choices) or [""]:
-        composed(name, *(f"{key}={chosen}" if word == several else word for word in words))
-
-
 @pytest.mark.parametrize("argument", ["validation=null", "+exp=null", "tracker="])
 def test_a_group_that_is_not_chosen_by_name_is_refused_in_one_line(monkeypatch, argument):
     monkeypatch.setattr("sys.argv", [str(ROOT / "scripts/train.py"), argument])
     with pytest.raises(SystemExit, match=r"is chosen by name; known are \w+, "):
+        launch(lambda: pytest.fail("the program was started"))
+
+
+@pytest.mark.parametrize(
+    ("argument", "successor"),
+    [("mixture.hypersim=0.95", "data.NAME.weight"), ("train.shard=true", "adam8bit"), ("+export.data=[a]", "licence")],
+)
+def test_a_key_of_an_earlier_version_names_its_successor(monkeypatch, argument, successor):
+    monkeypatch.setattr("sys.argv", [str(ROOT / "scripts/train.py"), argument])
+    with pytest.raises(SystemExit, match=successor):
         launch(lambda: pytest.fail("the program was started"))
 
 

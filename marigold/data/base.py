@@ -1,9 +1,12 @@
 """A split list + a storage + two hooks = a sequence of samples in metres."""
 
+import hashlib
+import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -14,6 +17,8 @@ from marigold.data.splits import Line, describe_split, evenly_spaced, part_of_sp
 from marigold.data.storage import Storage, open_storage
 from marigold.types import Camera, DepthSample
 
+log = logging.getLogger(__name__)
+
 
 class DepthDataset(Sequence):
     """RGB-D pairs of one split list: a sequence of DepthSample, read on access.
@@ -23,7 +28,7 @@ class DepthDataset(Sequence):
     image_size: (height, width) that every photo must have, or None.
     crop: (height, width) of the KITTI benchmark crop, or None.
     cameras: shell pattern of the photos' names -> [fx, fy, cx, cy], see `Camera`; the last that fits counts.
-    limit: take that many samples, evenly spaced.
+    limit: take that many samples, evenly spaced; all, with a warning, if there are fewer.
     official_split: the name in KNOWN_SPLITS of the list that this should be.
     how_to_get: the commands that bring the data, for the message that it is missing.
 
@@ -60,17 +65,18 @@ class DepthDataset(Sequence):
             if len(values) != 4 or not all(map(math.isfinite, values)) or min(values[:2]) <= 0:
                 raise ValueError(f"{name}: cameras['{pattern}']={values}: expected [fx, fy, cx, cy] in pixels")
         self.cameras = {pattern: Camera(*values) for pattern, values in (cameras or {}).items()}
+        self.root, self.how_to_get = root, how_to_get
         try:
             lines = read_split(split_list, columns=self.columns)
-            self.storage = self._open(root)
         except MissingDataError as error:
-            raise MissingDataError(f"{error}. {_advice(how_to_get)}") from error
-        self.root = root
+            raise self._missing(str(error)) from error
         self.split = describe_split(split_list, lines, official_split)
         # Frames that were listed without ground truth; the published counts leave them out too (697 -> 652).
         self._lines = [line for line in lines if line[self.depth_column] != "None"]
         self.dropped = len(lines) - len(self._lines)
-        if limit is not None:
+        if limit is not None and limit > len(self._lines):
+            log.warning("%s: limit=%d, and there are %d samples: all are taken", name, limit, len(self._lines))
+        elif limit is not None and limit < len(self._lines):
             self._lines = evenly_spaced(self._lines, limit)
             self.split = part_of_split(self.split, self._lines)
 
@@ -78,6 +84,41 @@ class DepthDataset(Sequence):
     def names(self) -> list[str]:
         """The samples' names, in order: the first column, unique in the set."""
         return [line[0] for line in self._lines]
+
+    @cached_property
+    def storage(self) -> Storage:
+        """The files, opened when first needed: training from cached latents needs the list alone."""
+        try:
+            return self._open(self.root)
+        except MissingDataError as error:
+            raise self._missing(str(error)) from error
+
+    @cached_property
+    def lines_sha256(self) -> str:
+        """Hash of the samples' lines in their order, which decides what a seed draws."""
+        return hashlib.sha256("".join(f"{' '.join(line)}\n" for line in self._lines).encode()).hexdigest()
+
+    def check_files(self) -> None:
+        """Look up every listed file in the storage, without reading it, and read the first sample.
+
+        Raises MissingDataError with the number of files that are not there and the first of them, and DataError
+        for a first sample that is broken.
+        """
+        listed = [name for line in self._lines for name in self._files_of(line)]
+        absent = self.storage.absent(listed)
+        if absent:
+            raise self._missing(
+                f"{self.root}: {len(absent):,} of {len(listed):,} listed files are not there, first {absent[0]}"
+            )
+        self[0]
+
+    def _files_of(self, line: Line) -> Sequence[str]:
+        """The columns of a line that name files that are read."""
+        return line[0], line[self.depth_column]
+
+    def _missing(self, what: str) -> MissingDataError:
+        get = f". To get it:\n    {self.how_to_get}" if self.how_to_get else ""
+        return MissingDataError(f"{what}. Data that lies elsewhere: paths.data=DIR{get}")
 
     def __len__(self) -> int:
         return len(self._lines)
@@ -130,11 +171,6 @@ class DepthDataset(Sequence):
             return decode(data)
         except DataError as error:
             raise DataError(f"{name} in {self.root}: {error}") from error
-
-
-def _advice(how_to_get: str | None) -> str:
-    where = "Data that lies elsewhere: paths.data=DIR"
-    return where if how_to_get is None else f"{where}. To get it:\n    {how_to_get}"
 
 
 def benchmark_crop(size: tuple[int, ...], crop: tuple[int, int]) -> tuple[slice, slice]:

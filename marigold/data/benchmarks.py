@@ -1,5 +1,6 @@
 """The five zero-shot benchmarks, side by side: what is particular about each set's files."""
 
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
@@ -50,6 +51,9 @@ class DIODE(DepthDataset):
 
     columns = 3
     mask_column = 2
+
+    def _files_of(self, line: Line) -> Sequence[str]:
+        return line[0], line[self.depth_column], line[self.mask_column]
 
     def _read_depth(self, line: Line, size: tuple[int, ...]) -> np.ndarray:
         name = line[self.depth_column]

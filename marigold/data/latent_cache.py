@@ -16,13 +16,33 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from marigold.identity import differences, listed
+
 FLIPS = 2
+AUTOCAST = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 PARTS = ("image_latent", "depth_latent", "valid_latent")
 DTYPES = {"float16": np.float16, "float32": np.float32}
 
 
 class CacheError(ValueError):
     """The cache is missing, incomplete, or was made from something else; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class CacheConfig:
+    """`cache` in configs/train.yaml: `dtype` is what the files hold, `precision` what the encoder computes in."""
+
+    enabled: bool
+    folder: str
+    dtype: str
+    precision: str
+    shard_size: int
+    batch: int
+
+    def __post_init__(self) -> None:
+        for key, value, known in (("precision", self.precision, AUTOCAST), ("dtype", self.dtype, DTYPES)):
+            if value not in known:
+                raise CacheError(f"cache.{key}: expected one of {', '.join(known)}, got {value!r}")
 
 
 @dataclass(frozen=True)
@@ -103,18 +123,12 @@ def write_cache(
 
 def check_fingerprint(file: Path, found: str, wanted: str) -> None:
     """Refuse a shard made from something else, naming every value that differs."""
-    if found == wanted:
-        return
-    ours, theirs = json.loads(wanted), json.loads(found)
-    different = [
-        f"{key}: cache {theirs.get(key)!r}, this run {ours.get(key)!r}"
-        for key in sorted({*ours, *theirs})
-        if ours.get(key) != theirs.get(key)
-    ]
-    raise CacheError(
-        f"{file} was made from something else. {'; '.join(different)}. "
-        f"Delete {file.parent} or give another cache folder, and run scripts/cache_latents.py again"
-    )
+    different = differences(json.loads(found), json.loads(wanted))
+    if different:
+        raise CacheError(
+            f"{file} was made from something else. {listed(different, 'cache', 'this run')}. "
+            f"Delete {file.parent} or give another cache.folder, and run scripts/cache_latents.py again"
+        )
 
 
 class LatentCache:

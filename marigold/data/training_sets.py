@@ -1,9 +1,32 @@
-"""The two synthetic sets that the method is trained on."""
+"""The two synthetic sets that the method is trained on, and what a set is to a training run."""
 
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from marigold.data.base import DepthDataset
 from marigold.data.storage import MountedStorage, Storage, open_storage
+from marigold.data.transforms import Transform
+from marigold.identity import identity
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """One data set of the mixture; `reader` holds the settings that `samples` was built from."""
+
+    name: str
+    samples: DepthDataset
+    transform: Transform
+    weight: float
+    licence: str
+    reader: Mapping[str, Any]
+
+    def identity(self, vae_hash: str, precision: str) -> dict[str, Any]:
+        """What its cached latents depend on, besides the type that they are stored in."""
+        settings = {"reader": self.reader, "transform": asdict(self.transform)}
+        facts = {"data_set": self.name, "lines": self.samples.lines_sha256, "vae": vae_hash, "precision": precision}
+        return identity({"data": {self.name: settings}}, facts)
 
 
 class Hypersim(DepthDataset):

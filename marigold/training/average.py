@@ -1,4 +1,4 @@
-"""A moving average of the weights that is judged and exported in place of them; without a decay there is none."""
+"""Exponential moving average used for validation and export; a no-op if `decay` is None."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,9 +6,6 @@ from typing import Any
 
 import torch
 from diffusers.training_utils import EMAModel
-from torch.distributed.tensor import DTensor
-
-from marigold.training.sharding import spread_like
 
 
 class MovingAverage:
@@ -16,9 +13,7 @@ class MovingAverage:
 
     def __init__(self, module: torch.nn.Module, decay: float | None) -> None:
         self.parameters = list(module.parameters())
-        # torch's batched copies don't know sharded tensors.
-        batched = not isinstance(self.parameters[0], DTensor)
-        self.average = None if decay is None else EMAModel(self.parameters, decay=decay, foreach=batched)
+        self.average = None if decay is None else EMAModel(self.parameters, decay=decay, foreach=True)
 
     def to(self, device: torch.device) -> None:
         """Move the average to `device`."""
@@ -38,11 +33,13 @@ class MovingAverage:
             return
         self.average.store(self.parameters)
         self.average.copy_to(self.parameters)
-        yield
-        self.average.restore(self.parameters)
+        try:
+            yield
+        finally:
+            self.average.restore(self.parameters)
 
     def state(self) -> dict[str, Any]:
-        """What `load` needs, read while the average is in place: it is what the model folder holds then."""
+        """What `load` needs, read while the average is in place: the model folder holds the average then."""
         if self.average is None:
             return {}
         return {"average": self.average.state_dict(), "weights": self.average.temp_stored_params}
@@ -51,8 +48,6 @@ class MovingAverage:
     def load(self, state: dict[str, Any]) -> None:
         """Set the average, and the parameters, which the model folder does not hold."""
         if self.average is not None:
-            shadows = zip(state["average"]["shadow_params"], self.parameters, strict=True)
-            spread = [spread_like(saved, parameter) for saved, parameter in shadows]
-            self.average.load_state_dict({**state["average"], "shadow_params": spread})
+            self.average.load_state_dict(state["average"])
             for parameter, saved in zip(self.parameters, state["weights"], strict=True):
-                parameter.copy_(spread_like(saved, parameter))
+                parameter.copy_(saved)

@@ -11,13 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.models import UNet2DConditionModel
 from safetensors import SafetensorError
+
+from marigold.data.files import write_atomically
 
 logger = logging.getLogger(__name__)
 
 STATE_FOLDER = "training_state"
 MANIFEST = f"{STATE_FOLDER}/manifest.json"
 STATE = f"{STATE_FOLDER}/state.pt"
+VALIDATION = f"{STATE_FOLDER}/validation.json"
+CARD = "README.md"
 FROZEN_PARTS = ("vae", "text_encoder", "tokenizer", "scheduler")
 PARTIAL = ".partial-"
 
@@ -37,6 +42,10 @@ class Checkpoint:
     def state(self) -> dict[str, Any]:
         """The training state that was saved; only tensors and plain values are unpickled."""
         return torch.load(self.folder / STATE, map_location="cpu", weights_only=True)
+
+    def validation(self) -> dict[str, float] | None:
+        """The metrics of its validation, or None if that was not finished."""
+        return read_validation(self.folder)
 
 
 def step_folder(checkpoints: Path, step: int) -> Path:
@@ -131,15 +140,39 @@ def keep_newest(checkpoints: Path, count: int) -> None:
         shutil.rmtree(leftover)
 
 
-def copy_model(source: Path, target: Path) -> None:
-    """Put the model of a checkpoint, without its training state, at `target`, by hard links where possible."""
+def copy_model(source: Path, target: Path, card: str) -> None:
+    """Put the model of a checkpoint, with `card` as its model card, at `target`, by hard links where possible.
+
+    Complete or not at all; OSError (a full disk) passes through.
+    """
     partial = target.with_name(f"{PARTIAL}{target.name}")
     shutil.rmtree(partial, ignore_errors=True)
     for name in _files(source):
-        if not name.startswith(STATE_FOLDER):
+        if name != CARD and not name.startswith(STATE_FOLDER):
             (partial / name).parent.mkdir(parents=True, exist_ok=True)
             _link(source / name, partial / name)
+    write_atomically(partial / CARD, card)
     _replace(partial, target)
+
+
+def record_validation(folder: Path, values: dict[str, float]) -> None:
+    """Note that the validation of the checkpoint in `folder`, and what follows from it, is finished."""
+    write_atomically(folder / VALIDATION, json.dumps(values))
+
+
+def read_validation(folder: Path) -> dict[str, float] | None:
+    """What `record_validation` noted, or None."""
+    file = folder / VALIDATION
+    return json.loads(file.read_text()) if file.is_file() else None
+
+
+def verify(folder: Path, unet: torch.nn.Module) -> None:
+    """Raise CheckpointError unless the U-Net in `folder` has the weights of `unet`, bit for bit."""
+    check(folder)
+    weights = unet.state_dict()
+    for name, saved in UNet2DConditionModel.from_pretrained(folder / "unet").state_dict().items():
+        if not torch.equal(saved, weights[name].cpu()):
+            raise CheckpointError(f"{folder}: {name} was not saved as it is in memory; is the disk failing?")
 
 
 def _write_state(state: dict[str, Any], path: Path) -> None:

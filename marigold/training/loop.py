@@ -1,32 +1,28 @@
-"""The training loop: a function of the step, so that a resumed run is the run that was never disturbed."""
+"""The training loop: an iterator of finished optimiser steps.
 
-import logging
+Every step is a function of its number, so a resumed run is the run that was never disturbed.
+"""
+
 import math
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from diffusers.models import UNet2DConditionModel
 from torch import Tensor
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
-from marigold.data.mixture import global_indices
+from marigold.data.mixture import MixtureDataset, global_indices
 from marigold.training.average import MovingAverage
-from marigold.training.checkpoint import copy_model, keep_newest, save_checkpoint
-from marigold.training.guards import check_attached, check_finite, waiting_advice
-from marigold.training.resume import resume, verify
+from marigold.training.checkpoint import Checkpoint
+from marigold.training.guards import check_attached, check_finite
+from marigold.training.objective import Objective
 from marigold.training.schedule import learning_rate_factor
-from marigold.training.settings import Run, TrainConfig, TrainingError, accumulation_steps, make_optimizer
-from marigold.training.sharding import no_sync, published, shard, whole
-from marigold.training.signals import stop_signals
-from marigold.training.tracking import Tracker
-
-logger = logging.getLogger(__name__)
+from marigold.training.settings import TrainConfig, TrainingError, accumulation_steps, make_optimizer
 
 
 @dataclass
@@ -39,115 +35,86 @@ class Window:
     started: float = field(default_factory=time.perf_counter)
 
 
-def train(config: TrainConfig, run: Run, accelerator: Accelerator) -> bool:
-    """Train to `config.steps`, from the newest checkpoint in the run folder if there is one.
+class Trainer:
+    """A U-Net in training: optimiser, moving average, and what was not logged yet.
 
-    Returns True when all steps are done, False when a signal or the time limit ended the run early; the state is
-    saved either way. Raises TrainingError, before the first step where possible.
+    `unet` is the bare module, whose weights validation and export read. Raises TrainingError, before anything is
+    loaded, for batches that do not fit and for an optimiser that is not there.
     """
-    accumulation = accumulation_steps(config.effective_batch, config.micro_batch, accelerator.num_processes)
-    sharded = config.shard and accelerator.num_processes > 1
-    unet: torch.nn.Module = shard(run.unet, accelerator, config.optimizer) if sharded else run.unet
-    optimizer = make_optimizer(config.optimizer, unet.parameters(), config.lr)
-    average = MovingAverage(unet, config.ema_decay)
-    start = resume(run.folder / "checkpoints", run.recipe, unet, optimizer, average)
-    average.to(accelerator.device)
-    unet.train()
-    # A sharded U-Net reduces its own gradients and must not be wrapped once more.
-    unet, prepared = (unet, accelerator.prepare(optimizer)) if sharded else accelerator.prepare(unet, optimizer)
-    tracker = run.make_tracker(start.step) if accelerator.is_main_process else None
-    loop = _Loop(config, run, accelerator, unet, prepared, accumulation, tracker, start.best, average)
-    loop.window.losses = [torch.tensor(loss, device=accelerator.device) for loss in start.pending]
-    try:
-        return loop.go(start.step)
-    finally:
-        if tracker is not None:
-            tracker.close()
-
-
-class _Loop:
-    """The state of a running loop, in named steps."""
 
     def __init__(
         self,
         config: TrainConfig,
-        run: Run,
+        unet: UNet2DConditionModel,
+        data: MixtureDataset[Any],
+        objective: Objective,
         accelerator: Accelerator,
-        unet: torch.nn.Module,
-        optimizer: Any,
-        accumulation: int,
-        tracker: Tracker | None,
-        best: float,
-        average: MovingAverage,
     ) -> None:
-        self.config, self.run, self.accelerator = config, run, accelerator
-        self.unet, self.optimizer, self.accumulation = unet, optimizer, accumulation
-        self.tracker, self.best, self.average = tracker, best, average
+        self.config, self.unet, self.data = config, unet, data
+        self.objective, self.accelerator = objective, accelerator
+        self.accumulation = accumulation_steps(config.effective_batch, config.micro_batch, accelerator.num_processes)
+        self.optimizer = make_optimizer(config.optimizer, unet.parameters(), config.lr)
+        self.average = MovingAverage(unet, config.ema_decay)
         self.window = Window()
-        self.saved: Path | None = None
-        self.warned = False
-        self.deadline = math.inf if config.time_limit is None else time.monotonic() + 3600 * config.time_limit
+        self.saved: str | None = None  # the last checkpoint, for messages
 
-    def go(self, start: int) -> bool:
-        config, main = self.config, self.accelerator.is_main_process
+    def load(self, checkpoint: Checkpoint) -> None:
+        """Continue from a checkpoint: weights, optimiser, moving average, losses that were not logged yet."""
+        state = checkpoint.state()
+        weights = UNet2DConditionModel.from_pretrained(checkpoint.folder / "unet").state_dict()
+        self.unet.load_state_dict(weights)
+        self.average.load(state)
+        self.optimizer.load_state_dict(state["optimizer"])
+        pending = checkpoint.metadata["pending"]
+        self.window.losses = [torch.tensor(loss, device=self.accelerator.device) for loss in pending]
+        self.saved = str(checkpoint.folder)
+
+    def state(self) -> dict[str, Any]:
+        """What `load` needs beside the model folder, read while the moving average is in place."""
+        return {"optimizer": self.optimizer.state_dict(), **self.average.state()}
+
+    def pending(self) -> list[float]:
+        """This process's losses since the last log entry."""
+        return [loss.item() for loss in self.window.losses]
+
+    def steps(self, start: int) -> Iterator[int]:
+        """Take the optimiser steps from `start` on; yields the number of steps that are finished.
+
+        Raises TrainingError when the loss does not reach the weights.
+        """
+        self.average.to(self.accelerator.device)
+        self.unet.train()
+        module, self.optimizer = self.accelerator.prepare(self.unet, self.optimizer)
         loader = iter(self._loader(start))
-        bar = tqdm(
-            range(start, config.steps),
-            initial=start,
-            total=config.steps,
-            disable=not main,
-            desc="train",
-            mininterval=2,
-        )
-        with stop_signals() as stopped:
-            for step in bar:
-                self._optimise(step, loader)
-                if step == 0:
-                    check_attached(self.window.losses, self.window.grad_norms[-1], self._any)
-                done = step + 1
-                last = done == config.steps
-                if done % config.log_every == 0 or last:
-                    bar.set_postfix(self._log(done), refresh=False)
-                # Several processes must agree on when to stop, and agreeing costs a synchronisation.
-                wants = stopped() or time.monotonic() > self.deadline
-                if self.accelerator.num_processes > 1:
-                    wants = done % config.log_every == 0 and self._any(wants)
-                validating = last or done % config.validate_every == 0
-                if validating or wants or done % config.checkpoint_every == 0:
-                    self._check_finite(step)
-                    with self.average.in_place(), published(self.unet, self.run.unet, self.accelerator.device):
-                        improved = self._validate(done) if validating else False
-                        self._save(done, improved)
-                if wants and not last:
-                    logger.warning("stopped after step %d; the same command goes on from here", done)
-                    return False
-        return True
+        self.window.started = time.perf_counter()
+        for step in range(start, self.config.steps):
+            self._optimise(module, step, loader)
+            if step == 0:
+                check_attached(self.window.losses, self.window.grad_norms[-1], self.anywhere)
+            yield step + 1
 
     def _loader(self, start: int) -> DataLoader[Any]:
         config, accelerator = self.config, self.accelerator
         indices = global_indices(
             start, config.steps, self.accumulation, accelerator.process_index, accelerator.num_processes
         )
-        # Not given to accelerate: the indices are this process's own already, and must not be sharded again.
+        # Not given to accelerate: the indices are this process's own already, and must not be shared out again.
         return DataLoader(
-            self.run.data,
+            self.data,
             batch_size=None,
             sampler=indices,
             num_workers=config.workers,
-            collate_fn=_as_it_is,
+            collate_fn=whole_batch,
             multiprocessing_context="spawn" if config.workers else None,
             persistent_workers=config.workers > 0,
             # Pinned copies travel to the GPU while it computes.
             pin_memory=accelerator.device.type == "cuda",
         )
 
-    def _optimise(self, step: int, loader: Iterator[Any]) -> None:
+    def _optimise(self, module: torch.nn.Module, step: int, loader: Iterator[Any]) -> None:
         config, accelerator = self.config, self.accelerator
         factor = learning_rate_factor(
-            step,
-            warmup_steps=config.warmup_steps,
-            total_steps=config.decay_steps,
-            final_ratio=config.final_ratio,
+            step, warmup_steps=config.warmup_steps, total_steps=config.decay_steps, final_ratio=config.final_ratio
         )
         for group in self.optimizer.param_groups:
             group["lr"] = config.lr * factor
@@ -156,39 +123,41 @@ class _Loop:
             batch = next(loader)
             self.window.waited += time.perf_counter() - before
             last = k == self.accumulation - 1
-            with nullcontext() if last else no_sync(self.unet, accelerator):
+            with nullcontext() if last else accelerator.no_sync(module):
                 with accelerator.autocast():
-                    loss = self.run.objective(self.unet, batch, self._global_index(step, k))
+                    loss = self.objective(module, batch, self._global_index(step, k))
                 if not loss.requires_grad:
                     raise TrainingError("the loss is detached from the U-Net: are all of its weights frozen?")
                 accelerator.backward(loss / self.accumulation)
             self.window.losses.append(loss.detach())
         limit = math.inf if config.max_grad_norm is None else config.max_grad_norm
-        norm = accelerator.clip_grad_norm_(self.unet.parameters(), limit)
+        norm = accelerator.clip_grad_norm_(module.parameters(), limit)
         assert norm is not None
-        self.window.grad_norms.append(whole(norm.detach()))
+        self.window.grad_norms.append(norm.detach())
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.average.update()
 
     def _global_index(self, step: int, k: int) -> int:
+        """g = (step * accumulation + k) * world + rank: the same micro-batches for any number of processes."""
         accelerator = self.accelerator
         return (step * self.accumulation + k) * accelerator.num_processes + accelerator.process_index
 
-    def _check_finite(self, step: int) -> None:
+    def check_finite(self, done: int) -> None:
+        """Raise TrainingError, naming step and samples, if a loss or gradient since the last entry is not finite."""
         check_finite(
-            step,
+            done - 1,
             self.window.losses,
             self.window.grad_norms,
             self.accumulation,
-            lambda step, k: self.run.data.names(self._global_index(step, k)),
+            lambda step, k: self.data.names(self._global_index(step, k)),
             self.saved,
-            self._any,
+            self.anywhere,
         )
 
-    def _log(self, done: int) -> dict[str, str]:
-        """Read the window's figures from the device, log them, and start a new window."""
-        self._check_finite(done - 1)
+    def read_window(self, done: int) -> dict[str, float]:
+        """The metrics since the last log entry, gathered from all processes; a new window begins."""
+        self.check_finite(done)
         window, self.window = self.window, Window()
         losses = self.accelerator.gather(torch.stack(window.losses).float())
         seconds = time.perf_counter() - window.started
@@ -199,65 +168,31 @@ class _Loop:
             "images_per_second": len(window.grad_norms) * self.config.effective_batch / seconds,
             "data_wait_share": window.waited / seconds,
         }
-        self._warn_of_waiting(values["data_wait_share"])
         if torch.cuda.is_available():
             values["peak_memory_gb"] = torch.cuda.max_memory_allocated() / 1e9
-        if self.tracker is not None:
-            self.tracker.log(done, values)
-        return {
-            "loss": f"{values['loss']:.4f}",
-            "lr": f"{values['lr']:.1e}",
-            "img/s": f"{values['images_per_second']:.1f}",
-            "wait": f"{values['data_wait_share']:.0%}",
-        }
+        return values
 
-    def _warn_of_waiting(self, share: float) -> None:
-        """Say it once."""
-        advice = waiting_advice(share, self.config.workers, cached=self.run.objective.vae is None)
-        if advice and not self.warned and self.accelerator.is_main_process:
-            self.warned = True
-            logger.warning(advice)
+    @contextmanager
+    def exported(self) -> Iterator[None]:
+        """Within this context the U-Net is in evaluation mode and holds the moving average, if there is one.
 
-    def _validate(self, done: int) -> bool:
-        """Judge the model; True if it is the best so far."""
-        self.run.unet.eval()
+        Saving and validation are not training time: images per second must not depend on how often they happen.
+        """
         started = time.perf_counter()
-        values = self.run.validate(done)
-        self.run.unet.train()
-        # Validation is not training time: images/s must not depend on how often it happens.
+        self.unet.eval()
+        with self.average.in_place():
+            yield
+        self.unet.train()
         self.window.started += time.perf_counter() - started
-        if self.tracker is not None:
-            self.tracker.log(done, values)
-        figure = values[self.config.select_by]
-        improved = figure < self.best
-        self.best = min(figure, self.best)
-        return improved
 
-    def _save(self, done: int, improved: bool) -> None:
-        state = whole({"optimizer": self.optimizer.state_dict(), **self.average.state()})
-        if self.accelerator.is_main_process:
-            started = time.perf_counter()
-            checkpoints = self.run.folder / "checkpoints"
-            pending = [loss.item() for loss in self.window.losses]
-            metadata = {"recipe": dict(self.run.recipe), "best": self.best, "pending": pending}
-            self.saved = save_checkpoint(checkpoints, done, self.run.save_model, state, metadata)
-            if self.config.verify_checkpoints:
-                verify(self.saved, self.run.unet)
-            keep_newest(checkpoints, self.config.keep_checkpoints)
-            if improved:
-                copy_model(self.saved, self.run.folder / "best")
-            if done == self.config.steps:
-                copy_model(self.saved, self.run.folder / "final")
-            self.window.started += time.perf_counter() - started
-        self.accelerator.wait_for_everyone()
-
-    def _any(self, flag: bool) -> bool:
-        """Whether the flag is up on any process."""
+    def anywhere(self, flag: bool) -> bool:
+        """Whether the flag is up on any process; collective."""
         if self.accelerator.num_processes == 1:
             return flag
         flags = self.accelerator.gather(torch.tensor([flag], device=self.accelerator.device))
         return bool(flags.any())
 
 
-def _as_it_is(batch: Any) -> Any:
+def whole_batch(batch: Any) -> Any:
+    """The data set gives whole micro-batches: nothing is left to collate."""
     return batch

@@ -1,18 +1,12 @@
-"""What a training run consists of, and what is refused before its first step."""
+"""The settings of a training run, and what is refused before its first step."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from diffusers.models import UNet2DConditionModel
-
-from marigold.data.mixture import MixtureDataset
-from marigold.training.objective import Objective
-from marigold.training.tracking import Tracker
 
 PRECISIONS = ("auto", "no", "bf16", "fp16")
 
@@ -30,8 +24,8 @@ class TrainConfig:
     adam8bit for bitsandbytes' 8-bit moments. `max_grad_norm` null does not clip. With `ema_decay` a moving average
     of the weights is kept, validated and exported instead of the weights themselves; null for none. With
     `verify_checkpoints` each checkpoint is read back and compared with the weights in memory. `time_limit` is in
-    hours, null for none. `select_by` names the validation figure (lower is better) that decides which checkpoint
-    is kept as `best`. `shard` spreads weights, gradients and moments over the processes (FSDP).
+    hours, null for none. `select_by` names the validation metric (lower is better) that decides which checkpoint
+    is kept as `best`; null takes AbsRel on the first validation set.
     """
 
     steps: int
@@ -50,10 +44,9 @@ class TrainConfig:
     validate_every: int
     keep_checkpoints: int
     verify_checkpoints: bool
-    select_by: str
+    select_by: str | None
     workers: int
     time_limit: float | None
-    shard: bool
 
 
 @dataclass(frozen=True)
@@ -84,7 +77,7 @@ class Performance:
 def make_accelerator(precision: str, device: str | None) -> Accelerator:
     """The processes of a run; `auto` is bf16 autocast on a GPU that has it, float32 elsewhere.
 
-    Raises TrainingError for an unknown precision.
+    Raises TrainingError for an unknown precision and for fp16 without a GPU.
     """
     if precision not in PRECISIONS:
         raise TrainingError(f"precision: expected one of {', '.join(PRECISIONS)}, got {precision!r}")
@@ -92,6 +85,8 @@ def make_accelerator(precision: str, device: str | None) -> Accelerator:
     if precision == "auto":
         has_bf16 = not cpu and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
         precision = "bf16" if has_bf16 else "no"
+    if precision == "fp16" and (cpu or not torch.cuda.is_available()):
+        raise TrainingError("precision=fp16: loss scaling needs a GPU; on a CPU take precision=no or bf16")
     # Gradients are summed where they lie instead of in copies.
     parallel = DistributedDataParallelKwargs(gradient_as_bucket_view=True)
     return Accelerator(mixed_precision=precision, cpu=cpu, rng_types=[], kwargs_handlers=[parallel])
@@ -109,24 +104,6 @@ def make_optimizer(name: str, parameters: Iterable[torch.nn.Parameter], lr: floa
     except ImportError as error:
         raise TrainingError("train.optimizer=adam8bit needs bitsandbytes: pip install -e '.[adam8bit]'") from error
     return Adam8bit(parameters, lr=lr)
-
-
-@dataclass(frozen=True)
-class Run:
-    """What a run consists of, besides its settings.
-
-    `save_model(folder)` writes the complete model folder, `validate(step)` returns figures. `recipe` holds every
-    setting that decides the numbers; a checkpoint made with another recipe is not continued.
-    """
-
-    folder: Path
-    unet: UNet2DConditionModel
-    data: MixtureDataset[Any]
-    objective: Objective
-    save_model: Callable[[Path], object]
-    validate: Callable[[int], dict[str, float]]
-    recipe: Mapping[str, Any]
-    make_tracker: Callable[[int], Tracker]
 
 
 def accumulation_steps(effective_batch: int, micro_batch: int, world: int) -> int:

@@ -8,6 +8,18 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 
+@dataclass(frozen=True)
+class Start:
+    """Where logging begins: after `step` finished steps, whose validation is finished too if `validated`."""
+
+    step: int = 0
+    validated: bool = True
+
+    def precedes(self, entry: Mapping[str, float]) -> bool:
+        """Whether an entry of metrics.jsonl was logged before; training entries have a loss, validation ones none."""
+        return entry["step"] < self.step or (entry["step"] == self.step and (self.validated or "loss" in entry))
+
+
 @runtime_checkable
 class Tracker(Protocol):
     """Receives a run's figures; a tracker belongs to the main process alone."""
@@ -22,13 +34,13 @@ class Tracker(Protocol):
 class JsonLines:
     """`metrics.jsonl`: one object per entry, flushed at once.
 
-    A resumed run first drops what a disturbed run logged after `start_step`, so that the file reads as if
-    nothing had happened.
+    A resumed run first drops what a disturbed run logged after `start`, so that the file reads as if nothing had
+    happened: the later steps, and the validation of that step unless it was `validated` to the end.
     """
 
-    def __init__(self, path: Path, start_step: int) -> None:
+    def __init__(self, path: Path, start: Start) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= start_step]
+        kept = [line for line in _whole_lines(path) if start.precedes(json.loads(line))]
         partial = path.with_name(path.name + ".partial")
         partial.write_text("".join(f"{line}\n" for line in kept))
         partial.replace(path)
@@ -60,7 +72,7 @@ class Wandb:
         name: str | None,
         mode: str,
         config: Mapping[str, Any],
-        start_step: int,
+        start: Start,
     ) -> None:
         try:
             import wandb
@@ -68,7 +80,7 @@ class Wandb:
             raise ValueError("tracker=wandb needs the package wandb: pip install -e '.[wandb]'") from error
         self.wandb = wandb
         identity = folder / "wandb_id.txt"
-        if start_step == 0 or not identity.exists():
+        if start.step == 0 or not identity.exists():
             identity.write_text(secrets.token_hex(4))
         self.run = wandb.init(
             project=project,
@@ -109,9 +121,9 @@ class TrackerConfig:
     mode: str | None
     project: str | None = None
 
-    def make(self, folder: Path, name: str | None, facts: Mapping[str, Any], start_step: int) -> Trackers:
+    def make(self, folder: Path, name: str | None, facts: Mapping[str, Any], start: Start) -> Trackers:
         """The trackers of a run in `folder`; wandb shows it as `name` with `facts` as its configuration."""
-        trackers: list[Tracker] = [JsonLines(folder / "metrics.jsonl", start_step)]
+        trackers: list[Tracker] = [JsonLines(folder / "metrics.jsonl", start)]
         if self.mode is not None:
-            trackers.append(Wandb(folder, self.project or "marigold", name, self.mode, facts, start_step))
+            trackers.append(Wandb(folder, self.project or "marigold", name, self.mode, facts, start))
         return Trackers(trackers)

@@ -20,15 +20,15 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from assemble import load_model, mixture_dataset, training_sets
 from cache_latents import run as cache_latents
-from marigold.config import build, to_dataclass
+from marigold.config import build
 from marigold.data.rooms import write_rooms
 from marigold.data.rooms.write import RoomsSize
+from marigold.inputs import Settings, load_inputs, mixture_dataset
 from marigold.model.backbone import empty_prompt_embedding
 from marigold.model.sampler import Diffusion
-from marigold.training.objective import NoiseConfig, Objective
-from train import run
+from marigold.train import run
+from marigold.training.objective import Objective
 
 ROOT = Path(__file__).resolve().parents[2]
 BATCH = 32
@@ -107,12 +107,12 @@ def _overrides(folder: Path, model: str, size: tuple[int, ...]) -> list[str]:
         f"model={model}",
         f"paths.data={folder / 'data'}",
         f"data.hypersim.transform.size=[{size[0]},{size[1]}]",
-        "mixture.hypersim=1.0",
-        "mixture.vkitti=0.0",
+        "data.hypersim.weight=1.0",
+        "data.vkitti.weight=0.0",
         "cache.dtype=float16",
         f"train.effective_batch={BATCH}",
         "validation.panel=0",
-        "+validation.sets.hypersim.reader.limit=1",
+        "data.hypersim.held_out.limit=1",
     ]
 
 
@@ -154,17 +154,19 @@ def _plain(overrides: list[str], steps: int) -> float:
     """The plain loop, with this project's objective and data so that only the loop differs."""
     config = _compose([*overrides, "cache.enabled=false", "train.micro_batch=2"])
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    backbone = load_model(config)
+    settings = Settings.read(config)
+    sets, backbone = load_inputs(config, settings, [], files=True)
+    assert backbone is not None
     unet, vae = backbone.unet.to(device).train(), backbone.vae.to(device)
     prompt = empty_prompt_embedding(backbone.text_encoder, backbone.tokenizer).to(device)
     objective = Objective(
         Diffusion.from_config(backbone.scheduler_config),
-        to_dataclass(NoiseConfig, config.noise, "noise"),
+        settings.noise,
         prompt,
         vae,
         config.train.seed,
     )
-    data = mixture_dataset(config, training_sets(config), backbone)
+    data = mixture_dataset(settings, sets, backbone)
     optimizer = torch.optim.Adam(unet.parameters(), lr=3e-5, foreach=False, fused=False)
     accumulation = BATCH // 2
     seconds = []

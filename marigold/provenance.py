@@ -1,12 +1,14 @@
-"""Where a result comes from: the commit, the source, and the files that were judged."""
+"""Where a run or result comes from: the commit, the source, the versions, and the files that were read."""
 
 import hashlib
 import json
+import platform
 import subprocess
+import sys
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
-PACKAGE = Path(__file__).resolve().parent.parent
+PACKAGE = Path(__file__).resolve().parent
 
 
 def commit() -> str:
@@ -38,9 +40,21 @@ def files_identity(path: Path) -> str:
     return digest.hexdigest()
 
 
-def fingerprint(settings: dict[str, Any]) -> str:
-    """sha256 of plain values: two evaluations with the same one give the same rows."""
-    return hashlib.sha256(json.dumps(settings, sort_keys=True, allow_nan=False).encode()).hexdigest()
+def write(folder: Path, processes: int) -> None:
+    """Write provenance.json (commit, versions, command line) and, in a git checkout, changes.diff into `folder`."""
+    facts = {
+        "commit": commit(),
+        "processes": processes,
+        "python": platform.python_version(),
+        **{package: version(package) for package in ("torch", "diffusers", "transformers")},
+        "argv": sys.argv,
+    }
+    (folder / "provenance.json").write_text(json.dumps(facts, indent=1))
+    try:
+        diff = _git("diff", "HEAD")
+    except (OSError, subprocess.CalledProcessError):
+        return  # not a git checkout: the commit is recorded as unknown
+    (folder / "changes.diff").write_text(diff)
 
 
 def _git(*arguments: str) -> str:

@@ -1,0 +1,84 @@
+"""Encode both flips of every training sample once, so that training never runs the VAE's encoder."""
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from diffusers.models import AutoencoderKL
+from omegaconf import DictConfig
+from tqdm import tqdm
+
+from marigold.data.errors import DataError
+from marigold.data.files import lock_folder
+from marigold.data.latent_cache import AUTOCAST, CacheConfig, CacheError, LatentBatch, write_cache
+from marigold.data.pixels import PixelExamples
+from marigold.data.training_sets import TrainingSet
+from marigold.inputs import Settings, load_inputs
+from marigold.model.base import latents_identity
+from marigold.training.objective import encode_batch
+
+
+@torch.no_grad()
+def run(config: DictConfig) -> None:
+    """Write the cache of every training set of nonzero weight, this process its share of the shards.
+
+    Whole shards of an earlier run are kept. Raises ValueError or OSError with a message for the user.
+    """
+    settings = Settings.read(config)
+    state = PartialState(cpu=config.device == "cpu")
+    if settings.cache.precision == "fp16" and state.device.type == "cpu":
+        raise CacheError("cache.precision=fp16: a CPU has no float16 convolutions worth using; take bf16 or no")
+    problems: list[str] = []
+    sets, backbone = load_inputs(config, settings, problems, files=True)
+    if problems or backbone is None:
+        raise DataError("cannot start:\n" + "\n".join(f"- {problem}" for problem in problems))
+    vae_hash = latents_identity(backbone.vae)
+    vae = backbone.vae.to(state.device)
+    for part in sets:
+        folder = Path(settings.cache.folder) / part.name
+        if state.is_main_process:
+            with lock_folder(folder):
+                write(part, folder, settings.cache, vae, vae_hash, state)
+                state.wait_for_everyone()
+            size = sum(file.stat().st_size for file in folder.glob("shard_*.h5"))
+            print(f"{folder}: {len(part.samples)} samples x 2 flips, {size / 1e6:.1f} MB")
+        else:
+            write(part, folder, settings.cache, vae, vae_hash, state)
+            state.wait_for_everyone()
+
+
+def write(
+    part: TrainingSet, folder: Path, cache: CacheConfig, vae: AutoencoderKL, vae_hash: str, state: PartialState
+) -> None:
+    """This process's shards of one training set."""
+    source = PixelExamples(part.samples, part.samples.names, part.transform)
+    written = write_cache(
+        folder,
+        functools.partial(encode, vae, source, AUTOCAST[cache.precision]),
+        count=len(part.samples),
+        fingerprint=part.identity(vae_hash, cache.precision),
+        dtype=cache.dtype,
+        shard_size=cache.shard_size,
+        batch=cache.batch,
+        rank=state.process_index,
+        world=state.num_processes,
+    )
+    total = len(part.samples) // state.num_processes
+    with tqdm(total=total, desc=f"encode {part.name}", disable=not state.is_main_process, mininterval=2) as bar:
+        for done in written:
+            bar.update(done)
+
+
+def encode(
+    vae: AutoencoderKL,
+    source: PixelExamples,
+    autocast: torch.dtype | None,
+    indices: Sequence[int],
+    flips: Sequence[bool],
+) -> LatentBatch:
+    """Latents of the chosen samples, the encoder computing in `autocast` (None: in its own precision)."""
+    batch = source.batch(indices, flips)
+    with torch.autocast(vae.device.type, autocast, enabled=autocast is not None):
+        return encode_batch(vae, batch)

@@ -1,0 +1,111 @@
+"""What a run, a latent cache or a result depends on, and what differs between two of them.
+
+Every setting belongs to one of three classes: it decides numbers, it moves them by rounding only, or it decides
+nothing. A key that no pattern below names decides numbers, so a new setting is compared until somebody says otherwise.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
+from typing import Any, NamedTuple
+
+ROUNDING = ("device", "processes", "performance.*")
+# Of a training run's configuration (configs/train.yaml); tests/training/test_identity.py trains with other values.
+NOTHING = (
+    "name",
+    "run_dir",
+    "paths.*",
+    "tracker.*",
+    "export.*",
+    # They choose `best/`, not the weights.
+    "protocol.*",
+    "validation.*",
+    "train.select_by",
+    "train.steps",
+    "train.log_every",
+    "train.checkpoint_every",
+    "train.validate_every",
+    "train.keep_checkpoints",
+    "train.verify_checkpoints",
+    "train.workers",
+    "train.time_limit",
+    # Where a base lies; its weights and configuration are compared instead.
+    "model.base",
+    "model.search",
+    "model.revision",
+    "model.licence",
+    "cache.folder",
+    "cache.shard_size",
+    "cache.batch",
+    # Of a training set: what is said of it, and how it is evaluated.
+    "data.*.licence",
+    "data.*.held_out.*",
+    "data.*.evaluation.*",
+    "data.*.reader_for.*",
+    "data.*.reader.cameras.*",
+    # Of any data set: where it lies; the lines that were read are compared instead.
+    "*.reader.name",
+    "*.reader.root",
+    "*.reader.split_list",
+    "*.reader.limit",
+    "*.reader.official_split",
+    "*.reader.how_to_get",
+    "*.reader.image_size",
+)
+
+
+class Difference(NamedTuple):
+    """One key on which two identities disagree."""
+
+    key: str
+    theirs: Any
+    ours: Any
+
+
+def decides_nothing(key: str) -> bool:
+    """Whether no bit of a run or result depends on the setting `key`, such as `train.workers`."""
+    return any(fnmatchcase(key, pattern) for pattern in NOTHING)
+
+
+def moves_by_rounding(key: str) -> bool:
+    """Whether the setting `key` changes the order of sums or the kernels, and nothing else."""
+    return any(fnmatchcase(key, pattern) for pattern in ROUNDING)
+
+
+def identity(settings: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything that numbers depend on, as a flat dict of plain JSON values.
+
+    settings: nested, resolved configuration, of which the keys that decide nothing are left out. facts: what the
+    settings stand for, such as the hash of a list or of weights; always kept.
+    """
+    kept = {key: value for key, value in flatten(settings).items() if not decides_nothing(key)}
+    return json.loads(json.dumps({**kept, **facts}, default=str))
+
+
+def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[Difference]:
+    """The keys on which two identities disagree, sorted; a key that one of them lacks counts as None."""
+    keys = sorted({*theirs, *ours})
+    return [Difference(key, theirs.get(key), ours.get(key)) for key in keys if theirs.get(key) != ours.get(key)]
+
+
+def listed(found: Iterable[Difference], theirs: str, ours: str) -> str:
+    """The differences in words: `train.lr: checkpoint 0.1, this run 0.2; ...`."""
+    return "; ".join(f"{key}: {theirs} {there!r}, {ours} {here!r}" for key, there, here in found)
+
+
+def fingerprint(facts: Mapping[str, Any]) -> str:
+    """sha256 of plain values: two evaluations with the same one give the same rows."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted key; an infinity, which JSON does not have, becomes its name."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = str(value) if isinstance(value, float) and not math.isfinite(value) else value
+    return flat

@@ -1,0 +1,250 @@
+"""What a training run needs: typed settings, data sets and base model, and what its numbers depend on."""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from omegaconf import DictConfig, OmegaConf
+
+from marigold.config import ConfigError, build, experiments, swept_overrides, to_dataclass
+from marigold.data.base import DepthDataset
+from marigold.data.errors import DataError
+from marigold.data.latent_cache import CacheConfig, CacheError, LatentCache
+from marigold.data.mixture import ExampleSource, Mixture, MixtureDataset
+from marigold.data.pixels import PixelExamples
+from marigold.data.training_sets import TrainingSet
+from marigold.data.transforms import Transform
+from marigold.evaluate import make_protocol, reader_of
+from marigold.evaluation.protocol import Protocol
+from marigold.identity import differences, fingerprint, identity, listed, moves_by_rounding
+from marigold.model.backbone import Backbone, BaseModelError
+from marigold.model.base import DiffusionConfig, ModelConfig, base_identity, latents_identity, load_trainable
+from marigold.training.checkpoint import Checkpoint
+from marigold.training.objective import NoiseConfig
+from marigold.training.settings import Performance, TrainConfig, TrainingError
+from marigold.training.tracking import TrackerConfig
+
+logger = logging.getLogger(__name__)
+METRICS = ("abs_rel", "delta1")
+
+
+@dataclass(frozen=True)
+class Export:
+    """What a checkpoint says to whoever loads it: recommended settings, and the model card's notes."""
+
+    default_denoising_steps: int
+    default_processing_resolution: int
+    notes: str
+
+
+@dataclass(frozen=True)
+class Validation:
+    """How the model is sampled in validation; `panel` images of the first set are drawn.
+
+    `held_out`: the lists that the training sets hold out are validated on.
+    """
+
+    held_out: bool
+    steps: int
+    ensemble_size: int
+    seed: int
+    panel: int
+
+
+@dataclass(frozen=True)
+class ValidationSet:
+    """A named set of samples and the protocol that evaluates them."""
+
+    name: str
+    samples: DepthDataset
+    protocol: Protocol
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The typed parts of configs/train.yaml; the data sets are built from `data` and `validation.sets`."""
+
+    train: TrainConfig
+    model: ModelConfig
+    diffusion: DiffusionConfig
+    noise: NoiseConfig
+    flip_probability: float
+    cache: CacheConfig
+    export: Export
+    validation: Validation
+    tracker: TrackerConfig
+    performance: Performance
+
+    @classmethod
+    def read(cls, config: DictConfig) -> "Settings":
+        """Raises ConfigError for an unknown key, a missing one and a value of the wrong type."""
+        plain: Any = OmegaConf.to_container(config, resolve=True)
+        chosen = {field.name: plain[field.name] for field in fields(cls)}
+        chosen["validation"] = {key: value for key, value in plain["validation"].items() if key != "sets"}
+        return to_dataclass(cls, OmegaConf.create(chosen))
+
+
+def check_inputs(
+    config: DictConfig, settings: Settings
+) -> tuple[list[TrainingSet], list[ValidationSet], Backbone, MixtureDataset[Any]]:
+    """Everything that a run needs, built and looked up, or one DataError that names all that is missing."""
+    problems: list[str] = []
+    sets, backbone = load_inputs(config, settings, problems, files=not settings.cache.enabled)
+    validation_sets = []
+    for name, node in validation_nodes(config, settings).items():
+        with noted(problems, f"validation on {name}"):
+            protocol = make_protocol(config.protocol, node)
+            samples: DepthDataset = build(reader_of(node, protocol.name), f"validation.sets.{name}.reader")
+            samples.check_files()
+            validation_sets.append(ValidationSet(name, samples, protocol))
+    data = None
+    if backbone is not None and not problems:
+        with noted(problems, "cache"):
+            data = mixture_dataset(settings, sets, backbone)
+    if problems or backbone is None or data is None:
+        raise DataError("cannot start:\n" + "\n".join(f"- {problem}" for problem in problems))
+    if not validation_sets:
+        logger.warning("no validation and no best/: no training set of this run has a held_out list")
+    return sets, validation_sets, backbone, data
+
+
+def load_inputs(
+    config: DictConfig, settings: Settings, problems: list[str], *, files: bool
+) -> tuple[list[TrainingSet], Backbone | None]:
+    """The training sets of nonzero weight and the base; what is missing is added to `problems`.
+
+    files: look every listed file up and read one sample of each set.
+    """
+    sets = []
+    for name, node in config.data.items():
+        if unknown := sorted(set(node) - ENTRY):
+            raise ConfigError(f"data.{name}: unknown key(s) {', '.join(unknown)}; known: {', '.join(sorted(ENTRY))}")
+        if not isinstance(node.get("weight"), (int, float)) or node.weight < 0:
+            raise ConfigError(f"data.{name}.weight: expected a number of 0 or more, got {node.get('weight')!r}")
+        if node.weight == 0:
+            continue
+        transform = to_dataclass(Transform, node.transform, f"data.{name}.transform")
+        with noted(problems, f"training on {name}"):
+            samples: DepthDataset = build(node.reader, f"data.{name}.reader")
+            if files:
+                samples.check_files()
+            plain: Any = OmegaConf.to_container(node.reader, resolve=True)
+            sets.append(
+                TrainingSet(str(name), samples, transform, float(node.weight), node.get("licence") or "", plain)
+            )
+    if not sets and not problems:
+        raise ConfigError("data: no training set has a weight above 0")
+    backbone = None
+    with noted(problems, "model"):
+        backbone = load_trainable(settings.model, settings.diffusion, settings.train.seed)
+    return sets, backbone
+
+
+ENTRY = {"reader", "transform", "weight", "held_out", "licence", "evaluation", "reader_for"}
+"""Keys of a training set's entry in `data`."""
+
+
+@contextmanager
+def noted(problems: list[str], what: str) -> Iterator[None]:
+    """Note what is missing or broken and go on, so that one message can name everything."""
+    try:
+        yield
+    except (DataError, BaseModelError, CacheError, OSError) as error:
+        problems.append(f"{what}: {error}")
+
+
+def validation_nodes(config: DictConfig, settings: Settings) -> dict[str, DictConfig]:
+    """The held-out list of each training set that has one, as a data set of its own, then `validation.sets`."""
+    nodes = {}
+    for name, node in config.data.items() if settings.validation.held_out else ():
+        if node.weight > 0 and node.get("held_out"):
+            reader = OmegaConf.merge(node.reader, node.held_out)
+            changed = OmegaConf.masked_copy(node, ["evaluation", "reader_for"])
+            changed.reader = reader
+            changed._set_parent(config)  # interpolations look upwards
+            nodes[str(name)] = changed
+    return {**nodes, **{str(name): node for name, node in config.validation.sets.items()}}
+
+
+def mixture_dataset(settings: Settings, sets: Sequence[TrainingSet], backbone: Backbone) -> MixtureDataset[Any]:
+    """The stream of micro-batches, from images or from cached latents; raises CacheError for an incomplete cache."""
+    cache = settings.cache
+    vae_hash = latents_identity(backbone.vae) if cache.enabled else ""
+    sources: list[ExampleSource[Any]] = []
+    for part in sets:
+        if cache.enabled:
+            depends_on = part.identity(vae_hash, cache.precision)
+            folder = Path(cache.folder) / part.name
+            sources.append(LatentCache(folder, part.samples.names, depends_on, cache.dtype, cache.shard_size))
+        else:
+            sources.append(PixelExamples(part.samples, part.samples.names, part.transform))
+    mixture = Mixture(
+        [len(part.samples) for part in sets],
+        [part.weight for part in sets],
+        settings.train.micro_batch,
+        settings.flip_probability,
+        settings.train.seed,
+    )
+    return MixtureDataset(mixture, sources)
+
+
+def chosen_metric(select_by: str | None, sets: Sequence[ValidationSet]) -> str | None:
+    """The metric that chooses best/: the given one, else AbsRel on the first set; None without sets."""
+    if select_by is None:
+        return f"{sets[0].name}/{METRICS[0]}" if sets else None
+    known = [f"{part.name}/{metric}" for part in sets for metric in METRICS]
+    if select_by not in known:
+        raise ConfigError(f"train.select_by={select_by}: no validation set gives that; there are {', '.join(known)}")
+    return select_by
+
+
+def lists_of(sets: Sequence[ValidationSet]) -> str:
+    """What a validation is measured on: values on other lists are not compared."""
+    return fingerprint({part.name: [part.samples.lines_sha256, part.protocol.name] for part in sets})
+
+
+def run_identity(
+    config: DictConfig, sets: Sequence[TrainingSet], backbone: Backbone, accelerator: Accelerator
+) -> dict[str, Any]:
+    """Everything that the weights depend on; the base and the lists by their content."""
+    plain: Any = OmegaConf.to_container(config, resolve=True)
+    cache = plain.pop("cache")
+    plain["data"] = {part.name: plain["data"][part.name] for part in sets}
+    facts = {
+        "base": base_identity(backbone),
+        "precision": accelerator.mixed_precision,
+        "processes": accelerator.num_processes,
+        "device": accelerator.device.type,
+        "cache": {key: cache[key] for key in ("dtype", "precision")} if cache["enabled"] else None,
+        **{f"data.{part.name}.lines": part.samples.lines_sha256 for part in sets},
+    }
+    return identity(plain, facts)
+
+
+def require_same_run(checkpoint: Checkpoint, ours: Mapping[str, Any], precision: str, folder: Path) -> None:
+    """Raise TrainingError, naming every setting that differs and decides numbers; say what moves by rounding only."""
+    advice = f"Give this run a name of its own, such as name={folder.name}_2, or move {folder} away"
+    theirs = checkpoint.metadata.get("identity")
+    if theirs is None:
+        raise TrainingError(f"{checkpoint.folder} was written by an earlier version and cannot be resumed. {advice}")
+    found = differences(theirs, ours)
+    # auto chose another precision because the card is another.
+    rounding = [one for one in found if moves_by_rounding(one.key) or (one.key == "precision" and precision == "auto")]
+    refused = [one for one in found if one not in rounding]
+    if refused:
+        raise TrainingError(f"{folder} holds another run: {listed(refused, 'its checkpoint', 'this run')}. {advice}")
+    if rounding:
+        logger.warning("resumed with other rounding: %s", listed(rounding, "checkpoint", "now"))
+
+
+def run_folder(config: DictConfig) -> Path:
+    """`run_dir`, else RUNS/NAME; in a multirun the swept overrides make it one folder per job."""
+    swept = "-".join(override.replace("/", "_") for override in swept_overrides())
+    if config.run_dir is not None:
+        return Path(config.run_dir, swept)
+    name = config.name or "-".join(experiments()) or "train"
+    return Path(config.paths.runs, "-".join(filter(None, (name, swept))))

@@ -1,0 +1,115 @@
+"""The base that a training starts from: where it is found, what identifies it, and under which licence it stands."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.models import AutoencoderKL
+from huggingface_hub.repocard import metadata_load
+
+from marigold.model.backbone import Backbone, BaseModelError, find_folder, load_base, widen_conv_in
+from marigold.model.random_base import build_sd2_sized, random_unet_like
+
+RANDOM_SD2 = "random_sd2"  # in place of a base: Stable Diffusion 2's shapes with random weights
+MODEL_SEED = 0  # of the U-Net that replaces a pretrained one in the ablation
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """`configs/model`: where the base is, and whether its U-Net is replaced by one with random weights.
+
+    `base` is a folder or a hub id; None takes the first of `search` whose folder is there, else the last of them.
+    `licence` is that of the models in `search`.
+    """
+
+    base: str | None
+    search: list[str]
+    licence: str | None
+    revision: str | None
+    random_unet: bool
+
+    @property
+    def location(self) -> str:
+        """The folder or hub id that is used; raises BaseModelError if none is named."""
+        if self.base is not None:
+            return self.base
+        if not self.search:
+            raise BaseModelError("model.base=null and model.search=[]: give model.base=DIR or a hub id")
+        return next((place for place in self.search if Path(place).is_dir()), self.search[-1])
+
+
+@dataclass(frozen=True)
+class DiffusionConfig:
+    """What differs from the base's own scheduler."""
+
+    rescale_betas_zero_snr: bool
+    timestep_spacing: str
+
+
+def load_trainable(model: ModelConfig, diffusion: DiffusionConfig, seed: int) -> Backbone:
+    """The base with a U-Net of 8 input channels and the scheduler settings of this run; the VAE is frozen.
+
+    seed: of the U-Net with random weights. Raises BaseModelError for a base that is missing or does not fit.
+    """
+    if model.location == RANDOM_SD2:
+        backbone = build_sd2_sized()
+    else:
+        folder = find_folder(model.location, model.revision)
+        check_space(folder / "model_index.json")
+        backbone = load_base(folder)
+    if model.random_unet:
+        backbone = replace(backbone, unet=random_unet_like(backbone.unet, MODEL_SEED + seed))
+    if backbone.unet.config["in_channels"] == 4:
+        widen_conv_in(backbone.unet)
+    backbone.vae.requires_grad_(False)
+    return replace(backbone, scheduler_config={**backbone.scheduler_config, **asdict(diffusion)})
+
+
+def check_space(index: Path) -> None:
+    """Refuse to teach depth to a model whose model_index.json says that it predicts something else."""
+    predicts = json.loads(index.read_text()).get("prediction_type") if index.is_file() else None
+    if predicts not in (None, "depth"):
+        raise BaseModelError(
+            f"{index}: this model predicts {predicts}, and training here teaches depth; start from a depth model "
+            f"or from an image generator"
+        )
+
+
+def licence(model: ModelConfig) -> str | None:
+    """The base's licence under the hub's identifier: that of its README.md, or of the models in `search`, or None."""
+    if model.location == RANDOM_SD2:
+        return "apache-2.0"
+    card = find_folder(model.location, model.revision) / "README.md"
+    stated = (metadata_load(card) or {}).get("license") if card.is_file() else None
+    return stated or (model.licence if model.location in model.search else None)
+
+
+def base_identity(backbone: Backbone) -> str:
+    """sha256 over the configuration and weights of U-Net, VAE and text encoder: the same from whatever folder."""
+    digest = hashlib.sha256()
+    for module in (backbone.unet, backbone.vae, backbone.text_encoder):
+        config = module.config if isinstance(module.config, Mapping) else module.config.to_dict()
+        # Private keys say which library and path the configuration came from.
+        public = {key: value for key, value in config.items() if not key.startswith("_")}
+        versions = ("transformers_version", "dtype", "torch_dtype")
+        shape = {key: value for key, value in public.items() if key not in versions}
+        digest.update(json.dumps(shape, sort_keys=True, default=str).encode())
+        _update(digest, module)
+    return digest.hexdigest()
+
+
+def latents_identity(vae: AutoencoderKL) -> str:
+    """sha256 over what latents depend on: the VAE's scaling factor, and its parameters and buffers by name."""
+    digest = hashlib.sha256(repr(float(vae.config["scaling_factor"])).encode())
+    _update(digest, vae)
+    return digest.hexdigest()
+
+
+def _update(digest: Any, module: torch.nn.Module) -> None:
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().float().contiguous().numpy().data)
