@@ -10,6 +10,7 @@ DEVICE ?= cpu
 LAUNCH = $(BIN)/torchrun --standalone --nproc_per_node $(PROCESSES)
 EXP ?= quickstart
 RUN_DIR ?= runs/quickstart
+ROOMS := $(or $(MARIGOLD_DATA),data)/rooms
 # More overrides of the training, such as TRAIN="train.steps=60 train.decay_steps=60"
 TRAIN ?=
 
@@ -28,8 +29,8 @@ quickstart: data
 	$(RUN) scripts/compare_constant.py dataset=rooms results=$(RUN_DIR)/eval
 
 data: .venv/installed
-	$(RUN) scripts/prepare.py dataset=rooms out=data/rooms workers=$(WORKERS)
-	$(RUN) scripts/prepare.py dataset=hypersim raw=data/rooms/hypersim_raw out=data/rooms/hypersim workers=$(WORKERS) prepare.official=null
+	$(RUN) scripts/prepare.py dataset=rooms workers=$(WORKERS)
+	$(RUN) scripts/prepare.py dataset=hypersim raw=$(ROOMS)/hypersim_raw out=$(ROOMS)/hypersim workers=$(WORKERS) prepare.official=null
 	$(LAUNCH) scripts/cache_latents.py +exp=$(EXP) device=$(DEVICE)
 
 test: .venv/installed
@@ -50,4 +51,4 @@ format: .venv/installed
 	touch $@
 
 clean:
-	rm -rf data/rooms runs/quickstart
+	rm -rf $(ROOMS) runs/quickstart

@@ -65,13 +65,18 @@ def test_every_protocol_is_resolved_for_every_data_set(dataset, protocol):
 
 
 @pytest.mark.parametrize("dataset", [name for name in DATASETS if name not in ("motorcycle", "rooms")])
-def test_the_commands_that_get_a_data_set_compose(dataset):
+def test_the_commands_that_get_a_data_set_compose(dataset, monkeypatch):
+    monkeypatch.setenv("MARIGOLD_DATA", "/elsewhere")
     reader = composed("eval", f"dataset={dataset}").dataset.reader
     commands = [command.split() for command in reader.how_to_get.split(";")]
+    found = []
     for (python, script, *arguments), expected in zip(commands, ("download", "prepare"), strict=True):
         assert (python, script) == ("python", f"scripts/{expected}.py")
-        assert composed(expected, *arguments)[expected]
-    assert reader.root.startswith(commands[1][-1].removeprefix("out="))
+        found.append(composed(expected, *arguments))
+        assert found[-1][expected]
+    assert Path(reader.root).is_relative_to(found[1].out)
+    assert found[1].out == f"/elsewhere/{dataset}"
+    assert found[1].raw == found[0].out  # what the first brings the second takes
 
 
 @pytest.mark.parametrize("argument", ["validation=null", "+exp=null", "tracker="])

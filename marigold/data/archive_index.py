@@ -69,20 +69,22 @@ class ArchiveIndex:
         return member.offset + 30 + name_size + extra_size
 
 
-def load_or_build(path: Path, file: int) -> ArchiveIndex:
-    """The cached index if it is of this size and modification time, else a new one, cached if possible.
+def load_or_build(path: Path, file: int, *, cache: bool = True) -> ArchiveIndex:
+    """The cached index if it is of this size and modification time, else a new one, cached if possible and wanted.
 
     `file` is the open descriptor of `path`. Raises DataError for an archive that cannot be indexed.
     """
     status = os.fstat(file)
     head = {"format": _FORMAT, "size": status.st_size, "mtime_ns": status.st_mtime_ns}
-    places = [path.with_name(path.name + ".index"), _CACHE_FOLDER / f"{_slug(path)}.index"]
+    # Behind a symbolic link may lie an archive that was indexed under its own name.
+    beside = dict.fromkeys(place.with_name(place.name + ".index") for place in (path, path.resolve()))
+    places = [*beside, _CACHE_FOLDER / f"{_slug(path)}.index"]
     for place in places:
         table = _load(place, head)
         if table is not None:
             return ArchiveIndex(table)
     table = _build(path)
-    for place in places:
+    for place in places if cache else ():
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
             with atomic_file(place) as out:

@@ -6,4 +6,4 @@ class DataError(ValueError):
 
 
 class MissingDataError(DataError):
-    """A folder, archive or list that is not there at all."""
+    """A folder, archive, list or listed file that is not there at all."""

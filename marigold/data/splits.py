@@ -4,6 +4,7 @@ import hashlib
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -115,31 +116,41 @@ def read_split(path: str | Path, *, columns: int = 1) -> list[Line]:
     return lines
 
 
-def describe_split(path: str | Path, lines: Sequence[Line], official_name: str | None) -> SplitInfo:
+def describe_split(
+    path: str | Path, lines: Sequence[Line], official_name: str | None, *, tell: bool = True
+) -> SplitInfo:
     """Hash the lines and compare them with the field's list `official_name`, a key of KNOWN_SPLITS.
 
-    A list that differs is logged with both counts and hashes; that is no error, the result says so.
+    A list that differs is logged with both counts and hashes; that is no error, the result says so. tell: false
+    where the caller's own text says it.
     """
     sha256 = canonical_sha256(" ".join(line) for line in lines)
     if official_name is None:
         return SplitInfo(Path(path).stem, str(path), len(lines), sha256, None)
     if official_name not in KNOWN_SPLITS:
         raise DataError(f"{path}: no known list is called {official_name!r}; known: {', '.join(KNOWN_SPLITS)}")
-    known = KNOWN_SPLITS[official_name]
-    official = sha256 == known.sha256
-    if official:
-        log.info("%s: official split %s, %d lines", path, official_name, len(lines))
-    else:
-        log.warning(
-            "%s: not the official split %s: %d lines with sha256 %s, official %d with %s",
-            path,
-            official_name,
-            len(lines),
-            sha256,
-            known.count,
-            known.sha256,
-        )
-    return SplitInfo(official_name, str(path), len(lines), sha256, official)
+    split = SplitInfo(official_name, str(path), len(lines), sha256, sha256 == KNOWN_SPLITS[official_name].sha256)
+    if tell:
+        _tell(split)
+    return split
+
+
+@cache
+def _tell(split: SplitInfo) -> None:
+    """Log whether a list is the official one; once, however many readers of it a command has."""
+    if split.official:
+        log.info("%s: official split %s, %d lines", split.path, split.name, split.count)
+        return
+    known = KNOWN_SPLITS[split.name]
+    log.warning(
+        "%s: not the official split %s: %d lines with sha256 %s, official %d with %s",
+        split.path,
+        split.name,
+        split.count,
+        split.sha256,
+        known.count,
+        known.sha256,
+    )
 
 
 def part_of_split(split: SplitInfo, lines: Sequence[Line]) -> SplitInfo:

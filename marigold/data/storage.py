@@ -9,7 +9,8 @@ import os
 import stat
 import weakref
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -19,6 +20,7 @@ from marigold.data.errors import DataError, MissingDataError
 # The largest file of the seven data sets is ETH3D's raw depth, 97.5 MB. A file that claims more than this is
 # not one of theirs, and reading it could take the machine's memory.
 MAX_FILE_BYTES = 512 * 2**20
+ARCHIVE_SUFFIXES = (".tar", ".zip")
 
 
 @runtime_checkable
@@ -33,15 +35,24 @@ class Storage(Protocol):
         """Every file's name, sorted, without a leading `./`."""
         ...
 
+    def absent(self, names: Iterable[str]) -> list[str]:
+        """Those of the names that `read` would not find, in order; no content is read."""
+        ...
 
-def open_storage(path: str | Path, *, max_file_bytes: int = MAX_FILE_BYTES) -> Storage:
-    """Open a folder, a `.tar` or a `.zip` for reading; raises DataError when it is none of these."""
+
+def open_storage(path: str | Path, *, max_file_bytes: int = MAX_FILE_BYTES, cache_index: bool = True) -> Storage:
+    """Open a folder, a `.tar` or a `.zip` for reading; raises DataError when it is none of these.
+
+    A folder stands for the archives directly inside it too. cache_index: keep an archive's index on the disk.
+    """
     path = Path(path)
     if path.is_dir():
-        return FolderStorage(path, max_file_bytes)
+        archives = sorted(file for file in path.iterdir() if file.suffix in ARCHIVE_SUFFIXES and not file.is_dir())
+        folder = FolderStorage(path, max_file_bytes)
+        return OverlaidStorage(folder, archives, cache_index) if archives else folder
     if not path.exists():
         raise MissingDataError(f"{path}: no such folder or archive")
-    return ArchiveStorage(path, max_file_bytes)
+    return ArchiveStorage(path, max_file_bytes, cache_index)
 
 
 def relative_name(name: str) -> str:
@@ -76,7 +87,20 @@ class FolderStorage:
             with open(real, "rb", buffering=0) as file:
                 return file.read()
         except OSError as error:
-            raise DataError(f"{path}: {error.strerror or error}") from error
+            kind = MissingDataError if isinstance(error, FileNotFoundError | NotADirectoryError) else DataError
+            raise kind(f"{path}: {error.strerror or error}") from error
+
+    def absent(self, names: Iterable[str]) -> list[str]:
+        # One listing a folder: on a network disk a look at each of 75,000 files takes minutes.
+        there: dict[str, set[str]] = {}
+        missing = []
+        for name in names:
+            folder, _, file = relative_name(name).rpartition("/")
+            if folder not in there:
+                there[folder] = _files_in(os.path.join(self.root, folder))
+            if file not in there[folder]:
+                missing.append(name)
+        return missing
 
     def names(self) -> Sequence[str]:
         found = []
@@ -89,9 +113,9 @@ class FolderStorage:
 class ArchiveStorage:
     """The members of one `.tar` (not compressed) or `.zip`, read at their offsets."""
 
-    def __init__(self, path: Path, max_file_bytes: int = MAX_FILE_BYTES) -> None:
+    def __init__(self, path: Path, max_file_bytes: int = MAX_FILE_BYTES, cache_index: bool = True) -> None:
         self.path = path
-        self.max_file_bytes = max_file_bytes
+        self.max_file_bytes, self.cache_index = max_file_bytes, cache_index
         self._open()
 
     def _open(self) -> None:
@@ -100,10 +124,10 @@ class ArchiveStorage:
         except OSError as error:
             raise DataError(f"{self.path}: {error.strerror or error}") from error
         weakref.finalize(self, os.close, self._file)
-        self._index: ArchiveIndex = load_or_build(self.path, self._file)
+        self._index: ArchiveIndex = load_or_build(self.path, self._file, cache=self.cache_index)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "max_file_bytes": self.max_file_bytes}
+        return {"path": self.path, "max_file_bytes": self.max_file_bytes, "cache_index": self.cache_index}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -114,7 +138,7 @@ class ArchiveStorage:
         where = f"{self.path}:{plain}"
         member = self._index.find(plain)
         if member is None:
-            raise DataError(f"{where}: no such member among {len(self._index)} in the archive")
+            raise MissingDataError(f"{where}: no such member among {len(self._index)} in the archive")
         _check_size(where, member.size, self.max_file_bytes)
         data = self._pread(member.stored, self._index.data_offset(self._file, member), where)
         if member.method == ZIP_DEFLATED:
@@ -139,6 +163,42 @@ class ArchiveStorage:
     def names(self) -> Sequence[str]:
         return self._index.names()
 
+    def absent(self, names: Iterable[str]) -> list[str]:
+        return [name for name in names if self._index.find(relative_name(name)) is None]
+
+
+class OverlaidStorage:
+    """A folder over archives: a name is looked up in the folder and then in each archive, opened when needed."""
+
+    def __init__(self, folder: FolderStorage, archives: Sequence[Path], cache_index: bool = True) -> None:
+        self.folder, self.archives, self.cache_index = folder, archives, cache_index
+
+    @cached_property
+    def _layers(self) -> list[Storage]:
+        size = self.folder.max_file_bytes
+        return [self.folder, *(ArchiveStorage(path, size, self.cache_index) for path in self.archives)]
+
+    def read(self, name: str) -> bytes:
+        try:
+            return self.folder.read(name)
+        except MissingDataError as error:
+            nowhere = [str(error)]
+        for layer in self._layers[1:]:
+            try:
+                return layer.read(name)
+            except MissingDataError as error:
+                nowhere.append(str(error))
+        raise MissingDataError("; ".join(nowhere))
+
+    def names(self) -> Sequence[str]:
+        return sorted({name for layer in self._layers for name in layer.names()})
+
+    def absent(self, names: Iterable[str]) -> list[str]:
+        missing = self.folder.absent(names)
+        for layer in self._layers[1:] if missing else ():
+            missing = layer.absent(missing)
+        return missing
+
 
 class MountedStorage:
     """Several storages as one: each under its own first part of the name, as `rgb` and `depth`."""
@@ -158,6 +218,31 @@ class MountedStorage:
     def _all_names(self) -> Iterator[str]:
         for first, storage in self.mounts.items():
             yield from (f"{first}/{name}" for name in storage.names())
+
+    def absent(self, names: Iterable[str]) -> list[str]:
+        names = list(names)
+        plain = {name: relative_name(name) for name in names}
+        below: dict[str, list[str]] = {first: [] for first in self.mounts}
+        missing = set()
+        for name in plain.values():
+            first, _, rest = name.partition("/")
+            if first in below and rest:
+                below[first].append(rest)
+            else:
+                missing.add(name)
+        for first, rests in below.items():
+            missing |= {f"{first}/{rest}" for rest in self.mounts[first].absent(rests)}
+        return [name for name in names if plain[name] in missing]
+
+
+def _files_in(folder: str) -> set[str]:
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name for entry in entries if entry.is_file()}
+    except (FileNotFoundError, NotADirectoryError):
+        return set()
+    except OSError as error:
+        raise DataError(f"{folder}: {error.strerror or error}") from error
 
 
 def _check_size(where: str, size: int, limit: int) -> None:

@@ -53,15 +53,15 @@ class VirtualKitti(DepthDataset):
 VKITTI_ARCHIVES = {"rgb": "vkitti_2.0.3_rgb.tar", "depth": "vkitti_2.0.3_depth.tar"}
 
 
-def open_vkitti(root: str | Path) -> Storage:
+def open_vkitti(root: str | Path, *, cache_index: bool = True) -> Storage:
     """A folder with `rgb` and `depth`, each a folder or the publisher's tar; or one archive with both.
 
-    Each part may be a symbolic link: it is opened as a root of its own.
+    Each part may be a symbolic link: it is opened as a root of its own. cache_index: as in `open_storage`.
     """
     if not Path(root).is_dir():
-        return open_storage(root)
+        return open_storage(root, cache_index=cache_index)
     parts = {}
     for part, archive in VKITTI_ARCHIVES.items():
         tar = Path(root, archive)
-        parts[part] = open_storage(tar if tar.is_file() else Path(root, part))
+        parts[part] = open_storage(tar if tar.is_file() else Path(root, part), cache_index=cache_index)
     return MountedStorage(parts)

@@ -13,7 +13,7 @@ from PIL import Image
 from marigold.data.benchmarks import DIODE, NYU
 from marigold.data.decode import decode_depth_png, decode_hdf5, decode_npy, decode_photo
 from marigold.data.errors import DataError
-from marigold.data.preparation.check import check, offence
+from marigold.data.preparation.check import check, offence, write_report
 
 RNG = np.random.default_rng(0)
 PHOTO = RNG.integers(0, 256, (24, 32, 3), dtype=np.uint8)
@@ -225,9 +225,11 @@ def test_check_names_every_offender(tmp_path):
     assert offence(dataset, 0) is None
     report = tmp_path / "check.txt"
     for workers in (1, 2):
-        result = check(dataset, workers=workers, report=report)
-        found = {reason: [name for name, _ in offenders] for reason, offenders in result.offenders.items()}
-        assert not result.clean
+        result = check(dataset, workers=workers)
+        found = {
+            reason: [message.split("'")[1] for message in messages] for reason, messages in result.offenders.items()
+        }
+        assert write_report([result], report)
         assert found["no valid pixel"] == ["invalid.png"]
         assert found["constant depth"] == ["constant.png"]
         assert sorted(name for names in found.values() for name in names) == [
@@ -240,5 +242,5 @@ def test_check_names_every_offender(tmp_path):
         assert "cut2_d.png" in result.text()
     (tmp_path / "list.txt").write_text("whole.png whole_d.png\n")
     clean = NYU(name="nyu", root=str(tmp_path), split_list=str(tmp_path / "list.txt"), min_depth=1e-3, max_depth=10.0)
-    assert check(clean, workers=1, report=report).clean
+    assert not write_report([check(clean, workers=1)], report)
     assert not report.exists()

@@ -227,11 +227,14 @@ def test_hypersim_scene_by_scene_is_what_prepare_takes(tmp_path, monkeypatch):
     served = serve_hypersim(raw)
     out = tmp_path / "raw"
     with serving(served) as server:
+        before = set(tmp_path.rglob("*"))
         plan = hypersim(server, out, dry_run=True)
         assert (plan.files, plan.already) == (15, 0)
+        assert set(tmp_path.rglob("*")) == before
         one = hypersim(server, out, scenes=["ai_001_001"])
         assert (one.files, one.already, one.failed) == (6, 0, {})
         assert not list(out.glob("ai_00[23]*"))
+        assert hypersim(server, out, dry_run=True).already == 6
         report = hypersim(server, out)
         assert (report.files, report.already, report.failed) == (15, 6, {})
         with pytest.raises(DataError, match="no released frame of ai_999_001; names are like ai_001_001"):

@@ -39,7 +39,7 @@ def test_an_archive(tmp_path, call):
         assert "dry run: 1 files" in text
         code, text, _ = call(*arguments)
         assert code == 0
-        assert f"prepare.archive={out}/diode_val.tar" in text
+        assert f"next: python scripts/prepare.py dataset=diode source=archive raw={out}\n" in text
         assert (out / "diode_val.tar").read_bytes() == b"a tar"
         code, text, _ = call("dataset=nyu", "source=archive", f"out={out}", f"archives={server.url('')}")
     assert code == 1
@@ -58,6 +58,23 @@ def test_known_sizes_hold_until_verify_is_off(tmp_path, call):
         code, text, _ = call("dataset=diode", f"out={tmp_path}", url, "verify=false")
     assert code == 0
     assert "tar -xzf" in text
+
+
+def test_several_sets_and_the_folders_of_the_environment(tmp_path, call, monkeypatch):
+    monkeypatch.setenv("MARIGOLD_DOWNLOADS", str(tmp_path / "down"))
+    with serving({"/eth3d/eth3d.tar": Served(b"a tar"), "/kitti/kitti_sampled_val_800.tar": Served(b"b")}) as server:
+        archives = f"archives='{server.url('')}'"
+        code, text, _ = call("dataset=nyu,eth3d", "source=archive", archives, "-m")
+        assert code == 1  # the first set failed, and the second came
+        assert "not downloaded: nyu_labeled_extracted.tar" in text
+        assert "next: python scripts/prepare.py dataset=eth3d source=archive\n" in text
+        assert (tmp_path / "down/eth3d/eth3d.tar").read_bytes() == b"a tar"
+        code, text, _ = call("dataset=kitti", "source=archive_val", archives, f"paths.downloads={tmp_path}/a b")
+    assert code == 0, text
+    assert (
+        f"next: python scripts/prepare.py dataset=kitti source=archive_val 'paths.downloads={tmp_path}/a b'\n" in text
+    )
+    assert not (SCRIPT.parents[1] / "multirun").exists()
 
 
 @pytest.mark.parametrize(

@@ -110,6 +110,11 @@ def test_official_or_not(tmp_path, caplog):
     # The message has the list, both counts and both hashes.
     for part in (str(path), "5363", "5364", other.sha256, split.sha256):
         assert part in caplog.text
+    # Once, however many readers of the list there are; and not at all where the caller's text says it.
+    caplog.clear()
+    assert describe_split(path, lines[1:], "vkitti/val") == other
+    assert describe_split(path, lines[2:], "vkitti/val", tell=False).official is False
+    assert caplog.text == ""
     part = part_of_split(split, lines[:10])
     assert (part.name, part.count, part.official) == ("vkitti/val[10]", 10, False)
     with pytest.raises(DataError, match="no known list is called 'vkitti/all'"):

@@ -75,6 +75,8 @@ def test_every_storage_gives_the_same_bytes(root):
     for outside in ("../top.txt", "/etc/passwd", "a/../../top.txt", "", "a\\b"):
         with pytest.raises(DataError, match="not a relative name"):
             storage.read(outside)
+        with pytest.raises(DataError, match="not a relative name"):
+            storage.absent([outside])
 
 
 def test_threads_and_a_fork_read_at_once(root):
@@ -277,6 +279,75 @@ def test_mounted_storages(tmp_path):
     assert len(mounted.names()) == 2 * len(FILES)
     with pytest.raises(DataError, match="expected a name below depth, rgb"):
         mounted.read("top.txt")
+    names = ["top.txt", "./depth/none", "rgb/top.txt", "rgb", "depth/top.txt", "rgb/a", "other/top.txt"]
+    assert mounted.absent(names) == ["top.txt", "./depth/none", "rgb", "rgb/a", "other/top.txt"]
+
+
+def test_absent_names_what_read_would_not_find(root):
+    storage = open_storage(root)
+    wanted = [*FILES, "./top.txt", "a/none.bin", "a", "a/b0", "top.txt/x", "none/x", "./a/none.bin", "a/none.bin"]
+    missing = storage.absent(iter(wanted))
+    assert missing == ["a/none.bin", "a", "a/b0", "top.txt/x", "none/x", "./a/none.bin", "a/none.bin"]
+    for name in missing:
+        with pytest.raises(DataError):
+            storage.read(name)
+
+
+def test_absent_lists_each_folder_once(tmp_path, monkeypatch):
+    """75,000 names in 75 folders, and a link that leads nowhere, cost 75 listings and no stat of a file."""
+    names = [f"scene_{i % 75:03d}/{i:06d}.png" for i in range(75_000)]
+    for name in names[:75]:
+        (tmp_path / name).parent.mkdir()
+    for name in names[:3_000]:
+        (tmp_path / name).touch()
+    (tmp_path / names[3_000]).symlink_to(tmp_path / names[0])
+    (tmp_path / names[3_001]).symlink_to(tmp_path / "nowhere")
+    listed, scandir = [], os.scandir
+    monkeypatch.setattr(os, "scandir", lambda folder: listed.append(folder) or scandir(folder))
+    monkeypatch.setattr(os, "stat", lambda *_, **__: pytest.fail("a look at a single file"))
+    assert FolderStorage(tmp_path).absent(names) == names[3_001:]
+    assert len(listed) == 75
+
+
+@pytest.mark.parametrize("suffix", ["tar", "zip"])
+def test_a_folder_stands_for_the_archives_in_it(tmp_path, suffix):
+    write = {"tar": write_tar, "zip": write_zip}[suffix]
+    elsewhere, folder = tmp_path / "downloads", tmp_path / "data"
+    elsewhere.mkdir()
+    folder.mkdir()
+    (folder / f"set.{suffix}").symlink_to(write(elsewhere / f"set.{suffix}"))
+    with tarfile.open(folder / "val.tar", "w") as archive:
+        archive.addfile(tarfile.TarInfo("./val/empty.txt"), io.BytesIO())
+    (folder / "top.txt").write_text("of the folder")
+    storage = pickle.loads(pickle.dumps(open_storage(folder)))
+    assert storage.read("top.txt") == b"of the folder"
+    assert storage.read("a/b1/001.bin") == FILES["a/b1/001.bin"]
+    assert storage.read("val/empty.txt") == b""
+    assert {*FILES, "val/empty.txt"} <= set(storage.names())
+    assert storage.absent(["val/empty.txt", "x", *FILES, "a/none"]) == ["x", "a/none"]
+    with pytest.raises(DataError, match=rf"data/a/none: No such file.*set\.{suffix}:a/none: no such.*val\.tar:a/none"):
+        storage.read("a/none")
+    assert storage.absent(["a"]) == ["a"]
+
+
+def test_an_archive_is_opened_only_for_what_the_folder_lacks(tmp_path):
+    write_folder(tmp_path)
+    (tmp_path / "gone.tar").symlink_to(tmp_path / "nowhere.tar")
+    storage = open_storage(tmp_path)
+    assert storage.absent(FILES) == []
+    assert storage.read("top.txt") == b"top"
+    with pytest.raises(DataError, match=r"gone\.tar: No such file"):
+        storage.absent(["other.txt"])
+
+
+def test_the_index_of_an_archive_serves_its_links(tmp_path, monkeypatch):
+    path = write_tar(tmp_path / "root.tar")
+    open_storage(path, cache_index=False)
+    assert list(tmp_path.iterdir()) == [path]
+    open_storage(path)
+    (tmp_path / "link.tar").symlink_to(path)
+    monkeypatch.setattr(archive_index, "_build", lambda path: pytest.fail("indexed again"))
+    assert open_storage(tmp_path / "link.tar").read("top.txt") == b"top"
 
 
 @pytest.mark.parametrize(("name", "plain"), [("a/b", "a/b"), ("./a//b/.", "a/b"), ("././a", "a")])

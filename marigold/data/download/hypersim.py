@@ -1,7 +1,9 @@
 """Hypersim: of 1.9 TB of scene zips only the released frames' radiance, distance and entity ids."""
 
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from marigold.data.download.http import Network
 from marigold.data.download.members import RemoteZip, download_members
@@ -24,14 +26,18 @@ def download_hypersim(
 ) -> Report:
     """Fetch the two csv files, then scene by scene what `scripts/prepare.py dataset=hypersim` reads.
 
-    scene_url: with {scene} in it. scenes: only these, or None for all. A dry run fetches the csv files (11 MB)
-    too, since they say which frames there are.
+    scene_url: with {scene} in it. scenes: only these, or None for all. A dry run fetches the csv file that says
+    which frames there are (11 MB) too, into a temporary folder if it is not there yet.
     """
-    tables = download_files(out, [split_csv, camera_csv], network, verify, False, next_step)
-    if tables.failed:
-        return tables
     names: dict[str, list[str]] = defaultdict(list)
-    for _, scene, camera, frame in released_frames(Path(out, split_csv.file_name())):
+    with TemporaryDirectory() as scratch:
+        known = Path(out, split_csv.file_name()).exists()
+        folder, tables = (scratch, [split_csv]) if dry_run and not known else (out, [split_csv, camera_csv])
+        report = download_files(folder, tables, network, verify, dry_run and known, next_step)
+        if report.failed:
+            return replace(report, out=Path(out), dry_run=dry_run)
+        frames = list(released_frames(Path(folder, split_csv.file_name())))
+    for _, scene, camera, frame in frames:
         images = f"{scene}/images/scene_{camera}"
         names[scene] += [
             f"{images}_final_hdf5/frame.{frame}.color.hdf5",

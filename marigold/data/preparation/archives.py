@@ -1,18 +1,20 @@
 """The split lists of the published evaluation archives, from the names of their members.
 
 The archives of prs-eth/Marigold (kitti_eigen_split_test.tar, nyu_labeled_extracted.tar, ...) hold just the listed
-files in the readers' layout, so they are read in place and their names are the list.
+files in the readers' layout, so they are read in place, through a link, and their names are the list.
 """
 
 import re
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from marigold.data.errors import DataError
+from marigold.data.preparation.images import link_archive
 from marigold.data.preparation.runner import Summary, free_space, write_list
 from marigold.data.preparation.taken_over import PlannedList
 from marigold.data.splits import KNOWN_SPLITS, canonical_sha256
-from marigold.data.storage import open_storage
+from marigold.data.storage import ARCHIVE_SUFFIXES, open_storage
 
 # Focal length in px of the left colour camera on each recording day (KITTI's calibration files).
 KITTI_FOCAL = {
@@ -22,6 +24,7 @@ KITTI_FOCAL = {
     "2011_09_30": "707.0912",
     "2011_10_03": "718.856",
 }
+KITTI_SPLITS = ("eigen_test", "eigen_val_800")  # their archives and lists look alike
 
 
 def nyu_lists(names: Iterable[str]) -> list[PlannedList]:
@@ -33,7 +36,7 @@ def nyu_lists(names: Iterable[str]) -> list[PlannedList]:
     return [PlannedList(f"filename_list_{split}.txt", found, f"nyu/{split}") for split, found in lines.items()]
 
 
-def kitti_lists(names: Iterable[str]) -> list[PlannedList]:
+def kitti_lists(names: Iterable[str], split: str) -> list[PlannedList]:
     every = set(names)
     lines = []
     for name in sorted(every):
@@ -44,13 +47,18 @@ def kitti_lists(names: Iterable[str]) -> list[PlannedList]:
             raise DataError(f"{name}: no KITTI recording of that day")
         depth = f"{match[2]}/proj_depth/groundtruth/image_02/{match[3]}"
         lines.append(f"{name} {depth if depth in every else None} {KITTI_FOCAL[match[1]]}")
-    # The test and the validation archive look alike; their hash tells, and else the number of lines.
+    return [kitti_list(lines, split)]
+
+
+def kitti_list(lines: Sequence[str], split: str) -> PlannedList:
+    """The list under the name that was stated; raises DataError if it is another known list of KITTI's."""
+    if split not in KITTI_SPLITS:
+        raise ValueError(f"prepare.split: expected one of {', '.join(KITTI_SPLITS)}, got {split!r}")
     sha256 = canonical_sha256(lines)
-    known = {key: split for key, split in KNOWN_SPLITS.items() if key.startswith("kitti/")}
-    same = [key for key, split in known.items() if split.sha256 == sha256]
-    near = min(known, key=lambda key: abs(known[key].count - len(lines)))
-    official = (same or [near])[0]
-    return [PlannedList(f"{official.partition('/')[2]}.txt", lines, official)]
+    found = next((name for name, known in KNOWN_SPLITS.items() if known.sha256 == sha256), f"kitti/{split}")
+    if found != f"kitti/{split}":
+        raise DataError(f"these are the {len(lines)} lines of {found}, not of kitti/{split}; state prepare.split=NAME")
+    return PlannedList(f"{split}.txt", lines, f"kitti/{split}")
 
 
 def eth3d_lists(names: Iterable[str]) -> list[PlannedList]:
@@ -90,11 +98,17 @@ def diode_lists(names: Iterable[str]) -> list[PlannedList]:
 def list_archive(
     archive: str, out: str, rule: Callable[[Iterable[str]], Sequence[PlannedList]], dry_run: bool
 ) -> Summary:
-    """Write the lists of an archive (or of a folder in the same layout), which stays where it is.
+    """Link an archive into `out` and write its lists; unpacked, as a folder, it is `out` itself.
 
     Raises DataError if a listed file is not in it, or if it has none of the set's files.
     """
-    names = open_storage(archive).names()
+    source, target = Path(archive), Path(out)
+    names = open_storage(source, cache_index=not dry_run).names()
+    if source.is_dir():
+        if not (target.exists() and target.samefile(source)):
+            raise DataError(f"{archive}: a folder is read where it is: give out={archive} too")
+    elif source.suffix not in ARCHIVE_SUFFIXES:
+        raise DataError(f"{archive}: readers look for archives named *{' or *'.join(ARCHIVE_SUFFIXES)}; rename it")
     every = set(names)
     lists = [planned for planned in rule(names) if planned.lines]
     if not lists:
@@ -104,7 +118,10 @@ def list_archive(
     if missing:
         raise DataError(f"{archive}: {len(missing):,} listed file(s) are not in it: {', '.join(missing[:10])}")
     images = len({line.split()[0] for line in listed})
+    summary = Summary(target, dry_run, images, 0, 0, 0, free_space(target), note=f"read in place: {archive}")
     if dry_run:
-        return Summary(Path(out), True, images, 0, 0, 0, free_space(Path(out)))
-    results = [write_list(Path(out, planned.file), planned.lines, planned.official, {}) for planned in lists]
-    return Summary(Path(out), False, images, 0, 0, 0, free_space(Path(out)), {}, results)
+        return summary
+    if not source.is_dir():
+        link_archive(source, target / source.name)
+    results = [write_list(target / planned.file, planned.lines, planned.official, {}) for planned in lists]
+    return replace(summary, lists=results)

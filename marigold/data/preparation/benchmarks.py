@@ -5,6 +5,7 @@ Each can also be listed from a published evaluation archive (`archive`), which i
 
 import io
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,15 +17,16 @@ from marigold.data.preparation.archives import (
     diode_lists,
     eth3d_depth_name,
     eth3d_lists,
+    kitti_list,
     kitti_lists,
     list_archive,
     scannet_lists,
 )
-from marigold.data.preparation.images import take_over, write_file
+from marigold.data.preparation.images import raw_folder, take_over, write_file
 from marigold.data.preparation.runner import RunOptions, Summary, run
 from marigold.data.preparation.taken_over import PlannedList, TakenOver
 from marigold.data.splits import read_split
-from marigold.data.storage import open_storage
+from marigold.data.storage import FolderStorage
 
 ETH3D_SCENES = (
     "courtyard",
@@ -44,38 +46,36 @@ ETH3D_SCENES = (
 
 
 def prepare_kitti(
-    raw: str | None,
+    raw: str,
     out: str,
     workers: int,
     dry_run: bool,
     max_broken: float,
     archive: str | None,
+    split: str,
     split_list: str | None,
-    annotated: str | None,
+    annotated: str,
 ) -> Summary:
     """Link the photos of the raw drives and the annotated depth that `split_list` names.
 
     raw: holds {date}/{drive}/image_02. annotated: the unpacked data_depth_annotated, whose train/ and val/
-    are merged. The Eigen test images were drawn at random, so no rule gives them: a list or an archive must.
+    are merged. split: which of KITTI_SPLITS the list or the archive is. The images of both were drawn at
+    random, so no rule gives them: a list or an archive must.
     """
     if archive is not None:
-        return list_archive(archive, out, kitti_lists, dry_run)
-    folder, annotations = Path(_needed(raw, "raw")), _needed(annotated, "annotated")
-    listed = _listed(split_list, "kitti")
-    planned = kitti_lists(column for line in listed for column in line)[0]
-    lists = [PlannedList(planned.file, [" ".join(line) for line in listed], planned.official)]
-    depth = [(Path(annotations, part), 0) for part in ("train", "val")]
+        return list_archive(archive, out, partial(kitti_lists, split=split), dry_run)
+    folder = raw_folder(raw)
+    lists = [kitti_list([" ".join(line) for line in _listed(split_list, "kitti")], split)]
+    depth = [(Path(annotated, part), 0) for part in ("train", "val")]
     job = TakenOver("kitti", Path(out), lists, [[(folder, 0)], depth])
     return run(job, RunOptions(workers, dry_run, max_broken))
 
 
-def prepare_eth3d(
-    raw: str | None, out: str, workers: int, dry_run: bool, max_broken: float, archive: str | None
-) -> Summary:
+def prepare_eth3d(raw: str, out: str, workers: int, dry_run: bool, max_broken: float, archive: str | None) -> Summary:
     """Link the photos and depth of the 13 training scenes, unpacked into `raw`, one folder a scene."""
     if archive is not None:
         return list_archive(archive, out, eth3d_lists, dry_run)
-    folder = Path(_needed(raw, "raw"))
+    folder = raw_folder(raw)
     names = []
     for scene in ETH3D_SCENES:
         photos = sorted((folder / scene / "images" / "dslr_images").glob("*.JPG"))
@@ -88,21 +88,20 @@ def prepare_eth3d(
     return run(TakenOver("eth3d", Path(out), eth3d_lists(names), places), RunOptions(workers, dry_run, max_broken))
 
 
-def prepare_diode(
-    raw: str | None, out: str, workers: int, dry_run: bool, max_broken: float, archive: str | None
-) -> Summary:
-    """Link the unpacked val/ folder, which holds indoors/ and outdoor/."""
+def prepare_diode(raw: str, out: str, workers: int, dry_run: bool, max_broken: float, archive: str | None) -> Summary:
+    """Link the unpacked val/ folder, which holds indoors/ and outdoor/; `raw` is it or holds it."""
     if archive is not None:
         return list_archive(archive, out, diode_lists, dry_run)
-    folder = Path(_needed(raw, "raw"))
-    lists = [planned for planned in diode_lists(open_storage(folder).names()) if planned.lines]
+    folder = raw_folder(raw)
+    folder = folder / "val" if (folder / "val").is_dir() else folder
+    lists = [planned for planned in diode_lists(FolderStorage(folder).names()) if planned.lines]
     if not lists:
-        raise DataError(f"{folder}: neither indoors/ nor outdoor/ with photos; raw is the unpacked val folder")
+        raise DataError(f"{folder}: neither indoors/ nor outdoor/ with photos; unpack val.tar.gz")
     return run(TakenOver("diode", Path(out), lists, [[(folder, 0)]]), RunOptions(workers, dry_run, max_broken))
 
 
 def prepare_scannet(
-    raw: str | None,
+    raw: str,
     out: str,
     workers: int,
     dry_run: bool,
@@ -118,7 +117,7 @@ def prepare_scannet(
     """
     if archive is not None:
         return list_archive(archive, out, scannet_lists, dry_run)
-    folder, listed = Path(_needed(raw, "raw")), _listed(split_list, "scannet")
+    folder, listed = raw_folder(raw), _listed(split_list, "scannet")
     lists = [PlannedList("filename_list_val_800.txt", [" ".join(line) for line in listed], "scannet/val_800")]
     job = ScanNetFrames(Path(out), lists, folder, photo_size, jpeg_quality)
     return run(job, RunOptions(workers, dry_run, max_broken))
@@ -157,16 +156,10 @@ def _shrunk_jpeg(photo: np.ndarray, size: tuple[int, int], quality: int) -> byte
         return file.getvalue()
 
 
-def _needed(value: str | None, key: str) -> str:
-    if value is None:
-        raise DataError(f"{key}=DIR is needed: the folder of the publisher's files (or prepare.archive=TAR)")
-    return value
-
-
 def _listed(split_list: str | None, dataset: str) -> list[tuple[str, ...]]:
     if split_list is None:
         raise DataError(
             f"{dataset}: its images were drawn at random, so no rule lists them. Give prepare.split_list=FILE "
-            "(one `photo depth` line an image), or prepare.archive=TAR, the published evaluation archive"
+            "(one `photo depth` line an image), or source=archive, the published evaluation archive"
         )
     return read_split(split_list, columns=2)

@@ -14,47 +14,47 @@ from marigold.data.errors import DataError
 from marigold.data.files import write_atomically
 from marigold.data.splits import SplitInfo
 
-_SHOWN = 10  # offenders of each reason in the text; the report file has them all
+_SHOWN = 10  # offenders of each reason in the text; the report has them all
 
 
 @dataclass(frozen=True)
 class CheckResult:
-    """The offenders of each reason, as (sample, full message)."""
+    """The offenders of each reason, as full messages."""
 
     split: SplitInfo
     checked: int
-    offenders: Mapping[str, Sequence[tuple[str, str]]]
-    report: Path
-
-    @property
-    def clean(self) -> bool:
-        return not self.offenders
+    offenders: Mapping[str, Sequence[str]]
 
     def text(self) -> str:
         """The result for people: the first ten offenders of each reason."""
-        official = {True: "official split", False: "NOT the official split", None: "no official split named"}
-        lines = [f"{self.split.path}: {self.checked:,} samples checked ({official[self.split.official]})"]
+        lines = [f"{self.split.path}: {self.checked:,} samples checked"]
         for reason, found in sorted(self.offenders.items()):
             lines.append(f"  {len(found):,} x {reason}")
-            lines += [f"    {message}" for _, message in found[:_SHOWN]]
-        lines.append(f"  all offenders are in {self.report}" if self.offenders else "  all is well")
-        return "\n".join(lines)
+            lines += [f"    {message}" for message in found[:_SHOWN]]
+        return "\n".join(lines if self.offenders else [*lines, "  all is well"])
 
 
-def check(dataset: DepthDataset, *, workers: int, report: Path) -> CheckResult:
-    """Read every sample; write the offenders to `report` (and remove an old one if there are none)."""
-    offenders: dict[str, list[tuple[str, str]]] = {}
-    with tqdm(total=len(dataset), unit="image", desc=f"check {dataset.name}") as bar:
-        for name, found in zip(dataset.names, _all(dataset, workers), strict=True):
+def check(dataset: DepthDataset, *, workers: int) -> CheckResult:
+    """Read every sample of a list."""
+    offenders: dict[str, list[str]] = {}
+    with tqdm(total=len(dataset), unit="image", desc=f"check {dataset.split.name}") as bar:
+        for found in _all(dataset, workers):
             if found is not None:
-                offenders.setdefault(found[0], []).append((name, found[1]))
+                offenders.setdefault(found[0], []).append(found[1])
             bar.update()
-    if offenders:
-        rows = [f"{reason}\t{message}\n" for reason, found in sorted(offenders.items()) for _, message in found]
-        write_atomically(report, "".join(rows))
-    else:
+    return CheckResult(dataset.split, len(dataset), offenders)
+
+
+def write_report(results: Sequence[CheckResult], report: Path) -> bool:
+    """Write every offender to `report`, or remove an old one if there are none; returns whether there are any."""
+    offenders = [
+        (reason, message) for result in results for reason, found in result.offenders.items() for message in found
+    ]
+    if not offenders:
         report.unlink(missing_ok=True)
-    return CheckResult(dataset.split, len(dataset), offenders, report)
+        return False
+    write_atomically(report, "".join(f"{reason}\t{message}\n" for reason, message in sorted(offenders)))
+    return True
 
 
 def offence(dataset: DepthDataset, index: int) -> tuple[str, str] | None:

@@ -7,7 +7,7 @@ import csv
 import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from marigold.data.preparation.hypersim_recipe import (
 from marigold.data.preparation.images import encode_png, to_millimetres, write_file
 from marigold.data.preparation.journal import Outcome
 from marigold.data.preparation.runner import ListResult, RunOptions, Summary, run, write_list
-from marigold.data.storage import Storage, open_storage
+from marigold.data.storage import FolderStorage, Storage, open_storage
 
 
 @dataclass(frozen=True)
@@ -76,13 +76,15 @@ def prepare_hypersim(
 ) -> Summary:
     """Convert the frames of `raw` (scene folders, or the publisher's zips) that `split_csv` releases.
 
-    `camera_csv`: the publisher's metadata_camera_parameters.csv, or None for the nominal camera. `scenes`:
-    only these, or None for all. The filter decides on the lists alone, so changing it converts nothing again.
-    `official`: compare the lists with the known ones of this set, or None.
+    `camera_csv`: the publisher's metadata_camera_parameters.csv for each scene's own camera, or None for the one
+    pinhole of the published training data. `scenes`: only these, or None for all. The filter decides on the
+    lists alone, so changing it converts nothing again. `official`: compare the lists with the known ones of this
+    set, or None.
     """
     keep = Filter(min_depth_range, min_rgb_range, max_invalid, max_invalid_splits, depth_range_of_known)
     job = HypersimFrames(Path(raw), Path(out), Path(split_csv), camera_csv, scenes, png_compress_level, keep, official)
-    return run(job, RunOptions(workers, dry_run, max_broken))
+    cameras = "one pinhole for all scenes, as published" if camera_csv is None else f"each scene's own, {camera_csv}"
+    return replace(run(job, RunOptions(workers, dry_run, max_broken)), note=f"camera: {cameras}")
 
 
 class HypersimFrames:
@@ -201,8 +203,10 @@ def _array(storage: Storage, name: str, ndim: int, kind: str) -> np.ndarray:
 
 @lru_cache(maxsize=4)
 def _open_scene(raw: Path, scene: str) -> Storage:
+    # The folder alone, without the other scenes' zips; and no index beside the publisher's files.
     archive = raw / f"{scene}.zip"
-    return open_storage(archive if archive.is_file() and not (raw / scene).is_dir() else raw)
+    zipped = archive.is_file() and not (raw / scene).is_dir()
+    return open_storage(archive, cache_index=False) if zipped else FolderStorage(raw)
 
 
 def _csv(table: Sequence[Mapping[str, object]]) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from marigold.data.errors import DataError
+from marigold.data.errors import DataError, MissingDataError
 from marigold.data.files import atomic_file, write_atomically
 
 
@@ -37,6 +37,27 @@ def to_millimetres(depth: np.ndarray, known: np.ndarray, *, rounded: bool = Fals
 def write_file(out: Path, name: str, data: bytes) -> dict[str, int]:
     """Write `out/name` atomically; returns {name: size}."""
     return {name: write_atomically(out / name, data)}
+
+
+def raw_folder(raw: str) -> Path:
+    """The folder of the publisher's files; raises MissingDataError if there is none."""
+    if not Path(raw).is_dir():
+        raise MissingDataError(f"{raw}: no such folder; give the publisher's files by raw=DIR, or source=archive")
+    return Path(raw)
+
+
+def link_archive(source: Path, target: Path) -> None:
+    """Make `target` a symbolic link to an archive that is read in place: some have 15 GB, so never a copy.
+
+    Raises DataError if something else is there.
+    """
+    if target.exists():
+        if not target.samefile(source):
+            raise DataError(f"{target}: exists and is not {source}; take another out=DIR")
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)  # a link that leads nowhere
+    os.symlink(source.resolve(), target)
 
 
 def take_over(source: Path, out: Path, name: str) -> tuple[dict[str, int], int]:

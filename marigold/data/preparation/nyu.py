@@ -12,7 +12,7 @@ from scipy.io.matlab import MatReadError
 
 from marigold.data.errors import DataError
 from marigold.data.preparation.archives import list_archive, nyu_lists
-from marigold.data.preparation.images import encode_png, to_millimetres, write_file
+from marigold.data.preparation.images import encode_png, raw_folder, to_millimetres, write_file
 from marigold.data.preparation.journal import Outcome
 from marigold.data.preparation.runner import ListResult, RunOptions, Summary, run, write_list
 
@@ -20,7 +20,7 @@ LABELED, SPLITS = "nyu_depth_v2_labeled.mat", "splits.mat"
 
 
 def prepare_nyu(
-    raw: str | None,
+    raw: str,
     out: str,
     workers: int,
     dry_run: bool,
@@ -31,9 +31,7 @@ def prepare_nyu(
     """Convert `raw`/nyu_depth_v2_labeled.mat, split by `raw`/splits.mat; or list a published `archive`."""
     if archive is not None:
         return list_archive(archive, out, nyu_lists, dry_run)
-    if raw is None:
-        raise DataError(f"raw=DIR is needed: the folder with {LABELED} and {SPLITS} (or prepare.archive=TAR)")
-    return run(NyuImages(Path(raw), Path(out), png_compress_level), RunOptions(workers, dry_run, max_broken))
+    return run(NyuImages(raw_folder(raw), Path(out), png_compress_level), RunOptions(workers, dry_run, max_broken))
 
 
 class NyuImages:

@@ -69,7 +69,10 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class Summary:
-    """What a run did, or with `dry_run` would do. Sizes in bytes; `needed` is an estimate."""
+    """What a run did, or with `dry_run` would do. Sizes in bytes; `needed` is an estimate.
+
+    note: what a person should know of how it was made.
+    """
 
     out: Path
     dry_run: bool
@@ -80,17 +83,22 @@ class Summary:
     free: int
     broken: Mapping[str, str] = field(default_factory=dict)
     lists: Sequence[ListResult] = ()
+    note: str = ""
 
     def text(self) -> str:
         """The summary for people, several lines."""
+        note = [f"  {self.note}"] if self.note else []
         if self.dry_run:
             broken = f" {len(self.broken):,} are missing or broken." if self.broken else ""
-            return (
+            first = (
                 f"dry run: {self.seen:,} images, {self.already:,} of them already in {self.out}; the others "
                 f"need about {_gib(self.needed)}, {_gib(self.free)} are free.{broken} Nothing was written."
             )
+            return "\n".join([first, *note])
         lines = [
-            f"{self.out}: {self.seen:,} images seen, {self.already:,} were already there, {_gib(self.written)} written"
+            f"{self.out}: {self.seen:,} images seen, {self.already:,} were already there, "
+            f"{_gib(self.written)} written",
+            *note,
         ]
         for result in self.lists:
             dropped = ", ".join(f"{count:,} {reason}" for reason, count in result.dropped.items()) or "none"
@@ -156,7 +164,8 @@ def write_list(path: Path, lines: Sequence[str], official: str | None, dropped: 
     if not lines:
         raise DataError(f"{path}: nothing is left to list; dropped: {dict(dropped)}")
     write_atomically(path, "".join(f"{line}\n" for line in lines))
-    return ListResult(describe_split(path, [tuple(line.split()) for line in lines], official), dropped)
+    split = describe_split(path, [tuple(line.split()) for line in lines], official, tell=False)
+    return ListResult(split, dropped)
 
 
 def _convert_all(preparation: Preparation, items: Sequence[str], workers: int) -> Generator[Outcome, None, None]:

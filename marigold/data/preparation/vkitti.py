@@ -1,9 +1,8 @@
 """Virtual KITTI 2: the publisher's tars stay as they are; here they are checked, linked and listed."""
 
-import os
 from pathlib import Path
 
-from marigold.data.errors import DataError
+from marigold.data.preparation.images import link_archive
 from marigold.data.preparation.runner import Summary, free_space, report_broken, write_list
 from marigold.data.splits import VKITTI_SPLITS, vkitti_lines
 from marigold.data.training_sets import VKITTI_ARCHIVES, open_vkitti
@@ -18,7 +17,7 @@ def prepare_vkitti(
     """
     lists = {split: vkitti_lines(split, last_frames) for split in VKITTI_SPLITS}
     lists = {split: lines for split, lines in lists.items() if lines}
-    there = set(open_vkitti(raw).names())
+    there = set(open_vkitti(raw, cache_index=not dry_run).names())
     listed = [line for lines in lists.values() for line in lines]
     missing = {
         line.split()[0]: f"missing: {' and '.join(absent)}"
@@ -32,7 +31,7 @@ def prepare_vkitti(
     report_broken(target, missing, len(listed), max_broken)
     for part, archive in VKITTI_ARCHIVES.items():
         source = Path(raw, archive) if Path(raw, archive).is_file() else Path(raw, part)
-        _link(source, target / source.name)
+        link_archive(source, target / source.name)  # or a folder, which the reader opens as a root too
     results = []
     for split, lines in lists.items():
         kept = [line for line in lines if line.split()[0] not in missing]
@@ -40,13 +39,3 @@ def prepare_vkitti(
         official = f"vkitti/{split}" if last_frames is None else None
         results.append(write_list(target / f"filename_list_{split}.txt", kept, official, dropped))
     return Summary(target, False, len(listed), 0, 0, 0, free_space(target), missing, results)
-
-
-def _link(source: Path, target: Path) -> None:
-    """The tars are 15 GB: a symbolic link, never a copy. The reader resolves these two names only."""
-    if target.exists():
-        if not target.samefile(source):
-            raise DataError(f"{target}: exists and is not {source}; take another out=DIR")
-        return
-    target.unlink(missing_ok=True)  # a link that leads nowhere
-    os.symlink(source.resolve(), target)

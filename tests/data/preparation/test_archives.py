@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_dir
 from marigold.config import build
 from marigold.data.errors import DataError
 from marigold.data.preparation.archives import diode_lists, eth3d_lists, kitti_lists, nyu_lists, scannet_lists
-from marigold.data.splits import KNOWN_SPLITS, canonical_sha256
+from marigold.data.splits import KNOWN_SPLITS, KnownSplit, canonical_sha256
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 
@@ -96,7 +96,20 @@ def test_a_listed_file_that_is_not_there(tmp_path):
 def test_dry_run_writes_nothing(tmp_path):
     archive = write_tar(tmp_path / "diode_val.tar", diode_names())
     assert "771 images" in prepare("diode", archive, tmp_path / "out", "dry_run=true").text()
-    assert not (tmp_path / "out").exists()
+    assert list(tmp_path.iterdir()) == [archive]  # no index either
+
+
+def test_an_unpacked_archive_is_listed_where_it_is(tmp_path):
+    folder = tmp_path / "diode"
+    for name in diode_names()[:3]:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    with pytest.raises(DataError, match=f"a folder is read where it is: give out={folder} too"):
+        prepare("diode", folder, tmp_path / "out")
+    assert prepare("diode", folder, folder).lists[0].split.count == 1
+    archive = write_tar(tmp_path / "diode_val.TAR", diode_names())
+    with pytest.raises(DataError, match=r"diode_val\.TAR: readers look for archives named \*\.tar or \*\.zip"):
+        prepare("diode", archive, tmp_path / "out")
 
 
 def test_eth3d():
@@ -136,7 +149,7 @@ def kitti_names(count: int, with_depth: int) -> list[str]:
 
 
 def test_kitti():
-    (planned,) = kitti_lists(kitti_names(697, 652))
+    (planned,) = kitti_lists(kitti_names(697, 652), "eigen_test")
     assert (planned.file, planned.official) == ("eigen_test.txt", "kitti/eigen_test")
     assert len(planned.lines) == 697
     assert sum(line.split()[1] == "None" for line in planned.lines) == 45
@@ -145,9 +158,23 @@ def test_kitti():
         "2011_09_26_drive_0002_sync/proj_depth/groundtruth/image_02/0000000000.png 721.5377"
     )
     assert planned.lines[-1].endswith("data/0000000695.png None 718.856")
-    assert kitti_lists(kitti_names(800, 800))[0].file == "eigen_val_800.txt"
     with pytest.raises(DataError, match="no KITTI recording of that day"):
-        kitti_lists(["2011_09_27/2011_09_27_drive_0002_sync/image_02/data/0000000000.png"])
+        kitti_lists(["2011_09_27/2011_09_27_drive_0002_sync/image_02/data/0000000000.png"], "eigen_test")
+
+
+def test_a_kitti_list_has_the_name_that_was_stated(monkeypatch):
+    names = kitti_names(800, 800)
+    (planned,) = kitti_lists(names, "eigen_test")  # 800 lines, and yet no guess
+    assert (planned.file, planned.official) == ("eigen_test.txt", "kitti/eigen_test")
+    (planned,) = kitti_lists(names[:20], "eigen_val_800")
+    assert (planned.file, planned.official) == ("eigen_val_800.txt", "kitti/eigen_val_800")
+    (planned,) = kitti_lists(names, "eigen_val_800")
+    known = KnownSplit(800, canonical_sha256(planned.lines))
+    monkeypatch.setitem(KNOWN_SPLITS, "kitti/eigen_val_800", known)
+    with pytest.raises(DataError, match=r"the 800 lines of kitti/eigen_val_800, not of kitti/eigen_test; state prep"):
+        kitti_lists(names, "eigen_test")
+    with pytest.raises(ValueError, match=r"prepare\.split: expected one of eigen_test, eigen_val_800, got 'test'"):
+        kitti_lists(names, "test")
 
 
 def test_scannet():

@@ -60,13 +60,15 @@ def test_kitti_merges_the_two_parts_of_the_annotation(tmp_path):
     (tmp_path / "list.txt").write_text("\n".join(lines))
     summary = prepare("kitti", raw, out, f"prepare.split_list={tmp_path / 'list.txt'}")
     assert summary.lists[0].split.count == 4
-    Path(summary.lists[0].split.path).rename(out / "eigen_test.txt")  # four lines are near no known count
+    assert summary.lists[0].split.path == str(out / "eigen_test.txt")
     dataset = reader("kitti", out, "dataset.reader.crop=[6,10]")
     assert (len(dataset), dataset.dropped) == (2, 2)
     assert dataset[0].depth.unique().tolist() == [2.0]
     assert dataset[0].depth.shape == (1, 6, 10)
-    with pytest.raises(DataError, match=r"drawn at random.*prepare\.archive"):
+    with pytest.raises(DataError, match=r"drawn at random.*source=archive"):
         prepare("kitti", raw, tmp_path / "other")
+    val = prepare("kitti", raw, out, f"prepare.split_list={tmp_path / 'list.txt'}", "prepare.split=eigen_val_800")
+    assert val.lists[0].split.path == str(out / "eigen_val_800.txt")
 
 
 def test_eth3d(tmp_path):
@@ -122,6 +124,7 @@ def test_diode_is_linked_and_listed_from_the_folder(tmp_path):
     assert [result.split.count for result in summary.lists] == [2, 1, 1]
     dataset = reader("diode", out, "dataset.reader.image_size=[8,12]")
     assert dataset[1].depth.unique().tolist() == [3.0]
+    assert prepare("diode", tmp_path, tmp_path / "of the folder above").lists[0].split.count == 2
     empty = raw / "outdoor/scene_00019/scan_00183/00019_00183_outdoor_000_010_depth.npy"
     empty.write_bytes(b"")
     with pytest.raises(DataError, match=r"000_010_depth\.npy: an empty file"):
@@ -164,6 +167,9 @@ def test_vkitti_in_place(tmp_path, packed):
             with tarfile.open(raw / f"vkitti_2.0.3_{part}.tar", "w") as archive:
                 archive.add(raw / part, ".")
             (raw / part).rename(tmp_path / part)
+    before = set(tmp_path.rglob("*"))
+    prepare("vkitti", raw, out, SHORT, "dry_run=true")
+    assert set(tmp_path.rglob("*")) == before
     summary = prepare("vkitti", raw, out, SHORT)
     assert [result.split.count for result in summary.lists] == [24, 12]
     dataset = reader(

@@ -105,8 +105,10 @@ def test_scene_cameras_change_the_depth(tmp_path):
     scenes = sorted({scene for _, scene, _, _ in FRAMES})
     rows = "".join(f"{scene},1,0,0,0,1,0,0,0,-1\n" for scene in scenes)
     (tmp_path / "cameras.csv").write_text(f"scene_name,{names}\n{rows}")
-    prepare(raw, tmp_path / "nominal")
-    prepare(raw, tmp_path / "own", f"prepare.camera_csv={tmp_path / 'cameras.csv'}")
+    text = prepare(raw, tmp_path / "nominal").text()
+    assert "camera: one pinhole for all scenes, as published" in text
+    text = prepare(raw, tmp_path / "own", f"prepare.camera_csv={tmp_path / 'cameras.csv'}").text()
+    assert f"camera: each scene's own, {tmp_path / 'cameras.csv'}" in text
     # 90 degrees of view instead of 60: corners are nearer to the image plane.
     nominal, own = reader(tmp_path / "nominal")[0].depth, reader(tmp_path / "own")[0].depth
     assert own[0, 0, 0] < 0.9 * nominal[0, 0, 0]
@@ -165,7 +167,11 @@ def test_straight_from_the_publishers_zips(tmp_path):
         with zipfile.ZipFile(zipped / f"{scene.name}.zip", "w", zipfile.ZIP_DEFLATED) as archive:
             for path in scene.rglob("*.hdf5"):
                 archive.write(path, path.relative_to(raw))
+    before = set(tmp_path.rglob("*"))
+    prepare(zipped, tmp_path / "zips", "dry_run=true")
+    assert set(tmp_path.rglob("*")) == before
     prepare(zipped, tmp_path / "zips")
+    assert not list(zipped.glob("*.index"))
     assert (reader(tmp_path / "zips")[0].depth == reader(tmp_path / "folders")[0].depth).all()
 
 

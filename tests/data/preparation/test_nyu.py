@@ -83,7 +83,8 @@ def test_bad_publisher_files(tmp_path):
     (cut / mat.name).write_bytes(whole[: len(whole) // 2])
     with pytest.raises(DataError, match=r"nyu_depth_v2_labeled\.mat"):
         prepare(cut, tmp_path / "out")
+    (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"nyu_depth_v2_labeled\.mat"):
+        prepare(tmp_path / "empty", tmp_path / "out")
+    with pytest.raises(DataError, match=r"nothing: no such folder; give the publisher's files by raw=DIR"):
         prepare(tmp_path / "nothing", tmp_path / "out")
-    with pytest.raises(DataError, match="raw=DIR is needed"):
-        prepare("null", tmp_path / "out")

@@ -1,36 +1,8 @@
 """scripts/prepare.py as people call it: the bare word `check`, exit codes, one line for an error."""
 
-import logging
-import runpy
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 from PIL import Image
-
-SCRIPT = Path(__file__).parents[3] / "scripts/prepare.py"
-
-
-@pytest.fixture
-def call(capsys, monkeypatch):
-    """Runs the script as `python scripts/prepare.py ...` does: (exit code, stdout, stderr)."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level  # Hydra replaces them
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.chdir(SCRIPT.parents[1])
-        monkeypatch.setattr(sys, "argv", [str(SCRIPT), *arguments])
-        code = 0
-        try:
-            runpy.run_path(str(SCRIPT), run_name="__main__")
-        except SystemExit as exit_:
-            code = exit_.code
-        root.handlers[:] = handlers
-        return code, *capsys.readouterr()
-
-    yield run
-    root.setLevel(level)
 
 
 def test_prepare_then_check(tmp_path, call):
@@ -60,6 +32,13 @@ def test_prepare_then_check(tmp_path, call):
     [
         (("dataset=diode", "raw=/nowhere", "out=/nowhere/else"), "error: /nowhere: no such folder"),
         (("dataset=kitti", "raw=/nowhere", "out=/nowhere/else", "workers=many"), "workers"),
+        (
+            ("dataset=nyu", "source=archive_val"),
+            "source: no 'archive_val' of this data set; it has: publisher, archive",
+        ),
+        (("dataset=vkitti", "source=archive"), "source: no 'archive' of this data set; it has: publisher"),
+        (("dataset=rooms", "out=/nowhere/else", "dry_run=true"), "dry_run: the preparation of this data set has none"),
+        (("check", "dataset=motorcycle"), "this data set has no lists to check"),
     ],
 )
 def test_errors_are_one_line(arguments, message, call):

@@ -1,0 +1,78 @@
+"""The published evaluation archives in miniature: real names and formats, two images each."""
+
+import io
+import tarfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+Size = tuple[int, int]  # height, width
+TARS = {
+    ("nyu", "archive"): "nyu_labeled_extracted.tar",
+    ("kitti", "archive"): "kitti_eigen_split_test.tar",
+    ("kitti", "archive_val"): "kitti_sampled_val_800.tar",
+    ("eth3d", "archive"): "eth3d.tar",
+    ("scannet", "archive"): "scannet_val_sampled_800_1.tar",
+    ("diode", "archive"): "diode_val.tar",
+}
+UNITS = {"nyu": 1000, "kitti": 256, "scannet": 1000}  # of a 16-bit depth PNG, per metre
+
+
+def write_archive(dataset: str, source: str, folder: Path, size: Size = (8, 12)) -> Path:
+    """The archive that scripts/download.py dataset=... source=... brings; depth runs from 2 to 3 m."""
+    files = archive_files(dataset, source, size)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(folder / TARS[dataset, source], "w") as archive:
+        for name, data in files.items():
+            member = tarfile.TarInfo(f"./{name}")
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    return folder / TARS[dataset, source]
+
+
+def archive_files(dataset: str, source: str, size: Size) -> Mapping[str, bytes]:
+    photos = {suffix: _encoded(_photo(size), suffix) for suffix in ("PNG", "JPEG")}
+    metres = np.linspace(2, 3, size[0] * size[1], dtype=np.float32).reshape(size)
+    png = _encoded((metres * UNITS.get(dataset, 1)).astype(np.uint16), "PNG")
+    files: dict[str, bytes] = {}
+    for i in (1, 2):
+        if dataset == "nyu":
+            stem = f"{('train', 'test')[i - 1]}/office_0001"
+            files |= {f"{stem}/rgb_{i:04d}.png": photos["PNG"]}
+            files |= {f"{stem}/{kind}_{i:04d}.png": png for kind in ("depth", "filled")}
+        elif dataset == "kitti":
+            drive = f"2011_09_26_drive_{'0002' if source == 'archive' else '0001'}_sync"
+            files[f"2011_09_26/{drive}/image_02/data/{i:010d}.png"] = photos["PNG"]
+            files[f"{drive}/proj_depth/groundtruth/image_02/{i:010d}.png"] = png
+        elif dataset == "eth3d":
+            files[f"rgb/office/images/dslr_images/DSC_{i:04d}.JPG"] = photos["JPEG"]
+            depth = f"depth/office_dslr_depth/office/ground_truth_depth/dslr_images/DSC_{i:04d}.JPG"
+            files[depth] = metres.astype("<f4").tobytes()
+        elif dataset == "scannet":
+            files[f"scene0011_00/color/{i * 100:06d}.jpg"] = photos["JPEG"]
+            files[f"scene0011_00/depth/{i * 100:06d}.png"] = png
+        else:
+            kind = ("indoors", "outdoor")[i - 1]
+            stem = f"{kind}/scene_00019/scan_00183/00019_00183_{kind}_000_010"
+            files[f"{stem}.png"] = photos["PNG"]
+            files[f"{stem}_depth.npy"] = _npy(metres[..., None])
+            files[f"{stem}_depth_mask.npy"] = _npy(np.ones(size, np.float32))
+    return files
+
+
+def _photo(size: Size) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+
+
+def _encoded(pixels: np.ndarray, kind: str) -> bytes:
+    with io.BytesIO() as file:
+        Image.fromarray(pixels).save(file, format=kind)
+        return file.getvalue()
+
+
+def _npy(array: np.ndarray) -> bytes:
+    with io.BytesIO() as file:
+        np.save(file, array)
+        return file.getvalue()
