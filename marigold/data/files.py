@@ -1,13 +1,26 @@
-"""Writing files so that a killed run or a full disk never leaves half of one under its final name."""
+"""Writing files so that no killed run, full disk or second run leaves a folder in a state that nobody asked for."""
 
+import errno
+import fcntl
+import logging
 import os
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+log = logging.getLogger(__name__)
+
 PARTIAL = ".*.tmp"  # what a process that is killed while it writes leaves behind
+LOCK = ".lock"
+WITHOUT_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}  # ENOSYS: Lustre
+_held: set[int] = set()
+
+
+class FolderInUse(ValueError):
+    """Another process is writing to a folder; the message names the folder and that process."""
 
 
 def remove_partial_files(folder: Path) -> int:
@@ -43,3 +56,48 @@ def write_atomically(path: Path, data: bytes | str) -> int:
     with atomic_file(path) as file:
         file.write(content)
     return len(content)
+
+
+@contextmanager
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Keep other processes that call this for `folder`, which is made if need be, out of it.
+
+    The kernel holds the lock, on `folder/.lock`, and releases it however this process ends; no child inherits it.
+    Raises FolderInUse while another process, or this one, holds it. A file system without locks gives one warning,
+    and the folder is then not protected.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)  # Python's are closed on exec
+    _held.add(descriptor)
+    try:
+        _lock(descriptor, folder)
+        yield
+    finally:
+        if descriptor in _held:  # a forked child has closed its own
+            _held.remove(descriptor)
+            os.close(descriptor)
+
+
+def _lock(descriptor: int, folder: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "another process"
+        raise FolderInUse(f"{folder} is in use by {holder}; wait until it ends, or choose another folder") from error
+    except OSError as error:
+        if error.errno not in WITHOUT_LOCKS:
+            raise
+        log.warning("%s: no locks here (%s); see to it that no other run writes there", folder, error.strerror)
+        return
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+
+
+def _close_in_child() -> None:
+    # A worker that outlives its killed parent would otherwise go on holding the parent's lock.
+    for descriptor in _held:
+        os.close(descriptor)
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_close_in_child)
