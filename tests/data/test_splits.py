@@ -111,6 +111,6 @@ def test_official_or_not(tmp_path, caplog):
     for part in (str(path), "5363", "5364", other.sha256, split.sha256):
         assert part in caplog.text
     part = part_of_split(split, lines[:10])
-    assert (part.name, part.count, part.official) == ("vkitti/val[10]", 10, False)
+    assert (part.name, part.count, part.official, part.part) == ("vkitti/val[10]", 10, False, True)
     with pytest.raises(DataError, match="no known list is called 'vkitti/all'"):
         describe_split(path, lines, "vkitti/all")
