@@ -11,10 +11,11 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from compose import make_samples
+from compose import limit_reader, make_samples
 from marigold.config import errors_for_people, launch
 from marigold.evaluate import make_protocol, reader_of
 from marigold.evaluation.constant import aligned_constant_abs_rel, constant_abs_rel
+from marigold.evaluation.results import read_results
 from marigold.evaluation.run import plain_reader
 
 
@@ -27,15 +28,22 @@ def main(config: DictConfig) -> None:
 def compare(config: DictConfig) -> str:
     """Three lines and a path for a person: the figure, two constants with their ratios, and where the picture is."""
     folder = Path(config.results)
-    results = json.loads((folder / "results.json").read_text())
+    results = read_results(folder / "results.json")
     protocol = make_protocol(config.protocol, config.dataset)
+    limit_reader(config, results["limit"])
     dataset = make_samples(config.dataset, protocol, "dataset")
     if results["split"]["sha256"] != dataset.split.sha256:
         raise ValueError(f"{folder}/results.json was made on another split than dataset {dataset.name}")
     reader: Any = OmegaConf.to_container(reader_of(config.dataset, protocol.name), resolve=True)
-    ours_read, theirs_read = ({**read, "root": None} for read in (plain_reader(reader), results.get("reader", {})))
-    if results["protocol"] != json.loads(json.dumps(protocol.describe())) or ours_read != theirs_read:
-        raise ValueError(f"{folder}/results.json was made under another protocol, or its data were read otherwise")
+    ours_read, theirs_read = ({**plain_reader(read), "root": None} for read in (reader, results.get("reader", {})))
+    if results["protocol"] != json.loads(json.dumps(protocol.describe())):
+        raise ValueError(f"{folder}/results.json was made under another protocol")
+    if ours_read != theirs_read:
+        keys = sorted(set(ours_read) | set(theirs_read))
+        other = [f"{key}={theirs_read.get(key)}" for key in keys if ours_read.get(key) != theirs_read.get(key)]
+        raise ValueError(
+            f"{folder}/results.json: its data were read otherwise, with dataset.reader {', '.join(other)}"
+        )
     if results["protocol"]["fit"].get("quantity") != "depth":
         raise ValueError(f"protocol '{protocol.name}': a constant is compared under least squares of depth only")
     ours = results["metrics"]["abs_rel"]["mean"]

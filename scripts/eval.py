@@ -1,4 +1,4 @@
-"""Judge a checkpoint, a function or stored predictions on a data set: see configs/eval.yaml for every key.
+"""Evaluate a checkpoint, a function or stored predictions on a data set: see configs/eval.yaml for every key.
 
 python scripts/eval.py dataset=nyu checkpoint=DIR
 python scripts/eval.py -m dataset=nyu,kitti,eth3d,scannet,diode checkpoint=DIR
@@ -6,46 +6,54 @@ accelerate launch --num_processes 2 scripts/eval.py dataset=nyu checkpoint=DIR
 """
 
 import sys
+from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import hydra
 import torch
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from compose import set_up
-from marigold.config import errors_for_people, launch, to_dataclass
+from compose import output_folder, set_up
+from marigold.config import errors_for_people, to_dataclass
+from marigold.data.files import lock_folder
 from marigold.evaluate import reader_of
 from marigold.evaluation import predictors
 from marigold.evaluation.predictors import Predictor
 from marigold.evaluation.report import metrics_table, single_table
 from marigold.evaluation.run import Evaluation
 from marigold.evaluation.settings import PRECISIONS, EvalSettings, Panel, Sampler
+from multirun import launch_jobs, one_job
 
 
 def make_predictor(settings: EvalSettings, sampler: Sampler, device: torch.device) -> Predictor:
-    """What the configuration names."""
+    """What the configuration names; raises EvaluationError for settings that it has no use for."""
     if settings.predictions:
+        metric = settings.space == "metric_depth"
+        settings.refuse_unused(
+            f"{settings.space} predictions", ("precision", *(() if metric else ("prediction_unit",)))
+        )
         return predictors.of_files(Path(settings.predictions), settings.space, settings.prediction_unit)
     named = settings.checkpoint or settings.predictor or ""
     if settings.predictor and ":" in named and not Path(named).exists():
+        settings.refuse_unused("a predictor=MODULE:FUNCTION", ("precision", "prediction_unit"))
         sys.path.insert(0, "")  # modules are looked for in the working folder too
         return predictors.of_function(named, settings.space, device)
+    settings.refuse_unused("a checkpoint", ("space", "prediction_unit"))
     from marigold.model.pipeline import MarigoldDepth  # diffusers takes seconds to import; stored predictions don't
 
     model = MarigoldDepth.from_pretrained(named, torch_dtype=PRECISIONS[settings.precision]).to(device)
     return predictors.of_model(model, named, sampler, settings.precision)
 
 
-def output_folder(settings: EvalSettings, runs: str, name: str, fingerprint: str) -> Path:
-    """Where the results go; several jobs of one multirun never share a folder."""
-    if settings.output is None:
-        return Path(runs) / "eval" / f"{name}-{fingerprint[:8]}"
-    several = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
-    return Path(settings.output) / name if several else Path(settings.output)
+def folder_of(evaluation: Evaluation, runs: str) -> Path:
+    """The output folder; its default name has everything that the results depend on."""
+    settings, seeds = evaluation.settings, evaluation.settings.all_seeds
+    name = f"{evaluation.samples.name}-{evaluation.protocol.name}-{evaluation.header['fingerprint'][:8]}"
+    if seeds != range(1):
+        name += f"-seeds{seeds[0]}to{seeds[-1]}"
+    return output_folder(settings.output, Path(runs) / "eval", name)
 
 
 def run(config: DictConfig) -> None:
@@ -58,9 +66,10 @@ def run(config: DictConfig) -> None:
     protocol, samples, processes, device = set_up(config)
     reader: Any = OmegaConf.to_container(reader_of(config.dataset, protocol.name), resolve=True)
     evaluation = Evaluation(make_predictor(settings, sampler, device), samples, reader, protocol, settings, device)
-    name, fingerprint = f"{samples.name}-{protocol.name}", evaluation.header["fingerprint"]
-    folder = output_folder(settings, config.paths.runs, name, fingerprint)
-    content = evaluation.run(folder, panel, processes)
+    folder = folder_of(evaluation, config.paths.runs)
+    # The other processes write nothing before they have met the first one in there.
+    with lock_folder(folder) if processes.rank == 0 else nullcontext():
+        content = evaluation.run(folder, panel, processes)
     if content is None:
         return
     picture = ", panel.png" if (folder / "panel.png").is_file() else ""
@@ -74,9 +83,9 @@ def run(config: DictConfig) -> None:
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="eval")
 def main(config: DictConfig) -> None:
-    with errors_for_people():
+    with one_job(), errors_for_people():
         run(config)
 
 
 if __name__ == "__main__":
-    launch(main)
+    launch_jobs(main)

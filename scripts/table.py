@@ -5,6 +5,7 @@ python scripts/table.py results=[runs/eval] output=runs/table
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
@@ -26,22 +27,22 @@ class TableConfig:
 
 
 def run(config: DictConfig) -> None:
-    """Write the three files; raises EvaluationError for a folder without results."""
+    """Write the files; raises EvaluationError for a folder without results."""
     settings = to_dataclass(TableConfig, OmegaConf.masked_copy(config, ["results", "published", "output"]))
-    found: list[Path] = []
+    contents: dict[str, dict[str, Any]] = {}
     for folder in settings.results:
         below = sorted(Path(folder).rglob("results.json"))
         if not below:
             raise EvaluationError(f"results={folder}: no results.json below it; scripts/eval.py writes one")
-        found += below
-    contents = [read_results(path) for path in found]
+        contents.update((str(path.parent), read_results(path)) for path in below)
     tables = collect(contents, settings.published)
+    counted = contents.keys() - {folder for table in tables for folder in table.superseded}
     panels = {
         # The folder tells apart what is of one name, such as one checkpoint with several ensemble sizes.
         f"{content['predictor']['name']} on {content['dataset']}, protocol {content['protocol']['name']}"
-        f" ({path.parent})": panel
-        for content, path in zip(contents, found, strict=True)
-        if (panel := path.parent / "panel.png").is_file()
+        f" ({folder})": panel
+        for folder, content in contents.items()
+        if folder in counted and (panel := Path(folder) / "panel.png").is_file()
     }
     output = Path(settings.output)
     output.parent.mkdir(parents=True, exist_ok=True)

@@ -8,8 +8,10 @@ from hydra import compose, initialize_config_dir
 
 import eval as eval_script
 from compare_constant import compare
+from marigold.evaluation.report import stamps
 
 CONFIGS = Path(__file__).parent.parent / "configs"
+CHOSEN = ["predictor=flat_prediction:flat", "space=affine_depth", "device=cpu", "panel.worst=0", "panel.median=0"]
 
 
 def composed(name, data, *overrides):
@@ -22,10 +24,9 @@ def evaluated(tmp_path_factory, rooms_data):
     """Rooms judged by a function that predicts one value everywhere."""
     folder = tmp_path_factory.mktemp("evaluated")
     (folder / "flat_prediction.py").write_text("def flat(image):\n    return 0 * image[:, :1]\n")
-    chosen = ["predictor=flat_prediction:flat", "space=affine_depth", "device=cpu", "panel.worst=0", "panel.median=0"]
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(folder)
-        eval_script.run(composed("eval", rooms_data, *chosen, f"output={folder}"))
+        eval_script.run(composed("eval", rooms_data, *CHOSEN, f"output={folder}"))
     return folder
 
 
@@ -37,10 +38,24 @@ def test_the_ratio_is_that_of_the_two_means(evaluated, rooms_data):
     assert f"like every prediction: {ours:.4f}, ratio 1.000" in text
 
 
+@pytest.mark.parametrize("limit", ["limit=1", "dataset.reader.limit=1"])
+def test_a_part_is_compared_on_the_same_images(evaluated, rooms_data, limit, monkeypatch):
+    part = evaluated / limit.replace("=", "_")
+    monkeypatch.syspath_prepend(evaluated)
+    eval_script.run(composed("eval", rooms_data, *CHOSEN, f"output={part}", limit))
+    ours = json.loads((part / "results.json").read_text())
+    assert (ours["limit"], ours["split"]["name"], ours["count"], ours["expected"]) == (1, "test[1]", 1, 1)
+    assert "only 1 images of the set" in stamps(ours)
+    text = compare(composed("compare_constant", rooms_data, f"results={part}"))
+    mean = ours["metrics"]["abs_rel"]["mean"]
+    assert f"like every prediction: {mean:.4f}, ratio 1.000" in text
+    assert mean != json.loads((evaluated / "results.json").read_text())["metrics"]["abs_rel"]["mean"]
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ("dataset.reader.max_depth=4.0", "read otherwise"),
+        ("dataset.reader.max_depth=4.0", r"read otherwise, with dataset.reader max_depth=10\.0$"),
         ("protocol=moge", "another protocol"),
         ("+dataset.evaluation.depth_range=[0.5,3.0]", "another protocol"),
         ("dataset.reader.limit=1", "another split"),

@@ -14,7 +14,9 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import ConfigCompositionException
 from PIL import Image
 
+from marigold.data.files import FolderInUse
 from marigold.evaluation.predictors import run_name
+from marigold.evaluation.report import stamps
 from marigold.model.pipeline import MarigoldDepth
 
 ROOT = Path(__file__).parents[1]
@@ -23,6 +25,12 @@ THEIRS = """
 from marigold.types import Prediction
 def grey(image):
     return image.mean(1, keepdim=True)
+"""
+WAITING = """
+import time
+def predict(image):
+    print("predicting", flush=True)
+    time.sleep(200)
 """
 
 
@@ -80,6 +88,57 @@ def test_rows_are_the_same_to_the_last_bit_for_every_batch_size(workplace, check
     assert len(rows) == 1
     assert len({json.loads(file.read_text())["fingerprint"] for file in workplace.glob("batches_*/results.json")}) == 1
     assert len(list(workplace.glob("batches_*/rows/*"))) == 4  # each was judged by itself, none was kept
+
+
+def test_the_folder_of_a_running_evaluation_is_refused_untouched(workplace, monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(workplace)
+    chosen = ["dataset=rooms", "predictor=theirs:grey", "space=affine_depth", "panel.worst=0", "panel.median=0"]
+    (workplace / "waiting.py").write_text(WAITING)
+    command = [sys.executable, str(ROOT / "scripts/eval.py"), "device=cpu", *chosen, f"output={tmp_path}/out"]
+    command[command.index("predictor=theirs:grey")] = "predictor=waiting:predict"
+    environment = {**os.environ, "MARIGOLD_DATA": "data", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    first = subprocess.Popen(
+        command, cwd=workplace, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    try:
+        assert first.stdout.readline() == b"predicting\n"
+        before = {path: path.stat() for path in (tmp_path / "out").rglob("*")}
+        with pytest.raises(FolderInUse, match=rf"^{tmp_path}/out is in use by process {first.pid} on [^\n]*$"):
+            run(workplace, *chosen, f"output={tmp_path}/out")
+        assert {path: path.stat() for path in (tmp_path / "out").rglob("*")} == before
+    finally:
+        first.kill()
+        first.wait()
+        first.stdout.close()
+    run(workplace, *chosen, f"output={tmp_path}/out")
+    assert json.loads((tmp_path / "out/results.json").read_text())["complete"]
+
+
+def test_a_multirun_goes_on_after_a_set_that_is_missing_and_fails_at_the_end(workplace):
+    chosen = ("predictor=theirs:grey", "space=affine_depth", "panel.worst=0", "panel.median=0")
+    # The order is rooms 0, nyu 0, rooms 1, nyu 1.
+    done = call(workplace, "seed=0,1", "dataset=rooms,nyu", "limit=2", *chosen, "output=many", "-m")
+    assert done.returncode == 1, done.stderr
+    assert done.stderr.count("filename_list_test.txt: no such split list") == 2
+    end = done.stderr[done.stderr.index("error: 2 job(s) failed") :].splitlines()
+    assert [[word for word in line.split() if word[:4] in ("seed", "data")] for line in end[1:]] == [
+        ["seed=0", "dataset=nyu"],
+        ["seed=1", "dataset=nyu"],
+    ]
+    found = [json.loads(path.read_text()) for path in workplace.glob("many/rooms-marigold-*/results.json")]
+    assert sorted(content["seeds"] for content in found) == [[0], [1]]
+
+
+@pytest.mark.parametrize("limit", ["limit=5", "limit=9", "dataset.reader.limit=5"])
+def test_a_limit_that_leaves_nothing_out_is_none(workplace, limit, monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(workplace)
+    chosen = ["dataset=rooms", "predictor=theirs:grey", "space=affine_depth", "panel.worst=0", "panel.median=0"]
+    run(workplace, *chosen, f"output={tmp_path}/whole")
+    run(workplace, *chosen, f"output={tmp_path}/limited", limit)
+    whole, limited = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("whole", "limited"))
+    assert (limited["split"]["name"], limited["limit"], limited["expected"]) == ("test", None, 5)
+    assert stamps(limited) == ()
+    assert {**limited, "date": None} == {**whole, "date": None}
 
 
 def test_rows_that_were_read_otherwise_are_judged_again(workplace, monkeypatch):
@@ -140,6 +199,20 @@ def run(workplace, *overrides):
         (("dataset=rooms", "predictions={root}", "sampler.batch_size=0"), "batch_size=0"),
         (("dataset=rooms", "predictions={root}", "metrics=[delta1]"), "need abs_rel"),
         (("dataset=rooms", "predictions={root}", "precision=float8"), "precision=float8"),
+        (
+            ("dataset=rooms", "predictions={root}", "precision=bfloat16"),
+            "precision=bfloat16 does nothing for .*predict",
+        ),
+        (
+            ("dataset=rooms", "predictions={root}", "space=affine_depth", "prediction_unit=0.1"),
+            "prediction_unit=0.1 does nothing for affine_depth predictions",
+        ),
+        (
+            ("dataset=rooms", "predictor=theirs:grey", "precision=float16"),
+            "precision=float16 does nothing for a predi",
+        ),
+        (("dataset=rooms", "predictor=theirs:grey", "prediction_unit=0.1"), "prediction_unit=0.1 does nothing"),
+        (("dataset=rooms", "checkpoint={root}", "space=affine_depth"), "space=affine_depth does nothing for a check"),
         (("dataset=motorcycle", "predictions={root}", "limit=1"), "limit"),
         (("dataset=rooms",), "exactly one.*checkpoint"),
         (

@@ -2,6 +2,10 @@
 
 import csv
 import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -64,6 +68,24 @@ def test_steps_curve_has_both_spacings(tmp_path, rooms_data, checkpoint):
     for steps in (1, 3):
         alone = judged_alone(rooms_data, tmp_path / str(steps), checkpoint, f"sampler.steps={steps}")
         assert found[spacing, steps] == alone
+
+
+def test_every_curve_data_set_protocol_and_checkpoint_has_its_own_folder(tmp_path, rooms_data, checkpoint):
+    other = shutil.copytree(checkpoint, tmp_path / "other")
+    command = [sys.executable, str(CONFIGS.parent / "scripts/sweep.py"), "-m", f"paths.data={rooms_data}"]
+    command += ["curve=steps,ensemble", "dataset=rooms", f"checkpoint={checkpoint},{other}", "limit=1", "device=cpu"]
+    command += ["steps=[1]", "ensemble_sizes=[1]", "spacings=[leading]", "sampler.steps=1", f"paths.runs={tmp_path}"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(CONFIGS.parent)}
+    for output in ([], [f"output={tmp_path}/chosen"]):
+        done = subprocess.run([*command, *output], env=environment, capture_output=True, text=True, timeout=280)
+        assert done.returncode == 0, done.stderr[-3000:]
+    for parent in ("sweep", "chosen"):
+        found = [json.loads(path.read_text())["settings"] for path in (tmp_path / parent).glob("*/sweep.json")]
+        assert sorted((facts["curve"], facts["checkpoint"]) for facts in found) == sorted(
+            (curve, str(path)) for curve in ("steps", "ensemble") for path in (checkpoint, other)
+        )
+        names = {path.parent.name.rpartition("-")[0] for path in (tmp_path / parent).glob("*/sweep.json")}
+        assert names == {"rooms-marigold-steps", "rooms-marigold-ensemble"}
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,8 @@ class SplitInfo:
     """Which list a result stands for.
 
     `sha256` is the canonical hash of its `count` lines. `official` is None when no list of the field is
-    named, else whether this is it; a result on one that is not is stamped "unofficial split".
+    named, else whether this is it; a result on one that is not is stamped "unofficial split". `part`: these are
+    only some of the list's lines.
     """
 
     name: str
@@ -30,6 +31,7 @@ class SplitInfo:
     count: int
     sha256: str
     official: bool | None
+    part: bool = False
 
 
 @dataclass(frozen=True)
@@ -157,7 +159,8 @@ def part_of_split(split: SplitInfo, lines: Sequence[Line]) -> SplitInfo:
     """The description of some of a split's lines, which is no official split whatever the whole was."""
     sha256 = canonical_sha256(" ".join(line) for line in lines)
     official = None if split.official is None else False
-    return replace(split, name=f"{split.name}[{len(lines)}]", count=len(lines), sha256=sha256, official=official)
+    name = f"{split.name}[{len(lines)}]"
+    return replace(split, name=name, count=len(lines), sha256=sha256, official=official, part=True)
 
 
 def evenly_spaced(lines: Sequence[T], n: int) -> list[T]:

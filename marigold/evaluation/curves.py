@@ -46,7 +46,7 @@ class SweepSettings:
     seed: int
     limit: int | None
     metrics: list[str]
-    output: str
+    output: str | None
     device: str | None
     threads: int
 

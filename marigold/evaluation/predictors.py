@@ -83,7 +83,7 @@ def of_function(path: str, space: str | None, device: torch.device) -> Predictor
 def of_files(folder: Path, space: str | None, unit: float) -> Predictor:
     """Stored predictions; see `stored`."""
     predict = stored(folder, space, unit)
-    identity = {"name": folder.name, "path": str(folder), "files": provenance.files_identity(folder)}
+    identity = {"name": folder.name, "path": str(folder), "files": provenance.files_identity(folder), "unit": unit}
     return Predictor(identity, space, None, lambda seed: predict, stored=True)
 
 

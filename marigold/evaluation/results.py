@@ -5,6 +5,7 @@ import math
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ def results(
     `rows`: seed -> one row per image. `expected`: images that the data set lists. The means over images are
     averaged over the seeds; `std_over_images` is that of one image's score, `std_over_seeds` (sample
     standard deviation, null for one seed) that of the whole table's numbers. `complete` is false when an
-    image is missing or failed.
+    image is missing or failed. `date` is now, in UTC.
     """
     summaries = {seed: summarise(part, groups) for seed, part in rows.items()}
     failures = [
@@ -35,6 +36,7 @@ def results(
     labels = sorted(set.intersection(*(set(summary.groups) for summary in summaries.values())))
     return {
         "format": FORMAT,
+        "date": datetime.now(UTC).isoformat(timespec="milliseconds"),
         **header,
         "seeds": list(rows),
         "count": count,
@@ -81,11 +83,12 @@ def write_results(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def read_results(path: Path) -> dict[str, Any]:
-    """Read a results.json; raises EvaluationError naming the file that is not one."""
+    """Read a results.json; an old one gets its file's date. Raises EvaluationError naming what is not one."""
     try:
         content = json.loads(path.read_text())
+        written = datetime.fromtimestamp(path.stat().st_mtime, UTC)
     except (OSError, ValueError) as error:
         raise EvaluationError(f"{path}: not a results file: {error}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise EvaluationError(f"{path}: not a results file of format {FORMAT}; evaluate again")
-    return content
+    return {"date": written.isoformat(timespec="milliseconds"), **content}

@@ -50,7 +50,8 @@ class Evaluation:
             "protocol": self.protocol.describe(),
             "split": asdict(self.samples.split),
             "reader": plain_reader(self.reader),
-            "limit": self.settings.limit,
+            # A limit that leaves nothing out is none, and the reader may have one of its own.
+            "limit": len(self.samples) if self.samples.split.part else None,
             "predictor": {**self.predictor.identity, "space": self.predictor.space},
             "sampler": self.predictor.sampler,
         }
@@ -79,7 +80,7 @@ class Evaluation:
         done = store.load()
         processes.wait()  # nobody writes before all have read
         rows = {}
-        for seed in range(self.settings.seed, self.settings.seed + self.settings.seeds):
+        for seed in self.settings.all_seeds:
             mine = self.samples.names[processes.rank :: processes.world]
             left = sum((seed, name) not in done for name in mine)
             with Progress(left, f"{self.samples.name}, seed {seed}", processes.rank == 0) as progress:
@@ -111,8 +112,8 @@ class Evaluation:
 
 
 def plain_reader(reader: Mapping[str, Any]) -> dict[str, Any]:
-    """A reader's settings for JSON, which has no infinity, without those that decide no number."""
-    decisive = {key: value for key, value in reader.items() if key not in ("how_to_get", "split_list")}
+    """A reader's settings for JSON, which has no infinity, without what decides no number or is in the split."""
+    decisive = {key: value for key, value in reader.items() if key not in ("how_to_get", "split_list", "limit")}
     return {key: str(value) if value == math.inf else value for key, value in decisive.items()}
 
 

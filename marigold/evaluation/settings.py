@@ -1,5 +1,6 @@
 """What a person chooses for an evaluation: the plain keys of configs/eval.yaml, checked before anything is read."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -83,3 +84,15 @@ class EvalSettings:
         for key in ("seeds", "threads"):
             if getattr(self, key) < 1:
                 raise EvaluationError(f"{key}={getattr(self, key)}: expected at least 1")
+
+    def refuse_unused(self, kind: str, keys: Sequence[str]) -> None:
+        """Raise EvaluationError if one of `keys`, which do nothing for this kind of predictor, was given."""
+        unused = {"precision": "float32", "space": None, "prediction_unit": 1.0}
+        for key in keys:
+            if getattr(self, key) != unused[key]:
+                raise EvaluationError(f"{key}={getattr(self, key)} does nothing for {kind}; leave it out")
+
+    @property
+    def all_seeds(self) -> range:
+        """`seeds` of them, counted up from `seed`."""
+        return range(self.seed, self.seed + self.seeds)

@@ -9,13 +9,14 @@ import html
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from marigold.evaluation.errors import EvaluationError
 from marigold.evaluation.published import DATASETS
 from marigold.evaluation.report import MEASURED, Entry, markdown, measured_entry, published_entries
 
+NOT_COUNTED = "Not in the table, as another result of the same kind counts:"
 STYLE = """
 :root { color-scheme: light dark; --line: #d0d7de; --ours: #fff4d6; }
 @media (prefers-color-scheme: dark) { :root { --line: #3d444d; --ours: #3a3116; } }
@@ -31,26 +32,29 @@ img { max-width: 100%; background: #fff; }
 
 @dataclass(frozen=True)
 class Table:
-    """The rows of one protocol, each with its average rank (None: not ranked), and the data sets as columns."""
+    """The rows of one protocol, each with its average rank (None: not ranked), and the data sets as columns.
+
+    `superseded`: folder -> why the result there is in no row.
+    """
 
     protocol: str
     datasets: tuple[str, ...]
     rows: tuple[tuple[Entry, float | None], ...]
+    superseded: Mapping[str, str]
 
 
-def collect(contents: Sequence[Mapping[str, Any]], published: bool) -> list[Table]:
+def collect(found: Mapping[str, Mapping[str, Any]], published: bool) -> list[Table]:
     """One table per protocol that was measured, ours joined over data sets, with the published rows above.
 
-    Raises EvaluationError when two results are of the same method, setting, protocol and data set.
+    `found`: folder -> results.json. Of several results of one method, setting, protocol and data set, one counts:
+    the whole set rather than a part, then the newest.
     """
     ours: dict[tuple[str, str, str], Entry] = {}
-    for content in contents:
+    counted, superseded = _choose(found)
+    for content in counted:
         entry = measured_entry(content)
         key = (entry.method, entry.setting, entry.protocol)
         before = ours.get(key, replace(entry, values={}, notes=()))
-        twice = set(before.values) & set(entry.values)
-        if twice:
-            raise EvaluationError(f"two results of {' '.join(key)} on {', '.join(twice)}; leave one of them out")
         notes = tuple(f"{content['dataset']}: {note}" for note in entry.notes)
         ours[key] = replace(before, values={**before.values, **entry.values}, notes=before.notes + notes)
     tables = []
@@ -61,8 +65,31 @@ def collect(contents: Sequence[Mapping[str, Any]], published: bool) -> list[Tabl
         others = [entry for entry in others if measured & set(entry.values)]
         datasets = [name for name in DATASETS if name in measured] + sorted(measured - set(DATASETS))
         rows = [*others, *mine]
-        tables.append(Table(protocol, tuple(datasets), tuple(zip(rows, ranks(rows, datasets), strict=True))))
+        ranked = tuple(zip(rows, ranks(rows, datasets), strict=True))
+        beaten = {folder: why for folder, why in superseded.items() if found[folder]["protocol"]["name"] == protocol}
+        tables.append(Table(protocol, tuple(datasets), ranked, beaten))
     return tables
+
+
+def _choose(found: Mapping[str, Mapping[str, Any]]) -> tuple[list[Mapping[str, Any]], dict[str, str]]:
+    """The results that count, in the order found, and why the others do not, by folder."""
+
+    def place(folder: str) -> tuple[bool, datetime]:
+        content = found[folder]
+        return content["complete"] and content["limit"] is None, datetime.fromisoformat(content["date"]).astimezone()
+
+    same: dict[tuple[str, ...], list[str]] = {}
+    for folder, content in found.items():
+        entry = measured_entry(content)
+        same.setdefault((entry.method, entry.setting, entry.protocol, content["dataset"]), []).append(folder)
+    superseded = {}
+    for (method, setting, _, dataset), folders in same.items():
+        best = max(folders, key=place)
+        for folder in folders:
+            if folder != best:
+                why = "is newer" if place(folder)[0] == place(best)[0] else "has the whole set"
+                superseded[folder] = f"{' '.join(filter(None, (method, setting)))} on {dataset}: {best} {why}"
+    return [content for folder, content in found.items() if folder not in superseded], superseded
 
 
 def ranks(rows: Sequence[Entry], datasets: Sequence[str]) -> list[float | None]:
@@ -101,8 +128,14 @@ def _cells(table: Table) -> tuple[list[str], list[list[str]]]:
 
 
 def to_markdown(tables: Sequence[Table]) -> str:
-    """Markdown, a heading per protocol; percent."""
-    return "\n\n".join(f"### Protocol `{table.protocol}`\n\n{markdown(*_cells(table))}" for table in tables) + "\n"
+    """Markdown, a heading per protocol; percent; results that do not count below."""
+    parts = []
+    for table in tables:
+        parts += [f"### Protocol `{table.protocol}`", markdown(*_cells(table))]
+        if table.superseded:
+            lines = [f"- `{folder}`: {why}" for folder, why in table.superseded.items()]
+            parts.append("\n".join([NOT_COUNTED, "", *lines]))
+    return "\n\n".join(parts) + "\n"
 
 
 def to_csv(tables: Sequence[Table]) -> str:
@@ -151,6 +184,9 @@ def to_html(tables: Sequence[Table], panels: Mapping[str, Path]) -> str:
             f"<h2>Protocol {html.escape(table.protocol)}</h2><div class='scroll'><table><thead><tr>{head}</tr></thead>"
             f"<tbody>{rows}</tbody></table></div>"
         )
+        if table.superseded:
+            items = "".join(f"<li>{html.escape(f'{folder}: {why}')}</li>" for folder, why in table.superseded.items())
+            parts.append(f"<p>{NOT_COUNTED}</p><ul>{items}</ul>")
     for caption, path in panels.items():
         picture = base64.b64encode(path.read_bytes()).decode()
         name = html.escape(caption)

@@ -116,6 +116,6 @@ def test_official_or_not(tmp_path, caplog):
     assert describe_split(path, lines[2:], "vkitti/val", tell=False).official is False
     assert caplog.text == ""
     part = part_of_split(split, lines[:10])
-    assert (part.name, part.count, part.official) == ("vkitti/val[10]", 10, False)
+    assert (part.name, part.count, part.official, part.part) == ("vkitti/val[10]", 10, False, True)
     with pytest.raises(DataError, match="no known list is called 'vkitti/all'"):
         describe_split(path, lines, "vkitti/all")

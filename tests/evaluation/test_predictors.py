@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from marigold.evaluation.errors import EvaluationError
-from marigold.evaluation.predictors import imported, stored
+from marigold.evaluation.predictors import imported, of_files, stored
 from marigold.types import DepthSample, Prediction
 
 SAMPLE = DepthSample("a/rgb_0001.png", torch.zeros(3, 2, 3), torch.ones(1, 2, 3), torch.ones(1, 2, 3) > 0)
@@ -31,6 +31,8 @@ def test_a_metric_png_holds_counts_of_the_unit(tmp_path):
     Image.fromarray(counts).save(tmp_path / "a/rgb_0001.png")
     depth = stored(tmp_path, "metric_depth", 0.001)(SAMPLE).depth[0, 0].numpy()
     np.testing.assert_allclose(depth, counts / 1000, rtol=1e-6)
+    # Rows of another unit are not kept.
+    assert of_files(tmp_path, "metric_depth", 0.001).identity != of_files(tmp_path, "metric_depth", 0.002).identity
     affine = stored(tmp_path, "affine_depth", 0.001)(SAMPLE).depth[0, 0].numpy()
     np.testing.assert_allclose(affine, counts / 65535, rtol=1e-6)
 

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import os
 import re
 from html.parser import HTMLParser
 
@@ -10,14 +11,16 @@ import pytest
 from omegaconf import OmegaConf
 from PIL import Image
 
-from marigold.evaluation.errors import EvaluationError
 from marigold.evaluation.report import Entry, single_table
 from marigold.evaluation.table import collect, ranks, to_csv, to_html, to_latex, to_markdown
 from table import run
 
 
-def content(dataset, abs_rel, delta1, protocol="marigold", complete=True, official=True, name="my_model", limit=None):
+def content(
+    dataset, abs_rel, delta1, protocol="marigold", complete=True, official=True, name="my_model", limit=None, day=1
+):
     return {
+        "date": f"2026-01-{day:02d}T12:00:00+00:00",
         "dataset": dataset,
         "protocol": {"name": protocol},
         "split": {"official": official, "count": 654},
@@ -29,6 +32,10 @@ def content(dataset, abs_rel, delta1, protocol="marigold", complete=True, offici
         "complete": complete,
         "metrics": {"abs_rel": {"mean": abs_rel}, "delta1": {"mean": delta1}},
     }
+
+
+def in_folders(*contents):
+    return {f"runs/{k}": result for k, result in enumerate(contents)}
 
 
 def entry(method, *values, notes=()):
@@ -50,7 +57,10 @@ def test_ranks_by_hand():
 
 def test_protocols_are_tables_of_their_own_and_every_row_says_what_it_is():
     tables = collect(
-        [content("nyu", 0.0555, 0.9612), content("kitti", 0.1, 0.9), content("nyu", 0.05, 0.97, "disparity")], True
+        in_folders(
+            content("nyu", 0.0555, 0.9612), content("kitti", 0.1, 0.9), content("nyu", 0.05, 0.97, "disparity")
+        ),
+        True,
     )
     assert [table.protocol for table in tables] == ["marigold", "disparity"]
     methods = {table.protocol: [row.method for row, _ in table.rows] for table in tables}
@@ -71,31 +81,65 @@ def test_protocols_are_tables_of_their_own_and_every_row_says_what_it_is():
 
 
 def test_what_is_incomplete_or_unofficial_is_said_and_not_ranked():
-    table = collect([content("nyu", 0.01, 0.99, complete=False, official=False)], True)[0]
+    table = collect(in_folders(content("nyu", 0.01, 0.99, complete=False, official=False)), True)[0]
     row, rank = table.rows[-1]
     assert rank is None
     assert row.notes == ("nyu: incomplete: 650 of 654 images", "nyu: unofficial split (654 lines)")
-    part, rank = collect([content("nyu", 0.01, 0.99, limit=6)], True)[0].rows[-1]
+    part, rank = collect(in_folders(content("nyu", 0.01, 0.99, limit=6)), True)[0].rows[-1]
     assert (part.notes, rank) == (("nyu: only 6 images of the set",), None)
     assert "incomplete: 650 of 654" in single_table(content("nyu", 0.01, 0.99, complete=False))
 
 
 def test_csv_has_a_line_per_row_and_data_set_in_full_precision():
-    lines = to_csv(collect([content("nyu", 0.0555512, 0.96), content("kitti", 0.1, 0.9, limit=6)], False)).splitlines()
+    found = in_folders(content("nyu", 0.0555512, 0.96), content("kitti", 0.1, 0.9, limit=6))
+    lines = to_csv(collect(found, False)).splitlines()
     assert lines[0].startswith("protocol,method,setting,source,dataset,abs_rel_percent")
     assert [line.split(",")[:2] for line in lines[1:]] == [["marigold", "my_model"]] * 2
     assert lines[1].split(",")[3:7] == ["measured here", "nyu", str(100 * 0.0555512), "96.0"]
     assert "only 6 images" in lines[2]
 
 
-def test_two_results_for_one_cell_are_refused():
-    with pytest.raises(EvaluationError, match=r"two results of my_model .* on nyu"):
-        collect([content("nyu", 0.1, 0.9), content("nyu", 0.2, 0.8)], False)
+@pytest.mark.parametrize(
+    ("results", "counted", "reason"),
+    [
+        ([content("nyu", 0.1, 0.9, day=1), content("nyu", 0.2, 0.8, day=2)], 1, "is newer"),
+        ([content("nyu", 0.1, 0.9, day=2), content("nyu", 0.2, 0.8, day=1)], 0, "is newer"),
+        ([content("nyu", 0.1, 0.9, day=1), content("nyu", 0.2, 0.8, day=2, limit=6)], 0, "has the whole set"),
+        ([content("nyu", 0.1, 0.9, day=2, complete=False), content("nyu", 0.2, 0.8)], 1, "has the whole set"),
+        ([content("nyu", 0.1, 0.9, day=1, limit=9), content("nyu", 0.2, 0.8, day=2, limit=6)], 1, "is newer"),
+    ],
+)
+def test_of_two_results_for_one_cell_one_counts_and_the_other_is_listed(results, counted, reason):
+    tables = collect({**in_folders(*results), "other": content("nyu", 0.1, 0.9, "disparity")}, False)
+    (row, _), *more = tables[0].rows
+    assert (row.values["nyu"][0], more) == (pytest.approx(100 * results[counted]["metrics"]["abs_rel"]["mean"]), [])
+    line = f"my_model 1 x 10 on nyu: runs/{counted} {reason}"
+    assert tables[0].superseded == {f"runs/{1 - counted}": line}
+    assert tables[1].superseded == {}
+    assert f"- `runs/{1 - counted}`: {line}\n" in to_markdown(tables)
+    assert f"<li>runs/{1 - counted}: {line}</li>" in to_html(tables, {})
+
+
+def test_a_set_that_was_evaluated_twice_is_in_the_table_once(tmp_path, capsys):
+    # Without a date, as results were written before: the file's counts.
+    for folder, abs_rel, time in (("a", 0.1, 2e9), ("b", 0.2, 1e9)):
+        (tmp_path / folder).mkdir()
+        result = {**content("nyu", abs_rel, 0.9), "format": 1}
+        del result["date"]
+        (tmp_path / folder / "results.json").write_text(json.dumps(result))
+        Image.new("RGB", (1, 1)).save(tmp_path / folder / "panel.png")
+        os.utime(tmp_path / folder / "results.json", (time, time))
+    run(OmegaConf.create({"results": [str(tmp_path)], "published": False, "output": str(tmp_path / "page")}))
+    printed = capsys.readouterr().out
+    assert "10.00" in printed
+    assert "20.00" not in printed
+    assert f"- `{tmp_path}/b`: my_model 1 x 10 on nyu: {tmp_path}/a is newer" in printed
+    assert (tmp_path / "page.html").read_text().count("data:image/png") == 1  # no picture beside other numbers
 
 
 def test_html_is_one_well_formed_file_and_latex_is_escaped(tmp_path):
     (tmp_path / "panel.png").write_bytes(b"\x89PNG")
-    tables = collect([content("nyu", 0.05, 0.97, name="a<b_c")], True)
+    tables = collect(in_folders(content("nyu", 0.05, 0.97, name="a<b_c")), True)
     page = to_html(tables, {"a<b_c on nyu": tmp_path / "panel.png"})
     assert "a<b" not in page
     assert not re.search(r"(src|href)=.(?!data:)", page)
