@@ -200,7 +200,7 @@ TRAINING = [
 EVALUATION = [
     Known(
         r"python scripts/eval\.py -m dataset=nyu,kitti,eth3d,scannet,diode checkpoint=DIR",
-        "evaluate",
+        "evaluate more",
         typed(evaluated(FIVE, 2), f"limit=2 {MODEL}"),
     ),
     Known(
@@ -212,12 +212,12 @@ EVALUATION = [
     Known(
         r"python scripts/eval\.py dataset=nyu checkpoint=DIR",
         "evaluate",
-        typed(evaluated(["nyu"], 1), f"limit=1 {MODEL}"),
+        typed(evaluated(["nyu"], 2), f"limit=2 {MODEL}"),
     ),
     Known(
         r"accelerate launch --num_processes 4 scripts/eval\.py dataset=nyu checkpoint=DIR",
         "table",
-        typed(as_alone, f"limit=1 {MODEL} output=runs/eval_accelerate"),
+        typed(as_alone, f"limit=2 {MODEL} output=runs/eval_accelerate"),
     ),
     Known(r"python scripts/eval\.py dataset=motorcycle \S+", "evaluate", typed(evaluated(["motorcycle"], 1))),
     Known(
