@@ -1,0 +1,308 @@
+"""What the rehearsed commands must leave behind."""
+
+import filecmp
+import json
+import re
+import shutil
+import signal
+import socket
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from omegaconf import OmegaConf
+
+from commands import Command, recipe
+from publishers import DIODE, HYPERSIM, HYPERSIM_DROPPED, NYU_SCENES, NYU_TRAIN, SCANNET
+from rehearsal import Act, Check, last_words, typed
+from runner import BINARIES, Result, Workplace
+from runs import figures, losses, weights
+
+STEPS = 4
+TRAIN = f"train.steps={STEPS} train.log_every=1 train.checkpoint_every=2 train.validate_every={STEPS} train.workers=0"
+SHORT = f"{TRAIN} train.decay_steps={STEPS} train.warmup_steps=1 train.effective_batch=8 train.micro_batch=4"
+VALIDATION = " ".join(f"validation.sets.{name}.reader.limit=2" for name in ("hypersim", "nyu", "kitti"))
+PAPER = f"{TRAIN} train.effective_batch=4 {VALIDATION} validation.panel=1"
+# What the archives hold, by the list that they are named in.
+ARCHIVED = {
+    "nyu/filename_list_train.txt": len(NYU_TRAIN),
+    "nyu/filename_list_test.txt": len(NYU_SCENES) - len(NYU_TRAIN),
+    "kitti/eigen_test.txt": 697,
+    "kitti/eigen_val_800.txt": 800,
+    "eth3d/filename_list.txt": 2,
+    "scannet/filename_list_val_800.txt": len(SCANNET),
+    "diode/filename_list_all.txt": len(DIODE),
+}
+LISTED = {key: count for key, count in ARCHIVED.items() if key != "kitti/eigen_val_800.txt"}
+LISTED |= {"eth3d/filename_list.txt": 13, "vkitti/filename_list_train.txt": 20148}
+LISTED |= {f"hypersim/filename_list_{split}.txt": sum(f[0] == split for f in HYPERSIM) for split in ("val", "test")}
+LISTED["hypersim/filename_list_train.txt"] = 4  # of five, the filter drops one
+CHECKED = {"nyu": 4, "kitti": 652, "eth3d": 2, "scannet": 4, "diode": 4}
+
+
+def lines(path: Path) -> list[str]:
+    return path.read_text().splitlines()
+
+
+# --- data ---
+
+
+def downloaded(files: int) -> Check:
+    """All files came, whole ones are the publisher's to the last byte; goes on with the step that is printed."""
+
+    def check(place: Workplace, result: Result) -> Sequence[Command]:
+        assert f"{files:,} of {files:,} files are there and checked" in result.output, last_words(result.output)
+        folder = place.path(re.findall(r"out=(\S+)", result.command)[-1])
+        for source in (place.folder.parent / "web").rglob("*.*"):
+            path = folder / source.name
+            assert not path.is_file() or filecmp.cmp(path, source, shallow=False), f"{path} is not what was served"
+        text = re.search(r"^next: (.+)$", result.output, re.MULTILINE)
+        assert text, "no next step is printed"
+        return [Command(text[1], f"printed by {result.command}")]
+
+    return check
+
+
+def scannet_refused(place: Workplace, result: Result) -> Sequence[Command]:
+    assert "signing its terms of use" in result.output
+    text = re.search(r"run (python scripts/prepare\.py .+)$", result.output, re.MULTILINE)
+    assert text, "no next step is printed"
+    return [Command(text[1], f"printed by {result.command}")]
+
+
+def prepared(expected: dict[str, int]) -> Check:
+    """The lists of the data set in the command, with so many lines."""
+
+    def check(place: Workplace, result: Result) -> None:
+        name = re.findall(r"dataset=(\w+)", result.command)[-1]
+        found = {}
+        for key, count in expected.items():
+            if key.startswith(f"{name}/") and ("val_800" not in key or "eigen" not in result.command):
+                path = place.path(f"data/{key}")
+                found[key] = (len(lines(path)) if path.is_file() else "no file", count)
+        wrong = {key: pair for key, pair in found.items() if pair[0] != pair[1]}
+        assert found, f"no list of {name}"
+        assert not wrong, f"lines found and expected: {wrong}"
+        if name == "hypersim":
+            assert HYPERSIM_DROPPED not in place.path("data/hypersim/filename_list_train.txt").read_text()
+
+    return check
+
+
+def checked(place: Workplace, result: Result) -> None:
+    name = re.findall(r"dataset=(\w+)", result.command)[-1]
+    limit = re.search(r"limit=(\d+)", result.command)
+    assert f"{int(limit[1]) if limit else CHECKED[name]} samples checked" in result.output, last_words(result.output)
+    assert "all is well" in result.output
+
+
+def rooms_rendered(place: Workplace, _: Result) -> None:
+    frames = json.loads(place.path("data/rooms/rooms.json").read_text())["frames"]
+    assert frames == {"hypersim/train": 12, "hypersim/val": 4, "vkitti/train": 12, "vkitti/val": 2, "nyu/test": 4}
+
+
+def rooms_prepared(place: Workplace, _: Result) -> None:
+    for split, count in (("train", 12), ("val", 4)):
+        listed = lines(place.path(f"data/rooms/hypersim/filename_list_{split}.txt"))
+        assert 8 * count // 12 <= len(listed) <= count
+        assert all((place.path(f"data/rooms/hypersim/{split}") / name).is_file() for name in " ".join(listed).split())
+
+
+def base_copied(place: Workplace, _: Command) -> None:
+    folder = place.path("checkpoints/stable-diffusion-2")
+    shutil.copytree(place.folder.parent / "base", folder)
+    (folder / "README.md").write_text("---\nlicense: openrail++\n---\n")
+
+
+# --- training ---
+
+
+def trained(run: str, processes: int = 1, **config: object) -> Check:
+    """A whole run in runs/RUN: a loss of every step, so many processes, these settings, two models."""
+
+    def check(place: Workplace, _: Result | None) -> None:
+        folder = place.path(f"runs/{run}")
+        steps = [line["step"] for line in figures(folder) if "loss" in line]
+        assert steps == list(range(1, STEPS + 1)), f"losses of steps {steps}"
+        provenance = json.loads((folder / "provenance.json").read_text())
+        assert provenance["processes"] == processes, f"{provenance['processes']} processes"
+        saved = OmegaConf.load(folder / "config.yaml")
+        found = {key: OmegaConf.select(saved, key) for key in config}
+        differing = {key: value for key, value in found.items() if value != config[key]}
+        assert not differing, f"{folder}/config.yaml: {differing}"
+        for name in ("final", "best"):
+            assert json.loads((folder / name / "unet/config.json").read_text())["in_channels"] == 8
+
+    return check
+
+
+def as_others(run: str, other: str, processes: int) -> Check:
+    """The same losses as those of another run, to rounding."""
+
+    def check(place: Workplace, result: Result | None) -> None:
+        trained(run, processes)(place, result)
+        ours, theirs = losses(place.path(f"runs/{run}")), losses(place.path(f"runs/{other}"))
+        assert np.allclose(ours, theirs, rtol=1e-3), f"losses {ours}, those of {other} {theirs}"
+
+    return check
+
+
+def not_overwritten(run: str, then: Check) -> Act:
+    """A command whose run folder is there already: done, or refused with all as it was."""
+
+    def act(place: Workplace, command: Command) -> None:
+        before = place.path(f"runs/{run}/config.yaml").read_bytes()
+        result = place.run(f"{command.text} {SHORT}")
+        same = place.path(f"runs/{run}/config.yaml").read_bytes() == before
+        kept = "" if same else f", and runs/{run}/config.yaml is another now"
+        assert result.code == 0, f"exit code {result.code}{kept}: {last_words(result.output)}"
+        then(place, result)
+
+    return act
+
+
+def headline_trained(place: Workplace, result: Result) -> Sequence[Command]:
+    trained("hypersim_vkitti")(place, result)
+    text = re.sub(r" train\.\S+=.*", "", result.command)
+    return [Command(f"kill -{name} {text}", "README: kill it whenever you like") for name in ("TERM", "KILL")]
+
+
+def killed(place: Workplace, command: Command) -> None:
+    """Stopped after the first step or killed after the first checkpoint, and run again: the same bytes."""
+    _, name, text = command.text.split(maxsplit=2)
+    folder = place.path(f"runs/{name.lower().strip('-')}")
+    typed_text = f"exec {text} {PAPER} run_dir={folder}"
+    process, log = place.start(typed_text)
+    until = "checkpoints/step_*/training_state/manifest.json" if name == "-KILL" else "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not any(folder.glob(until)):
+        assert process.poll() is None, f"ended before it was stopped: {last_words(log.read_text())}"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.Signals[f"SIG{name[1:]}"])
+    code = process.wait(120)
+    assert code == (75 if name == "-TERM" else -signal.SIGKILL), f"exit code {code}: {last_words(log.read_text())}"
+    assert not (folder / "final").exists()
+    typed(lambda *_: None)(place, Command(typed_text.removeprefix("exec "), command.place))
+    whole = place.path("runs/hypersim_vkitti")
+    assert weights(folder) == weights(whole), "the resumed run ended with other weights"
+    assert figures(folder) == figures(whole), "the resumed run logged other figures"
+
+
+def cached(place: Workplace, result: Result) -> Sequence[Command]:
+    for name in ("hypersim", "vkitti"):
+        assert len(list(place.path(f"data/latents/{name}").glob("shard_*.h5"))) == 1
+    text = re.sub(r"cache_latents\.py (\S+).*", r"train.py \1", result.command)
+    return [Command(text, "README, configs/exp: then train with the same +exp")]
+
+
+def rooms_cached(place: Workplace, _: Result) -> None:
+    assert all(any(place.path(f"data/rooms/latents/{name}").glob("shard_*.h5")) for name in ("hypersim", "vkitti"))
+
+
+def made(place: Workplace, command: Command) -> Sequence[Command]:
+    return recipe(place.folder, command.text.split()[1], BINARIES)
+
+
+def only_pytest(place: Workplace, command: Command) -> None:
+    assert [made.text for made in recipe(place.folder, "test", BINARIES)] == ["pytest"]
+
+
+def two_processes(arguments: str, then: Check) -> Act:
+    return lambda place, _: typed(then)(place, Command(f"torchrun --standalone --nproc_per_node 2 {arguments}", ""))
+
+
+def two_machines(place: Workplace, command: Command) -> None:
+    text = command.text.replace("--nproc_per_node 8", "--nproc_per_node 1").replace(
+        "HOST:29500", f"localhost:{port()}"
+    )
+    text = f"{text} {PAPER} device=cpu run_dir=runs/machines"
+    machines = [place.start(text) for _ in range(2)]
+    codes = [process.wait(240) for process, _ in machines]
+    assert codes == [0, 0], f"exit codes {codes}: {last_words(machines[0][1].read_text())}"
+    as_others("machines", "hypersim_vkitti", 2)(place, None)
+
+
+def slurm(place: Workplace, command: Command) -> None:
+    short = f"run_dir=runs/slurm device=cpu train.time_limit=1e-6 {PAPER}"
+    text = command.text.replace("run_dir=/shared/runs/hypersim_vkitti", short).replace("29500", str(port()))
+    result = place.shell(text, SLURM_JOB_ID="17")
+    assert "requeued 17" in result.output, last_words(result.output)
+    assert any(place.path("runs/slurm/checkpoints").glob("step_*")), "no checkpoint to go on from"
+
+
+def port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+# --- evaluation ---
+
+
+def results_below(folder: Path) -> list[dict]:
+    return [json.loads(path.read_text()) for path in sorted(folder.rglob("results.json"))]
+
+
+def evaluated(datasets: Sequence[str], count: int, folder: str = "runs/eval", protocol: str = "marigold") -> Check:
+    """Complete results with so many rows of each set."""
+
+    def check(place: Workplace, _: Result) -> None:
+        found = [c for c in results_below(place.path(folder)) if c["protocol"]["name"] == protocol]
+        for dataset in datasets:
+            matching = [c for c in found if c["dataset"] == dataset and c["count"] == count]
+            assert matching, f"{folder}: no results of {count} images of {dataset}"
+            for content in matching:
+                assert content["complete"], f"{dataset}: not complete"
+                assert 0 < content["metrics"]["abs_rel"]["mean"] < 10, content["metrics"]["abs_rel"]
+
+    return check
+
+
+def refused(message: str) -> Check:
+    def check(_: Workplace, result: Result) -> None:
+        assert message in result.output, last_words(result.output)
+        assert "Traceback" not in result.output
+
+    return check
+
+
+def as_alone(place: Workplace, _: Result) -> None:
+    """The rows of one process, to the last bit."""
+    (alone,) = place.path("runs/eval").glob("nyu-marigold-*")
+    assert lines(place.path("runs/eval_accelerate/per_image.csv")) == lines(alone / "per_image.csv")
+
+
+def compared(_: Workplace, result: Result) -> None:
+    assert len(re.findall(r": \d\.\d{4}, ratio \d\.\d{3}", result.output)) == 2, last_words(result.output)
+
+
+def swept(curve: str, points: int) -> Check:
+    def check(place: Workplace, _: Result) -> None:
+        folder = place.path(f"runs/sweep/{curve}")
+        assert len(lines(folder / "points.csv")) == 1 + points
+        assert (folder / "curve.png").stat().st_size > 1000
+
+    return check
+
+
+def predicted(place: Workplace, _: Result) -> None:
+    maps = [np.load(path) for path in sorted(place.path("depth/depth_npy").glob("*.npy"))]
+    assert [(m.shape, m.dtype, bool(np.ptp(m) > 0)) for m in maps] == 3 * [((120, 160), np.float32, True)]
+    assert all(m.min() >= 0 and m.max() <= 1 for m in maps)
+    assert len(list(place.path("depth/depth_colour").glob("*.png"))) == 3
+
+
+def tabled(output: str, methods: Sequence[str], sets: Sequence[str]) -> Check:
+    """A row for each method, with figures of each set, and files of each kind."""
+
+    def check(place: Workplace, _: Result) -> None:
+        text = place.path(f"{output}.md").read_text()
+        for method in methods:
+            rows = [line for line in text.splitlines() if method in line]
+            assert rows, f"{output}.md has no row of {method}"
+            assert max(len(re.findall(r"\d+\.\d", row)) for row in rows) >= 2 * len(sets), f"not all sets: {rows}"
+        assert all(place.path(output).with_suffix(kind).is_file() for kind in (".tex", ".csv", ".html"))
+
+    return check

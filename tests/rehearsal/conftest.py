@@ -1,0 +1,7 @@
+"""The rehearsal borrows the tests' web server and their reading of a run folder."""
+
+import sys
+from pathlib import Path
+
+TESTS = Path(__file__).parents[1]
+sys.path[:0] = [str(TESTS / "data"), str(TESTS / "training")]

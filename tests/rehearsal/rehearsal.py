@@ -1,0 +1,113 @@
+"""Runs commands that are known, stage by stage, two at a time, and keeps what came of each."""
+
+import re
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from commands import Command
+from runner import Result, Workplace
+
+STAGES = ("get", "check", "train", "train more", "evaluate", "evaluate more", "table")
+Act = Callable[[Workplace, Command], Sequence[Command] | None]
+Check = Callable[[Workplace, Result], Sequence[Command] | None]
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is done for a command, and when.
+
+    pattern: matches the whole text. act: does it and asserts what it leaves behind; returns commands to go on with,
+    such as one that was printed. why: the reason that something else is done in its place, if so. where: which
+    workplace.
+    """
+
+    pattern: str
+    stage: str
+    act: Act
+    why: str = ""
+    where: str = "publishers"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """problem: why it failed, or ""."""
+
+    command: Command
+    known: Known | None
+    seconds: float
+    problem: str
+
+
+def find(table: Sequence[Known], text: str) -> Known | None:
+    """The first entry for this command."""
+    return next((known for known in table if re.fullmatch(known.pattern, text, re.DOTALL)), None)
+
+
+def typed(check: Check, shorten: str = "", code: int = 0) -> Act:
+    """Type the command as it stands, with the overrides `shorten` behind it."""
+
+    def act(place: Workplace, command: Command) -> Sequence[Command] | None:
+        result = place.run(f"{command.text} {shorten}".strip())
+        assert result.code == code, f"exit code {result.code}, expected {code}: {last_words(result.output)}"
+        return check(place, result)
+
+    return act
+
+
+def last_words(output: str) -> str:
+    """What a person would look at: from the error on, or the last lines."""
+    lines = [line.rpartition("\r")[2] for line in output.strip().splitlines()]
+    start = next((number for number, line in enumerate(lines) if line.lstrip().startswith("error:")), len(lines) - 4)
+    return "\n    ".join(lines[max(start, 0) :][:7])
+
+
+@dataclass
+class Rehearsal:
+    """places: by name. outcomes: of all that was done so far. seconds: of each stage, wall time."""
+
+    table: Sequence[Known]
+    places: Mapping[str, Workplace]
+    outcomes: list[Outcome] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def run(self, commands: Iterable[Command]) -> None:
+        """Everything of one stage before the next; a failure stops nothing."""
+        known = [(command, find(self.table, command.text)) for command in commands]
+        self.outcomes += [Outcome(command, None, 0, "not in the table") for command, entry in known if entry is None]
+        for stage in STAGES:
+            start = time.perf_counter()
+            with ThreadPoolExecutor(2) as pool:
+                list(pool.map(self._do, [command for command, entry in known if entry and entry.stage == stage]))
+            self.seconds[stage] = time.perf_counter() - start
+
+    def _do(self, command: Command) -> None:
+        known = find(self.table, command.text)
+        start, problem, more = time.perf_counter(), "", None
+        try:
+            assert known is not None, "not in the table"
+            more = known.act(self.places[known.where], command)
+        except (AssertionError, OSError, ValueError, LookupError) as error:
+            problem = str(error) if isinstance(error, AssertionError) else f"{type(error).__name__}: {error}"
+        self.outcomes.append(Outcome(command, known, time.perf_counter() - start, problem or ""))
+        for following in more or ():
+            self._do(following)
+
+    def tally(self) -> str:
+        """For people: the failures with their reasons, what was stood in for and why, and the counts."""
+        failed = [outcome for outcome in self.outcomes if outcome.problem]
+        stood_in = [o for o in self.outcomes if o.known and o.known.why]
+        used = {o.known.pattern for o in self.outcomes if o.known}
+        lines = []
+        for problem in dict.fromkeys(outcome.problem for outcome in failed):
+            alike = [f"{o.command.place}: {o.command.text}" for o in failed if o.problem == problem]
+            lines.append("\n".join(f"FAILED {text}" for text in alike) + f"\n    {problem}")
+        lines += [f"stood in for {o.command.place}: {o.command.text}\n    {o.known.why}" for o in stood_in if o.known]
+        lines += [f"no command for {known.pattern}" for known in self.table if known.pattern not in used]
+        slow = sorted(self.outcomes, key=lambda outcome: -outcome.seconds)[:10]
+        lines += [f"{outcome.seconds:5.0f} s {outcome.command.text[:100]!r}" for outcome in slow]
+        run = len(self.outcomes) - len(stood_in)
+        lines += [f"{seconds:5.0f} s {stage}" for stage, seconds in self.seconds.items()]
+        lines.append(f"{run} run, {len(stood_in)} stood in for, {len(failed)} failed")
+        return "\n".join(lines)
