@@ -16,7 +16,7 @@ from marigold.config import errors_for_people, launch
 from marigold.evaluate import make_protocol, reader_of
 from marigold.evaluation.constant import aligned_constant_abs_rel, constant_abs_rel
 from marigold.evaluation.results import read_results
-from marigold.evaluation.run import plain_reader
+from marigold.identity import differences, identity, listed
 
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="compare_constant")
@@ -35,15 +35,12 @@ def compare(config: DictConfig) -> str:
     if results["split"]["sha256"] != dataset.split.sha256:
         raise ValueError(f"{folder}/results.json was made on another split than dataset {dataset.name}")
     reader: Any = OmegaConf.to_container(reader_of(config.dataset, protocol.name), resolve=True)
-    ours_read, theirs_read = ({**plain_reader(read), "root": None} for read in (reader, results.get("reader", {})))
     if results["protocol"] != json.loads(json.dumps(protocol.describe())):
         raise ValueError(f"{folder}/results.json was made under another protocol")
-    if ours_read != theirs_read:
-        keys = sorted(set(ours_read) | set(theirs_read))
-        other = [f"{key}={theirs_read.get(key)}" for key in keys if ours_read.get(key) != theirs_read.get(key)]
-        raise ValueError(
-            f"{folder}/results.json: its data were read otherwise, with dataset.reader {', '.join(other)}"
-        )
+    different = differences(results.get("reader", {}), identity({"dataset": {"reader": reader}}, {}))
+    if different:
+        read = listed(different, "the result", "here")
+        raise ValueError(f"{folder}/results.json: its data were read otherwise ({read}); evaluate again")
     if results["protocol"]["fit"].get("quantity") != "depth":
         raise ValueError(f"protocol '{protocol.name}': a constant is compared under least squares of depth only")
     ours = results["metrics"]["abs_rel"]["mean"]

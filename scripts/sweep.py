@@ -26,9 +26,9 @@ from marigold.evaluation.curves import AXES, Point, SweepSettings, judge_points,
 from marigold.evaluation.evaluate import merge_rows, summarise
 from marigold.evaluation.predictors import run_name
 from marigold.evaluation.protocol import Protocol
-from marigold.evaluation.run import plain_reader
 from marigold.evaluation.session import Processes
 from marigold.evaluation.settings import PRECISIONS, Sampler
+from marigold.identity import identity
 from marigold.model.pipeline import MarigoldDepth
 from multirun import launch_jobs, one_job
 
@@ -46,7 +46,7 @@ def run(config: DictConfig) -> None:
     facts = {
         "settings": asdict(settings),
         "sampler": chosen.arguments(model.default_steps),
-        "reader": plain_reader(reader),
+        "reader": identity({"dataset": {"reader": reader}}, {}),
         "protocol": protocol.describe(),
         "split": asdict(samples.split),
         "checkpoint_files": provenance.files_identity(Path(settings.checkpoint)),

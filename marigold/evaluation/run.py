@@ -1,6 +1,5 @@
 """A whole evaluation of one data set: described, resumed, judged at every seed, written."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -18,7 +17,7 @@ from marigold.evaluation.results import results, write_results
 from marigold.evaluation.rows import RowStore, write_csv
 from marigold.evaluation.session import NamedSamples, Processes, draw_panel, run_seed, worst_and_median
 from marigold.evaluation.settings import EvalSettings, Panel
-from marigold.identity import fingerprint
+from marigold.identity import fingerprint, identity
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class Evaluation:
             "dataset": self.samples.name,
             "protocol": self.protocol.describe(),
             "split": asdict(self.samples.split),
-            "reader": plain_reader(self.reader),
+            "reader": identity({"dataset": {"reader": self.reader}}, {}),
             # A limit that leaves nothing out is none, and the reader may have one of its own.
             "limit": len(self.samples) if self.samples.split.part else None,
             "predictor": {**self.predictor.identity, "space": self.predictor.space},
@@ -109,12 +108,6 @@ class Evaluation:
             predict = self.predictor.at_seed(self.settings.seed)
             draw_panel(folder / "panel.png", chosen, predict, self.samples, self.protocol)
         return content
-
-
-def plain_reader(reader: Mapping[str, Any]) -> dict[str, Any]:
-    """A reader's settings for JSON, which has no infinity, without what decides no number or is in the split."""
-    decisive = {key: value for key, value in reader.items() if key not in ("how_to_get", "split_list", "limit")}
-    return {key: str(value) if value == math.inf else value for key, value in decisive.items()}
 
 
 class Progress:
