@@ -52,14 +52,7 @@ def build(node: DictConfig, where: str = "", **given: Any) -> Any:
     `given` are arguments that do not come from the configuration. Raises ConfigError as `to_dataclass`
     does, and for a `_target_` that cannot be imported.
     """
-    target = node.get("_target_")
-    if not target or "." not in target:
-        raise ConfigError(f"{_place(where)}_target_: expected 'package.module.name', got {target!r}")
-    module_name, name = target.rsplit(".", 1)
-    try:
-        function = getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"{_place(where)}_target_: cannot import {target!r}: {error}") from error
+    function = imported(node.get("_target_"), f"{_place(where)}_target_")
     hints = typing.get_type_hints(function if inspect.isfunction(function) else function.__init__)
     fields = [
         (
@@ -73,6 +66,17 @@ def build(node: DictConfig, where: str = "", **given: Any) -> Any:
     rest = OmegaConf.masked_copy(node, [str(key) for key in node if key != "_target_"])
     rest._set_parent(node._get_parent())  # interpolations look upwards
     return function(**_checked(fields, rest, where), **given)
+
+
+def imported(target: str | None, key: str) -> Any:
+    """The class or function `package.module.name`, which the setting `key` gives; raises ConfigError."""
+    module_name, _, name = (target or "").rpartition(".")
+    if not module_name:
+        raise ConfigError(f"{key}: expected 'package.module.name', got {target!r}")
+    try:
+        return getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"{key}: cannot import {target!r}: {error}") from error
 
 
 def _checked(fields: list[Field], node: DictConfig, where: str) -> dict[str, Any]:

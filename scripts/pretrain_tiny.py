@@ -22,8 +22,7 @@ from accelerate.utils import InitProcessGroupKwargs
 from omegaconf import DictConfig
 
 from marigold.config import launch, to_dataclass
-from marigold.model.random_base import build_components, save
-from marigold.training.pretraining import (
+from marigold.miniature.pretraining import (
     PretrainConfig,
     encode,
     reconstruction_figures,
@@ -31,6 +30,7 @@ from marigold.training.pretraining import (
     train_unet,
     train_vae,
 )
+from marigold.miniature.random_base import build_components, save
 
 
 def pretrain(node: DictConfig) -> None:

@@ -52,8 +52,8 @@ def run(config: DictConfig) -> None:
         "checkpoint_files": provenance.files_identity(Path(settings.checkpoint)),
         "commit": provenance.commit(),
     }
-    fingerprint = fingerprint({**facts, "settings": {**asdict(settings), "output": None}})
-    name = f"{samples.name}-{protocol.name}-{settings.curve}-{fingerprint[:8]}"
+    digest = fingerprint({**facts, "settings": {**asdict(settings), "output": None}})
+    name = f"{samples.name}-{protocol.name}-{settings.curve}-{digest[:8]}"
     folder = output_folder(settings.output, Path(config.paths.runs) / "sweep", name)
     title = f"{run_name(Path(settings.checkpoint))} on {samples.name}, {len(samples)} images, protocol {protocol.name}"
     with lock_folder(folder) if processes.rank == 0 else nullcontext():

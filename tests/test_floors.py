@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "marigold"
-GROUND = {"types", "pictures", "identity", "provenance"}
+GROUND = {"types", "config", "pictures", "identity", "provenance"}
 VERBS = {"train", "evaluate", "cache_latents", "inputs"}  # on top of everything; only they and `config` know Hydra
 FLOORS = {"depth", "data", "model", "evaluation", "training", "visualization", "prediction_files"}
 # What each floor may import from the package, besides itself.
@@ -23,17 +23,18 @@ BELOW = {
     "visualization": GROUND,
     "prediction_files": GROUND | {"depth", "visualization"},
     "config": set(),
-    **{verb: GROUND | FLOORS | VERBS | {"config"} for verb in VERBS},
+    "miniature": GROUND | FLOORS,
+    **{verb: GROUND | FLOORS | VERBS for verb in VERBS},
     "__init__": GROUND | {"model"},
 }
 HOMES = {
     "hydra": {"config", *VERBS},
     "omegaconf": {"config", *VERBS},
-    "accelerate": {"training", *VERBS},
-    "diffusers": {"model", "training", "cache_latents"},  # training names the U-Net's and the VAE's types
-    "transformers": {"model"},
-    "PIL": {"data", "pictures", "model"},  # a picture is one of the things that MarigoldDepth takes
-    "h5py": {"data"},
+    "accelerate": {"training", "miniature", *VERBS},
+    "diffusers": {"model", "training", "miniature", "cache_latents"},  # training names the U-Net's and the VAE's types
+    "transformers": {"model", "miniature"},
+    "PIL": {"data", "pictures", "model", "miniature"},  # a picture is one of the things that MarigoldDepth takes
+    "h5py": {"data", "miniature"},
     "matplotlib": {"visualization"},
     "wandb": {"training"},
     "requests": {"data"},
