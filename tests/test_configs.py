@@ -7,7 +7,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from marigold.config import launch, to_dataclass
+from marigold.cli import refuse_retired
+from marigold.config import to_dataclass
 from marigold.evaluate import make_protocol
 from marigold.training.settings import TrainConfig
 
@@ -80,20 +81,18 @@ def test_the_commands_that_get_a_data_set_compose(dataset, monkeypatch):
 
 
 @pytest.mark.parametrize("argument", ["validation=null", "+exp=null", "tracker="])
-def test_a_group_that_is_not_chosen_by_name_is_refused_in_one_line(monkeypatch, argument):
-    monkeypatch.setattr("sys.argv", [str(ROOT / "scripts/train.py"), argument])
+def test_a_group_that_is_not_chosen_by_name_is_refused_in_one_line(argument):
     with pytest.raises(SystemExit, match=r"is chosen by name; known are \w+, "):
-        launch(lambda: pytest.fail("the program was started"))
+        refuse_retired([argument])
 
 
 @pytest.mark.parametrize(
     ("argument", "successor"),
     [("mixture.hypersim=0.95", "data.NAME.weight"), ("train.shard=true", "adam8bit"), ("+export.data=[a]", "licence")],
 )
-def test_a_key_of_an_earlier_version_names_its_successor(monkeypatch, argument, successor):
-    monkeypatch.setattr("sys.argv", [str(ROOT / "scripts/train.py"), argument])
+def test_a_key_of_an_earlier_version_names_its_successor(argument, successor):
     with pytest.raises(SystemExit, match=successor):
-        launch(lambda: pytest.fail("the program was started"))
+        refuse_retired([argument])
 
 
 def test_readme_promises_the_two_commands():
