@@ -16,7 +16,7 @@ hook = install_import_hook("marigold", "typechecker.check")
 torch.set_num_threads(1)
 
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "scripts"))
+sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests/data/preparation")]
 
 
 @pytest.fixture(scope="session")
