@@ -21,10 +21,10 @@ from PIL import Image
 from raw_hypersim import COLUMNS, random_frame, write_frame
 
 from marigold.config import build
-from marigold.data.rooms import write as rooms
-from marigold.data.rooms.render import Rendering
-from marigold.data.rooms.write import RoomsSize
 from marigold.data.splits import VKITTI_SPLITS, vkitti_lines
+from marigold.miniature.rooms import write as rooms
+from marigold.miniature.rooms.render import Rendering
+from marigold.miniature.rooms.write import RoomsSize
 
 Views = Callable[[str, int, RoomsSize], list[Rendering]]
 CONFIGS = Path(__file__).parent.parent / "configs"

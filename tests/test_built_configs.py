@@ -25,11 +25,11 @@ from omegaconf import DictConfig, OmegaConf
 
 import marigold.cache_latents
 import marigold.inputs
+import marigold.miniature.random_base
 import marigold.model.base
+import marigold.prepare
 import marigold.train
-import prepare as prepare_script
 from compose import make_samples, set_up
-from infer import InferConfig
 from marigold.config import build, to_dataclass
 from marigold.data import base
 from marigold.data.base import DepthDataset
@@ -38,11 +38,12 @@ from marigold.data.splits import KNOWN_SPLITS, Line
 from marigold.evaluate import make_protocol, reader_of
 from marigold.evaluation.curves import AXES, SweepSettings
 from marigold.evaluation.settings import EvalSettings, Panel, Sampler
+from marigold.infer import InferConfig
+from marigold.miniature.pretraining import PretrainConfig
+from marigold.miniature.random_base import build_sd2_sized
 from marigold.model.backbone import Backbone
-from marigold.model.base import DiffusionConfig, ModelConfig
-from marigold.model.random_base import build_sd2_sized, random_unet_like
+from marigold.model.base import DiffusionConfig, ModelConfig, random_unet_like
 from marigold.train import Run
-from marigold.training.pretraining import PretrainConfig
 from marigold.types import DepthSample, Prediction
 from stub_tree import CONFIGS, write_tree
 from table import TableConfig
@@ -119,7 +120,7 @@ def start(once: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     monkeypatch.setattr(Accelerator, "device", MetaState.device)
     load_base = marigold.model.base.load_base
     for module, function, stub in (
-        (marigold.model.base, "build_sd2_sized", on_meta(build_sd2_sized)),
+        (marigold.miniature.random_base, "build_sd2_sized", on_meta(build_sd2_sized)),
         (marigold.model.base, "random_unet_like", on_meta(random_unet_like)),
         (
             marigold.model.base,
@@ -230,7 +231,7 @@ def test_every_data_set_is_read_under_every_protocol(dataset):
 
 @pytest.mark.parametrize("dataset", names("check"))
 def test_every_list_of_a_data_set_can_be_checked(dataset, capsys):
-    assert prepare_script.run(composed("prepare", f"dataset={dataset}", "action=check", "dataset.reader.limit=1")) == 0
+    assert marigold.prepare.run(composed("prepare", f"dataset={dataset}", "action=check", "dataset.reader.limit=1"))
     out = capsys.readouterr().out
     assert out.count(": 1 samples checked") == len(OmegaConf.load(CONFIGS / f"check/{dataset}.yaml"))
     assert "not checked" not in out
