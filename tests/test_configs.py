@@ -57,6 +57,16 @@ def test_the_commands_that_get_a_data_set_compose(dataset, monkeypatch):
     assert found[1].raw == found[0].out  # what the first brings the second takes
 
 
+@pytest.mark.parametrize(
+    ("name", "override", "place"),
+    [("eval", "dataset=kitti", "dataset"), ("train", "validation=paper", "validation.sets.kitti")],
+)
+def test_the_commands_for_kitti_write_the_list_that_is_read(name, override, place):
+    reader = OmegaConf.select(composed(name, override), place).reader
+    arguments = reader.how_to_get.split(";")[1].split()[2:]
+    assert Path(reader.split_list).name == f"{composed('prepare', *arguments).prepare.split}.txt"
+
+
 @pytest.mark.parametrize("argument", ["validation=null", "+exp=null", "tracker="])
 def test_a_group_that_is_not_chosen_by_name_is_refused_in_one_line(argument):
     with pytest.raises(SystemExit, match=r"is chosen by name; known are \w+, "):
