@@ -2,7 +2,8 @@
 
 The package is built in floors, and imports point down only: `types` and `pictures` (the legend of
 shapes and units), `depth` (mathematics of depth maps), then `data` (files to metres), `model` (the
-diffusion model) and `evaluation` (protocols and tables) side by side, and `training` on top.
+diffusion model) and `evaluation` (protocols and tables) side by side, `training` above them, and the verbs on top.
+`miniature` holds what stands in for data and weights.
 Beside them, `visualization` draws and `prediction_files` writes what a prediction gives. The scripts
 compose a configuration and call the library; `config` turns their YAML into typed values.
 """

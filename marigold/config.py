@@ -16,16 +16,21 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-# Keys of earlier versions -> what took their place.
-RETIRED = {
-    "mixture": "the weight of a training set stands with the set: data.NAME.weight",
-    "export.data": "the sets of nonzero weight and their data.NAME.licence are what the model card lists",
-    "train.shard": "no base that is supported needs it: train.optimizer=adam8bit and "
-    "performance.gradient_checkpointing=true save memory",
-}
-# `${repository:data_split/x.txt}`: a file of the repository, from whatever folder the command is given.
-OmegaConf.register_new_resolver("repository", lambda name: str(REPOSITORY / name), replace=True)
+PACKAGE = Path(__file__).resolve().parent
+
+
+def installed(name: str) -> Path:
+    """A file or folder that comes with the package, from whatever folder the command is given.
+
+    `configs` and `data_split` stand beside the package in a checkout, and inside of it when it is installed.
+    """
+    beside = PACKAGE.parent / name
+    is_checkout = (PACKAGE.parent / "pyproject.toml").is_file()
+    return beside if is_checkout and name.split("/")[0] in ("configs", "data_split") else PACKAGE / name
+
+
+# `${package:data_split/x.txt}` in a configuration
+OmegaConf.register_new_resolver("package", lambda name: str(installed(name)), replace=True)
 
 T = TypeVar("T")
 Field = tuple[str, Any, Any]  # name, annotation, default (dataclasses.MISSING: there is none)
@@ -52,14 +57,7 @@ def build(node: DictConfig, where: str = "", **given: Any) -> Any:
     `given` are arguments that do not come from the configuration. Raises ConfigError as `to_dataclass`
     does, and for a `_target_` that cannot be imported.
     """
-    target = node.get("_target_")
-    if not target or "." not in target:
-        raise ConfigError(f"{_place(where)}_target_: expected 'package.module.name', got {target!r}")
-    module_name, name = target.rsplit(".", 1)
-    try:
-        function = getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"{_place(where)}_target_: cannot import {target!r}: {error}") from error
+    function = imported(node.get("_target_"), f"{_place(where)}_target_")
     hints = typing.get_type_hints(function if inspect.isfunction(function) else function.__init__)
     fields = [
         (
@@ -73,6 +71,17 @@ def build(node: DictConfig, where: str = "", **given: Any) -> Any:
     rest = OmegaConf.masked_copy(node, [str(key) for key in node if key != "_target_"])
     rest._set_parent(node._get_parent())  # interpolations look upwards
     return function(**_checked(fields, rest, where), **given)
+
+
+def imported(target: str | None, key: str) -> Any:
+    """The class or function `package.module.name`, which the setting `key` gives; raises ConfigError."""
+    module_name, _, name = (target or "").rpartition(".")
+    if not module_name:
+        raise ConfigError(f"{key}: expected 'package.module.name', got {target!r}")
+    try:
+        return getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"{key}: cannot import {target!r}: {error}") from error
 
 
 def _checked(fields: list[Field], node: DictConfig, where: str) -> dict[str, Any]:
@@ -126,6 +135,15 @@ def errors_for_people() -> Iterator[None]:
         sys.exit(f"error: {error}")
 
 
+def launch(main: Callable[[], None]) -> None:
+    main()
+
+
+def task_overrides() -> list[str]:
+    """What the command line overrides, as Hydra got it; nothing outside of a Hydra program."""
+    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+
+
 def experiments() -> list[str]:
     """The names of the experiments on the command line, in order; none outside of a Hydra program."""
     chosen = HydraConfig.get().runtime.choices.get("exp") if HydraConfig.initialized() else None
@@ -138,26 +156,9 @@ def swept_overrides() -> list[str]:
         return []
     given = OverridesParser.create().parse_overrides([word for word in sys.argv[1:] if "=" in word and word[0] != "-"])
     swept = {override.key_or_group for override in given if override.is_sweep_override()}
-    overrides = OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task))
+    overrides = OverridesParser.create().parse_overrides(task_overrides())
     return [
         f"{override.key_or_group}={override.get_value_element_as_str()}"
         for override in overrides
         if override.key_or_group in swept - {"exp"}
     ]
-
-
-def launch(main: Callable[[], None]) -> None:
-    """Run a script's Hydra program.
-
-    A GROUP=null, which Hydra answers with a traceback, and a key of an earlier version end it with one message.
-    """
-    configs = Path(sys.argv[0]).resolve().parent.parent / "configs"
-    for argument in sys.argv[1:]:
-        group, _, value = argument.lstrip("+~").partition("=")
-        if value in ("null", "") and group and (configs / group).is_dir():
-            known = ", ".join(sorted(file.stem for file in (configs / group).glob("*.yaml")))
-            sys.exit(f"error: {argument}: {group} is chosen by name; known are {known}")
-        for key, successor in RETIRED.items():
-            if group == key or group.startswith(f"{key}."):
-                sys.exit(f"error: {argument}: there is no {key} any more; {successor}")
-    main()

@@ -36,6 +36,7 @@ NOTHING = (
     "model.search",
     "model.revision",
     "model.licence",
+    "model.maker",
     "cache.folder",
     "cache.shard_size",
     "cache.batch",

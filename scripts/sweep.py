@@ -28,7 +28,7 @@ from marigold.evaluation.predictors import run_name
 from marigold.evaluation.protocol import Protocol
 from marigold.evaluation.session import Processes
 from marigold.evaluation.settings import PRECISIONS, Sampler
-from marigold.identity import identity
+from marigold.identity import fingerprint, identity
 from marigold.model.pipeline import MarigoldDepth
 from multirun import launch_jobs, one_job
 
@@ -52,8 +52,8 @@ def run(config: DictConfig) -> None:
         "checkpoint_files": provenance.files_identity(Path(settings.checkpoint)),
         "commit": provenance.commit(),
     }
-    fingerprint = provenance.fingerprint({**facts, "settings": {**asdict(settings), "output": None}})
-    name = f"{samples.name}-{protocol.name}-{settings.curve}-{fingerprint[:8]}"
+    digest = fingerprint({**facts, "settings": {**asdict(settings), "output": None}})
+    name = f"{samples.name}-{protocol.name}-{settings.curve}-{digest[:8]}"
     folder = output_folder(settings.output, Path(config.paths.runs) / "sweep", name)
     title = f"{run_name(Path(settings.checkpoint))} on {samples.name}, {len(samples)} images, protocol {protocol.name}"
     with lock_folder(folder) if processes.rank == 0 else nullcontext():

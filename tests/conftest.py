@@ -16,7 +16,7 @@ hook = install_import_hook("marigold", "typechecker.check")
 torch.set_num_threads(1)
 
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "scripts"))
+sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests/data/preparation")]
 
 
 @pytest.fixture(scope="session")
@@ -39,8 +39,8 @@ def rooms_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from omegaconf import OmegaConf
 
     from marigold.config import build
-    from marigold.data.rooms import write_rooms
-    from marigold.data.rooms.write import RoomsSize
+    from marigold.miniature.rooms import write_rooms
+    from marigold.miniature.rooms.write import RoomsSize
 
     data = tmp_path_factory.mktemp("data")
     size = RoomsSize(6, 2, 4, 1, 2, 2, (48, 64), (48, 136), seed=5)
@@ -54,7 +54,7 @@ def rooms_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def random_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A base model of Stable Diffusion's classes with random weights; not to be written to."""
-    from marigold.model.random_base import build_random_base
+    from marigold.miniature.random_base import build_random_base
 
     return build_random_base(tmp_path_factory.mktemp("random_base"))
 
@@ -62,8 +62,8 @@ def random_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A depth checkpoint of the embedded base's size with random weights; not to be written to."""
+    from marigold.miniature.random_base import SIZES, build_components
     from marigold.model.pipeline import DepthSettings, MarigoldDepth
-    from marigold.model.random_base import SIZES, build_components
 
     model = MarigoldDepth(build_components(0, *SIZES["tiny"], in_channels=8), DepthSettings("depth", True, True, 1, 0))
     return model.save_pretrained(tmp_path_factory.mktemp("model") / "depth")

@@ -90,6 +90,10 @@ def test_rows_are_the_same_to_the_last_bit_for_every_batch_size(workplace, check
     assert len(list(workplace.glob("batches_*/rows/*"))) == 4  # each was judged by itself, none was kept
 
 
+def files(folder):
+    return {path: (path.stat().st_size, path.stat().st_mtime_ns) for path in folder.rglob("*")}
+
+
 def test_the_folder_of_a_running_evaluation_is_refused_untouched(workplace, monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(workplace)
     chosen = ["dataset=rooms", "predictor=theirs:grey", "space=affine_depth", "panel.worst=0", "panel.median=0"]
@@ -102,10 +106,10 @@ def test_the_folder_of_a_running_evaluation_is_refused_untouched(workplace, monk
     )
     try:
         assert first.stdout.readline() == b"predicting\n"
-        before = {path: path.stat() for path in (tmp_path / "out").rglob("*")}
+        before = files(tmp_path / "out")
         with pytest.raises(FolderInUse, match=rf"^{tmp_path}/out is in use by process {first.pid} on [^\n]*$"):
             run(workplace, *chosen, f"output={tmp_path}/out")
-        assert {path: path.stat() for path in (tmp_path / "out").rglob("*")} == before
+        assert files(tmp_path / "out") == before
     finally:
         first.kill()
         first.wait()

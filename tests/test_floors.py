@@ -6,8 +6,18 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "marigold"
-GROUND = {"types", "pictures", "identity", "provenance"}
-VERBS = {"train", "evaluate", "cache_latents", "inputs"}  # on top of everything; only they and `config` know Hydra
+GROUND = {"types", "config", "pictures", "identity", "provenance"}
+VERBS = {
+    "__main__",
+    "cli",
+    "train",
+    "evaluate",
+    "infer",
+    "prepare",
+    "download",
+    "cache_latents",
+    "inputs",
+}  # on top of everything; only they and `config` know Hydra
 FLOORS = {"depth", "data", "model", "evaluation", "training", "visualization", "prediction_files"}
 # What each floor may import from the package, besides itself.
 BELOW = {
@@ -23,17 +33,18 @@ BELOW = {
     "visualization": GROUND,
     "prediction_files": GROUND | {"depth", "visualization"},
     "config": set(),
-    **{verb: GROUND | FLOORS | VERBS | {"config"} for verb in VERBS},
+    "miniature": GROUND | FLOORS,
+    **{verb: GROUND | FLOORS | VERBS for verb in VERBS},
     "__init__": GROUND | {"model"},
 }
 HOMES = {
     "hydra": {"config", *VERBS},
-    "omegaconf": {"config", *VERBS},
-    "accelerate": {"training", *VERBS},
-    "diffusers": {"model", "training", "cache_latents"},  # training names the U-Net's and the VAE's types
-    "transformers": {"model"},
-    "PIL": {"data", "pictures", "model"},  # a picture is one of the things that MarigoldDepth takes
-    "h5py": {"data"},
+    "omegaconf": {"config", "miniature", *VERBS},
+    "accelerate": {"training", "miniature", *VERBS},
+    "diffusers": {"model", "training", "miniature", "cache_latents"},  # training names the U-Net's and the VAE's types
+    "transformers": {"model", "miniature"},
+    "PIL": {"data", "pictures", "model", "miniature"},  # a picture is one of the things that MarigoldDepth takes
+    "h5py": {"data", "miniature"},
     "matplotlib": {"visualization"},
     "wandb": {"training"},
     "requests": {"data"},
@@ -76,10 +87,10 @@ def test_imports_point_down_and_stay_at_home(path):
 def test_the_library_neither_talks_nor_asks_nor_swallows(path):
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-            talks = set() if floor(path) in VERBS else {"print"}
+            talks = set() if floor(path) in VERBS or path.stem == "pretrain_tiny" else {"print"}
             assert node.func.id not in {*talks, "input", "eval", "exec"}, f"{path}:{node.lineno} {node.func.id}()"
         if isinstance(node, ast.Attribute):
-            assert node.attr != "environ", f"{path}:{node.lineno} os.environ"
+            assert node.attr != "environ" or floor(path) == "cli", f"{path}:{node.lineno} os.environ"
         if isinstance(node, ast.ExceptHandler):
             caught = node.type.id if isinstance(node.type, ast.Name) else ""
             # Cleaning up and raising again swallows nothing.

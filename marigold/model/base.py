@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.models import AutoencoderKL
+from diffusers.models import AutoencoderKL, UNet2DConditionModel
 from huggingface_hub.repocard import metadata_load
 
+from marigold.config import imported
 from marigold.model.backbone import Backbone, BaseModelError, find_folder, load_base, widen_conv_in
-from marigold.model.random_base import build_sd2_sized, random_unet_like
 
-RANDOM_SD2 = "random_sd2"  # in place of a base: Stable Diffusion 2's shapes with random weights
 MODEL_SEED = 0  # of the U-Net that replaces a pretrained one in the ablation
 
 
@@ -23,7 +22,8 @@ class ModelConfig:
     """`configs/model`: where the base is, and whether its U-Net is replaced by one with random weights.
 
     `base` is a folder or a hub id; None takes the first of `search` whose folder is there, else the last of them.
-    `licence` is that of the models in `search`.
+    `licence` is that of the models in `search`. `maker`: a function, as package.module.name, that makes the base
+    instead of loading one.
     """
 
     base: str | None
@@ -31,12 +31,13 @@ class ModelConfig:
     licence: str | None
     revision: str | None
     random_unet: bool
+    maker: str | None = None
 
     @property
     def location(self) -> str:
         """The folder or hub id that is used; raises BaseModelError if none is named."""
-        if self.base is not None:
-            return self.base
+        if self.base is not None or self.maker is not None:
+            return self.base or self.maker or ""
         if not self.search:
             raise BaseModelError("model.base=null and model.search=[]: give model.base=DIR or a hub id")
         return next((place for place in self.search if Path(place).is_dir()), self.search[-1])
@@ -55,8 +56,8 @@ def load_trainable(model: ModelConfig, diffusion: DiffusionConfig, seed: int) ->
 
     seed: of the U-Net with random weights. Raises BaseModelError for a base that is missing or does not fit.
     """
-    if model.location == RANDOM_SD2:
-        backbone = build_sd2_sized()
+    if model.maker is not None:
+        backbone = imported(model.maker, "model.maker")()
     else:
         folder = find_folder(model.location, model.revision)
         check_space(folder / "model_index.json")
@@ -81,7 +82,7 @@ def check_space(index: Path) -> None:
 
 def licence(model: ModelConfig) -> str | None:
     """The base's licence under the hub's identifier: that of its README.md, or of the models in `search`, or None."""
-    if model.location == RANDOM_SD2:
+    if model.maker is not None:
         return "apache-2.0"
     card = find_folder(model.location, model.revision) / "README.md"
     stated = (metadata_load(card) or {}).get("license") if card.is_file() else None
@@ -113,3 +114,10 @@ def _update(digest: Any, module: torch.nn.Module) -> None:
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().float().contiguous().numpy().data)
+
+
+def random_unet_like(unet: UNet2DConditionModel, seed: int) -> UNet2DConditionModel:
+    """Build a U-Net of the same architecture with freshly initialised weights (the no-pretraining ablation)."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return UNet2DConditionModel.from_config(unet.config).eval()

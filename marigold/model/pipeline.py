@@ -26,9 +26,9 @@ from marigold.model.backbone import (
     save_folder,
 )
 from marigold.model.batching import choose_batch_size, in_batches
+from marigold.model.diffusion import Diffusion
 from marigold.model.latents import decode_depth, encode_image
 from marigold.model.noise import start_noise
-from marigold.model.sampler import Diffusion
 from marigold.model.settings import SPACE_OF, DepthSettings, read_settings
 from marigold.model.sizes import pad_to_latent, processing_size, resize
 from marigold.pictures import to_image

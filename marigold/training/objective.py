@@ -12,9 +12,9 @@ from torch.nn import functional as F
 from marigold.data.latent_cache import LatentBatch
 from marigold.data.transforms import PixelBatch
 from marigold.model.backbone import LATENT_CHANNELS, VAE_FACTOR
+from marigold.model.diffusion import Diffusion
 from marigold.model.latents import encode_depth, encode_image
 from marigold.model.noise import annealed_strength, multi_resolution_noise
-from marigold.model.sampler import Diffusion
 
 NOISE_STREAM = 3  # the data mixture uses streams 0 to 2 of the same seed
 

@@ -8,11 +8,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from marigold.data.rooms import geometry, write_rooms
-from marigold.data.rooms import render as render_module
-from marigold.data.rooms.geometry import BOX, CYLINDER, FAR, SPHERE, Solid, distance, rotation
-from marigold.data.rooms.render import Camera, Light, Material, Scene, render
-from marigold.data.rooms.write import STREAMS, VKITTI_SKY, RoomsSize, expose, outdoor_views, room_views, street_views
+from marigold.miniature.rooms import geometry, write_rooms
+from marigold.miniature.rooms import render as render_module
+from marigold.miniature.rooms.geometry import BOX, CYLINDER, FAR, SPHERE, Solid, distance, rotation
+from marigold.miniature.rooms.render import Camera, Light, Material, Scene, render
+from marigold.miniature.rooms.write import (
+    STREAMS,
+    VKITTI_SKY,
+    RoomsSize,
+    expose,
+    outdoor_views,
+    room_views,
+    street_views,
+)
 
 SIZE = RoomsSize(1, 1, 1, 1, 1, 2, (24, 32), (24, 64), seed=3)
 STRAIGHT = (1.0, 0.0)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from marigold.data.rooms.write import RoomsSize, expose, room_views
+from marigold.miniature.rooms.write import RoomsSize, expose, room_views
 
 ROOT = Path(__file__).parents[2]
 SIZE = RoomsSize(0, 0, 0, 0, 0, 2, (48, 64), (48, 64), seed=11)

@@ -4,9 +4,9 @@ import diffusers
 import pytest
 import transformers
 
+from marigold.miniature.random_base import SIZES, build_components, build_random_base
 from marigold.model.backbone import Backbone
 from marigold.model.pipeline import DepthSettings, MarigoldDepth
-from marigold.model.random_base import SIZES, build_components, build_random_base
 
 diffusers.utils.logging.disable_progress_bar()
 transformers.utils.logging.disable_progress_bar()

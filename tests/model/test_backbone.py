@@ -8,6 +8,7 @@ import pytest
 import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
 
+from marigold.miniature.random_base import SIZES, build_components
 from marigold.model import backbone as module
 from marigold.model.backbone import (
     Backbone,
@@ -17,7 +18,6 @@ from marigold.model.backbone import (
     load_base,
     widen_conv_in,
 )
-from marigold.model.random_base import SIZES, build_components
 
 
 def predict(base: Backbone, latent: torch.Tensor) -> torch.Tensor:

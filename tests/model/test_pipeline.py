@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 
 import marigold
+from marigold.miniature.random_base import SIZES, build_components
 from marigold.model.backbone import Backbone, BaseModelError
 from marigold.model.noise import start_noise
 from marigold.model.pipeline import DepthSettings, MarigoldDepth
-from marigold.model.random_base import SIZES, build_components
 from marigold.model.sizes import pad_to_latent, processing_size, resize
 
 

@@ -13,8 +13,8 @@ from omegaconf import OmegaConf
 
 from marigold.cache_latents import run as cache_latents
 from marigold.config import build
-from marigold.data.rooms import write_rooms
-from marigold.data.rooms.write import RoomsSize
+from marigold.miniature.rooms import write_rooms
+from marigold.miniature.rooms.write import RoomsSize
 from marigold.train import run
 from runs import losses
 
@@ -33,7 +33,7 @@ def first_losses(folder: Path) -> list[float]:
     paths = {"raw": str(rooms / "hypersim_raw"), "out": str(rooms / "hypersim"), "official": None}
     build(OmegaConf.merge(node, paths, {"workers": 1, "dry_run": False, "max_broken": 0.0}), "prepare")
     overrides = ["+exp=quickstart", "device=cpu", f"paths.data={data}", f"run_dir={folder / 'run'}"]
-    overrides += [f"model.base={ROOT / 'marigold/model/tiny'}", f"train.steps={STEPS}", "train.log_every=1"]
+    overrides += [f"model.base={ROOT / 'marigold/miniature/tiny'}", f"train.steps={STEPS}", "train.log_every=1"]
     overrides += ["validation.panel=0", "train.checkpoint_every=1000", "train.validate_every=1000"]
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         config = compose("train", overrides)

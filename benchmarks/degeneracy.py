@@ -6,8 +6,9 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from scripts.benchmarks.synthetic_ensembles import KINDS, make_ensemble
 from torch import Tensor
+
+from benchmarks.synthetic_ensembles import KINDS, make_ensemble
 
 REGULARISER = 0.02  # the published weight
 FINITE_DIFFERENCE = 1.5e-8  # scipy's default step

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from marigold.data.rooms.render import Rendering, render
-from marigold.data.rooms.scenes import camera_in_room, camera_in_street, garden, room, street
+from marigold.miniature.rooms.render import Rendering, render
+from marigold.miniature.rooms.scenes import camera_in_room, camera_in_street, garden, room, street
 
 T = TypeVar("T")
 HYPERSIM_FOCAL = 886.81 / 1024  # of the image width, Hypersim's common pinhole

@@ -1,5 +1,5 @@
 """The embedded data: procedurally rendered RGB-D scenes, written in the publishers' own raw layouts."""
 
-from marigold.data.rooms.write import write_rooms
+from marigold.miniature.rooms.write import write_rooms
 
 __all__ = ["write_rooms"]

@@ -18,9 +18,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from marigold.data.rooms.write import Rendering, RoomsSize, expose, room_views, run_scenes, street_views
+from marigold.miniature.rooms.write import Rendering, RoomsSize, expose, room_views, run_scenes, street_views
 from marigold.model.backbone import Backbone, empty_prompt_embedding
-from marigold.model.sampler import Diffusion
+from marigold.model.diffusion import Diffusion
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import torch
 from diffusers import MarigoldDepthPipeline
-from scripts.benchmarks.synthetic_ensembles import KINDS, make_ensemble
-from scripts.benchmarks.timing import Cost, measure
 from torch import Tensor
 
+from benchmarks.synthetic_ensembles import KINDS, make_ensemble
+from benchmarks.timing import Cost, measure
 from marigold.depth.alignment import apply_affine, fit_affine
 from marigold.depth.ensemble import ensemble_depth
 from marigold.depth.metrics import METRICS

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scripts.benchmarks.timing import measure, peak_memory
 from torch import Tensor
 
+from benchmarks.timing import measure, peak_memory
 from marigold.depth.alignment import apply_affine, fit_affine
 from marigold.depth.metrics import compute_metrics
 

@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from marigold.data.rooms.geometry import BOX, CYLINDER, SPHERE, Solid, rotation
-from marigold.data.rooms.render import (
+from marigold.miniature.rooms.geometry import BOX, CYLINDER, SPHERE, Solid, rotation
+from marigold.miniature.rooms.render import (
     BRICKS,
     CHECKER,
     NOISE,

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import torch
 from diffusers import DDIMScheduler, MarigoldDepthPipeline
-from scripts.benchmarks.timing import peak_memory
 
+from benchmarks.timing import peak_memory
+from marigold.miniature.random_base import SD2_SCHEDULER, SIZES, build_components, build_sd2_sized
 from marigold.model.pipeline import DepthSettings, MarigoldDepth
-from marigold.model.random_base import SD2_SCHEDULER, SIZES, build_components, build_sd2_sized
 
 GRID = ((1, 1), (4, 1), (1, 10), (50, 10))
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from marigold.data.rooms.geometry import Array, Hits, Solid, blocked, cast
+from marigold.miniature.rooms.geometry import Array, Hits, Solid, blocked, cast
 
 PLAIN, CHECKER, STRIPES, TILES, NOISE, BRICKS = range(6)
 

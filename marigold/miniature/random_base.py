@@ -143,10 +143,3 @@ def _byte_tokenizer() -> CLIPTokenizer:
         (Path(folder) / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(vocabulary)}))
         (Path(folder) / "merges.txt").write_text("#version: 0.2\n")
         return CLIPTokenizer.from_pretrained(folder, model_max_length=77)
-
-
-def random_unet_like(unet: UNet2DConditionModel, seed: int) -> UNet2DConditionModel:
-    """Build a U-Net of the same architecture with freshly initialised weights (the no-pretraining ablation)."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return UNet2DConditionModel.from_config(unet.config).eval()

@@ -22,11 +22,11 @@ from omegaconf import OmegaConf
 
 from cache_latents import run as cache_latents
 from marigold.config import build
-from marigold.data.rooms import write_rooms
-from marigold.data.rooms.write import RoomsSize
 from marigold.inputs import Settings, load_inputs, mixture_dataset
+from marigold.miniature.rooms import write_rooms
+from marigold.miniature.rooms.write import RoomsSize
 from marigold.model.backbone import empty_prompt_embedding
-from marigold.model.sampler import Diffusion
+from marigold.model.diffusion import Diffusion
 from marigold.train import run
 from marigold.training.objective import Objective
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 
-from marigold.model.random_base import SD2_SCHEDULER
-from marigold.model.sampler import Diffusion, SamplerError
+from marigold.miniature.random_base import SD2_SCHEDULER
+from marigold.model.diffusion import Diffusion, SamplerError
 
 # The numbers of steps for which diffusers' previous step, t - 1000 // N, is the next one that is scheduled.
 EXACT = (1, 2, 4, 5, 8, 10, 20, 25, 40, 50)
