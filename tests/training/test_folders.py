@@ -1,7 +1,6 @@
 """A run's folder: its name, what a refused run leaves as it was, and that one process at a time writes to it."""
 
 import os
-import runpy
 import shutil
 import signal
 import subprocess
@@ -14,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from marigold import train
 from marigold.cache_latents import run as cache_latents
+from marigold.cli import launch
 from marigold.data.files import LOCK, FolderInUse
 from marigold.inputs import run_folder
 from marigold.model.base import ModelConfig
@@ -90,7 +90,8 @@ def started(tmp_path, monkeypatch):
         # Hydra's logging would stay behind in this process.
         more = [f"paths.runs={tmp_path}", "hydra/job_logging=none", "hydra/hydra_logging=none"]
         monkeypatch.setattr(sys, "argv", [str(SCRIPTS / "train.py"), *words, *more])
-        runpy.run_path(sys.argv[0], run_name="__main__")
+        with pytest.raises(SystemExit, match=r"^0$"):
+            launch("train")
         return [folder.relative_to(tmp_path).as_posix() for folder in folders]
 
     return start
