@@ -146,8 +146,10 @@ def task_overrides() -> list[str]:
 
 def experiments() -> list[str]:
     """The names of the experiments on the command line, in order; none outside of a Hydra program."""
-    chosen = HydraConfig.get().runtime.choices.get("exp") if HydraConfig.initialized() else None
-    return [] if chosen is None else [chosen] if isinstance(chosen, str) else list(chosen)
+    # Hydra's own record of what was chosen leaves out a list.
+    overrides = OverridesParser.create().parse_overrides(task_overrides())
+    chosen = [override.value() for override in overrides if override.key_or_group == "exp"]
+    return [str(name) for names in chosen for name in (names if isinstance(names, list) else [names])]
 
 
 def swept_overrides() -> list[str]:

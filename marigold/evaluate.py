@@ -1,6 +1,7 @@
 """From a composed configuration to what an evaluation needs: the protocol and the samples of a data set."""
 
-from typing import cast
+from collections.abc import Mapping
+from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -18,6 +19,12 @@ def make_protocol(protocol: DictConfig, dataset: DictConfig) -> Protocol:
 def reader_of(dataset: DictConfig, protocol: str) -> DictConfig:
     """How a data set is read under a protocol: its `reader`, changed by its `reader_for.PROTOCOL`."""
     changes = (dataset.get("reader_for") or {}).get(protocol) or {}
-    reader = cast(DictConfig, OmegaConf.merge(dataset.reader, changes))
+    return changed_reader(dataset, changes)
+
+
+def changed_reader(dataset: DictConfig, changes: Mapping[str, Any]) -> DictConfig:
+    """A data set's `reader` with some keys changed or added."""
+    # Into an empty node: a composed one takes no key that it does not have.
+    reader = cast(DictConfig, OmegaConf.merge(OmegaConf.create(), dataset.reader, changes))
     reader._set_parent(dataset)  # interpolations look upwards
     return reader

@@ -19,7 +19,7 @@ from marigold.data.mixture import ExampleSource, Mixture, MixtureDataset
 from marigold.data.pixels import PixelExamples
 from marigold.data.training_sets import TrainingSet
 from marigold.data.transforms import Transform
-from marigold.evaluate import make_protocol, reader_of
+from marigold.evaluate import changed_reader, make_protocol, reader_of
 from marigold.evaluation.protocol import Protocol
 from marigold.identity import differences, fingerprint, identity, listed, moves_by_rounding
 from marigold.model.backbone import Backbone, BaseModelError
@@ -175,9 +175,8 @@ def validation_nodes(config: DictConfig, settings: Settings) -> dict[str, DictCo
     nodes = {}
     for name, node in config.data.items() if settings.validation.held_out else ():
         if node.weight > 0 and node.get("held_out"):
-            reader = OmegaConf.merge(node.reader, node.held_out)
             changed = OmegaConf.masked_copy(node, ["evaluation", "reader_for"])
-            changed.reader = reader
+            changed.reader = changed_reader(node, node.held_out)
             changed._set_parent(config)  # interpolations look upwards
             nodes[str(name)] = changed
     return {**nodes, **{str(name): node for name, node in config.validation.sets.items()}}
