@@ -21,7 +21,7 @@ export OMP_WAIT_POLICY := PASSIVE
 export MALLOC_TRIM_THRESHOLD_ := 1000000000
 export MALLOC_MMAP_THRESHOLD_ := 1000000000
 
-.PHONY: quickstart data test lint format clean
+.PHONY: quickstart data test lint format constraints clean
 
 quickstart: data
 	$(LAUNCH) scripts/train.py +exp=$(EXP) device=$(DEVICE) run_dir=$(RUN_DIR) $(TRAIN)
@@ -44,6 +44,9 @@ lint: .venv/developed
 format: .venv/developed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+constraints: .venv/developed
+	$(RUN) scripts/constraints.py
 
 .venv/installed: pyproject.toml constraints.txt
 	test -x $(RUN) || $(PYTHON) -m venv .venv
