@@ -112,7 +112,6 @@ def test_moving_average_by_hand(tmp_path, configure):
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:bitsandbytes.*")
 def test_eight_bit_moments_train_and_survive_stops(tmp_path, undisturbed, configure):
-    pytest.importorskip("bitsandbytes")
     eight = "train.optimizer=adam8bit"
     assert run(configure(tmp_path / "whole", eight))
     assert not run(configure(tmp_path / "stopped", eight, "train.time_limit=0.0"))
