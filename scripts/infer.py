@@ -16,8 +16,8 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from marigold.config import ConfigError, errors_for_people, launch, to_dataclass
-from marigold.evaluation.settings import PRECISIONS
 from marigold.model.pipeline import MarigoldDepth
+from marigold.precision import PRECISIONS
 from marigold.prediction_files import Job, PointCloud, plan, read_ahead, write
 
 

@@ -8,7 +8,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from marigold.config import launch, to_dataclass
-from marigold.evaluate import make_protocol
+from marigold.evaluation_set import make_protocol
 from marigold.training.settings import TrainConfig
 
 ROOT = Path(__file__).parent.parent

@@ -6,15 +6,18 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "marigold"
-GROUND = {"types", "config", "pictures", "identity", "provenance"}
-VERBS = {"train", "evaluate", "cache_latents", "inputs"}  # on top of everything; only they and `config` know Hydra
+GROUND = {"types", "config", "pictures", "files", "precision", "identity", "provenance"}
+# On top of everything; only they and `config` know Hydra.
+VERBS = {"train", "evaluate", "evaluation_set", "sweep", "report", "compare_constant", "cache_latents", "inputs"}
 FLOORS = {"depth", "data", "model", "evaluation", "training", "visualization", "prediction_files"}
 # What each floor may import from the package, besides itself.
 BELOW = {
     "types": set(),
     "pictures": set(),
+    "files": set(),
+    "precision": set(),
     "identity": set(),
-    "provenance": set(),
+    "provenance": {"files"},
     "depth": GROUND,
     "data": GROUND | {"depth"},
     "model": GROUND | {"depth"},
