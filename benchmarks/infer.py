@@ -15,9 +15,9 @@ from diffusers import DDIMScheduler, MarigoldDepthPipeline
 from benchmarks.timing import peak_memory
 from marigold.miniature.random_base import SD2_SCHEDULER, SIZES, build_components, build_sd2_sized
 from marigold.model.pipeline import DepthSettings, MarigoldDepth
+from marigold.precision import PRECISIONS
 
 GRID = ((1, 1), (4, 1), (1, 10), (50, 10))
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def main(argv: list[str]) -> None:
@@ -26,7 +26,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--model", choices=[*SIZES, "sd2"], default="tiny", help="architecture of the random weights")
     parser.add_argument("--size", type=int, nargs=2, default=(96, 128), metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--grid", nargs="+", default=[f"{a}x{b}" for a, b in GRID], metavar="STEPSxENSEMBLE")
-    parser.add_argument("--precision", choices=DTYPES, default="float32")
+    parser.add_argument("--precision", choices=PRECISIONS, default="float32")
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1, help="torch threads, for both sides")
     parser.add_argument("--peak-tflops", type=float, help="the hardware's peak, to state the share that is reached")
@@ -35,7 +35,7 @@ def main(argv: list[str]) -> None:
     options = parser.parse_args(argv)
     torch.set_num_threads(options.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = _model(options.checkpoint, options.model, DTYPES[options.precision]).to(device)
+    model = _model(options.checkpoint, options.model, PRECISIONS[options.precision]).to(device)
     height, width = options.size
     image = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0)).to(device)
     where = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {options.threads} thread(s)"
@@ -62,7 +62,7 @@ def _model(checkpoint: str | None, name: str, dtype: torch.dtype) -> MarigoldDep
     config = {**SD2_SCHEDULER, "timestep_spacing": "trailing"}
     if dtype != torch.float32:
         for module in (base.unet, base.vae, base.text_encoder):
-            module.to(dtype)
+            module.to(dtype)  # type: ignore[arg-type]
     return MarigoldDepth(replace(base, scheduler_config=config), DepthSettings("depth", True, True, 1, 0))
 
 
@@ -75,7 +75,7 @@ def _row(model: MarigoldDepth, image: torch.Tensor, steps: int, members: int, op
         return model(image, steps=steps, ensemble_size=members, processing_resolution=0, latents=latents).depth
 
     def theirs() -> torch.Tensor:
-        return pipeline(
+        return pipeline(  # type: ignore[operator]
             image.to(model.backbone.unet.dtype),
             num_inference_steps=steps,
             ensemble_size=members,
@@ -85,7 +85,9 @@ def _row(model: MarigoldDepth, image: torch.Tensor, steps: int, members: int, op
             output_uncertainty=members > 1,
         ).prediction
 
-    sides = {"ours": ours} if options.skip_diffusers else {"ours": ours, "diffusers": theirs}
+    sides: dict[str, Callable[[], object]] = (
+        {"ours": ours} if options.skip_diffusers else {"ours": ours, "diffusers": theirs}
+    )
     costs = _interleaved(sides, options.repetitions)
     memory = {name: _peak(function, image.device) for name, function in sides.items()}
     share = ""
@@ -107,7 +109,7 @@ def _diffusers(model: MarigoldDepth) -> MarigoldDepthPipeline:
     pipeline = MarigoldDepthPipeline(
         parts.unet, parts.vae, scheduler, parts.text_encoder, parts.tokenizer, prediction_type="depth"
     )
-    pipeline.set_progress_bar_config(disable=True)
+    pipeline.set_progress_bar_config(disable=True)  # type: ignore[attr-defined]
     return pipeline
 
 

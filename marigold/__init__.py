@@ -1,4 +1,4 @@
-"""Marigold: fine-tune an image diffusion model into a monocular depth estimator, and judge it.
+"""Marigold: fine-tune an image diffusion model into a monocular depth estimator, and evaluate it.
 
 The package is built in floors, and imports point down only: `types` and `pictures` (the legend of
 shapes and units), `depth` (mathematics of depth maps), then `data` (files to metres), `model` (the

@@ -11,12 +11,13 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from marigold.data.errors import DataError
-from marigold.data.files import lock_folder
-from marigold.data.latent_cache import AUTOCAST, CacheConfig, CacheError, LatentBatch, write_cache
+from marigold.data.latent_cache import CacheConfig, CacheError, LatentBatch, write_cache
 from marigold.data.pixels import PixelExamples
 from marigold.data.training_sets import TrainingSet
+from marigold.files import lock_folder
 from marigold.inputs import Settings, load_inputs
 from marigold.model.base import latents_identity
+from marigold.precision import AUTOCAST
 from marigold.training.objective import encode_batch
 
 

@@ -5,8 +5,6 @@ import importlib
 import inspect
 import sys
 import typing
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -121,22 +119,6 @@ def _checked(fields: list[Field], node: DictConfig, where: str) -> dict[str, Any
 
 def _place(where: str) -> str:
     return f"{where}: " if where else ""
-
-
-@contextmanager
-def errors_for_people() -> Iterator[None]:
-    """End the program with one message on stderr and exit code 1 for what a person can mend: ValueError, OSError.
-
-    Anything else is a defect of this package and keeps its traceback.
-    """
-    try:
-        yield
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
-
-
-def launch(main: Callable[[], None]) -> None:
-    main()
 
 
 def task_overrides() -> list[str]:

@@ -1,30 +1,234 @@
-"""From a composed configuration to what an evaluation needs: the protocol and the samples of a data set."""
+"""Evaluate a checkpoint, a function or stored predictions on a data set: one evaluation, from settings to table.
 
-from collections.abc import Mapping
-from typing import Any, cast
+The output folder holds results.json, per_image.csv, panel.png, and in rows/ what is finished: the same command again
+resumes there.
+"""
 
+import statistics
+import sys
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+
+import torch
 from omegaconf import DictConfig, OmegaConf
+from tqdm import tqdm
 
-from marigold.config import build
-from marigold.evaluation.protocol import Protocol, settings_for
+from marigold import provenance
+from marigold.config import to_dataclass
+from marigold.evaluation import predictors
+from marigold.evaluation.errors import EvaluationError
+from marigold.evaluation.evaluate import Row, evaluate, gather_rows, share
+from marigold.evaluation.panels import draw_panel, worst_and_median
+from marigold.evaluation.predictors import Predictor
+from marigold.evaluation.report import metrics_table, single_table
+from marigold.evaluation.result import Facts, Split, make_result
+from marigold.evaluation.rows import RowStore, write_csv
+from marigold.evaluation_set import EvaluationSet, open_set, output_folder, start_processes
+from marigold.files import lock_folder
+from marigold.identity import fingerprint
+from marigold.model.sampling import Sampling
+from marigold.precision import PRECISIONS
 
 
-def make_protocol(protocol: DictConfig, dataset: DictConfig) -> Protocol:
-    """The protocol of `configs/protocol`, resolved for a data set."""
-    evaluation = OmegaConf.to_container(dataset.get("evaluation") or OmegaConf.create(), resolve=True)
-    settings = OmegaConf.create(settings_for(evaluation, protocol.name))  # type: ignore[arg-type]
-    return build(protocol, "protocol", benchmark=build(settings, "dataset.evaluation"))
+@dataclass(frozen=True)
+class Panel:
+    """How many images of which kind panel.png shows."""
+
+    worst: int
+    median: int
 
 
-def reader_of(dataset: DictConfig, protocol: str) -> DictConfig:
-    """How a data set is read under a protocol: its `reader`, changed by its `reader_for.PROTOCOL`."""
-    changes = (dataset.get("reader_for") or {}).get(protocol) or {}
-    return changed_reader(dataset, changes)
+@dataclass(frozen=True)
+class EvalSettings:
+    """The keys of configs/eval.yaml but for the data set and the protocol."""
+
+    checkpoint: str | None
+    predictor: str | None
+    predictions: str | None
+    space: str | None
+    prediction_unit: float
+    sampler: Sampling
+    precision: str
+    seed: int
+    seeds: int
+    limit: int | None
+    on_error: str
+    metrics: list[str]
+    panel: Panel
+    output: str | None
+    device: str | None
+    threads: int
+
+    @classmethod
+    def read(cls, config: DictConfig) -> "EvalSettings":
+        """Raises ConfigError for an unknown key, a missing one and a value of the wrong type."""
+        OmegaConf.resolve(config)
+        return to_dataclass(cls, OmegaConf.masked_copy(config, [field.name for field in fields(cls)]))
+
+    def __post_init__(self) -> None:
+        """Refuse what could only fail after the first image; raises EvaluationError."""
+        chosen = [key for key in ("checkpoint", "predictor", "predictions") if getattr(self, key)]
+        if len(chosen) != 1:
+            raise EvaluationError(
+                f"give exactly one of checkpoint=DIR, predictor=MODULE:FUNCTION and predictions=DIR; "
+                f"got {', '.join(chosen) or 'none'}"
+            )
+        for key, allowed in (("precision", tuple(PRECISIONS)), ("on_error", ("raise", "report"))):
+            if getattr(self, key) not in allowed:
+                raise EvaluationError(f"{key}={getattr(self, key)}: expected one of {', '.join(allowed)}")
+        missing = {"abs_rel", "delta1"} - set(self.metrics)
+        if missing:
+            raise EvaluationError(f"metrics={self.metrics}: the tables need {', '.join(sorted(missing))} too")
+        for key in ("seeds", "threads"):
+            if getattr(self, key) < 1:
+                raise EvaluationError(f"{key}={getattr(self, key)}: expected at least 1")
+
+    def refuse_unused(self, kind: str, keys: Sequence[str]) -> None:
+        """Raise EvaluationError if one of `keys`, which do nothing for this kind of predictor, was given."""
+        unused = {"precision": "float32", "space": None, "prediction_unit": 1.0}
+        for key in keys:
+            if getattr(self, key) != unused[key]:
+                raise EvaluationError(f"{key}={getattr(self, key)} does nothing for {kind}; leave it out")
+
+    @property
+    def all_seeds(self) -> range:
+        """`seeds` of them, counted up from `seed`."""
+        return range(self.seed, self.seed + self.seeds)
 
 
-def changed_reader(dataset: DictConfig, changes: Mapping[str, Any]) -> DictConfig:
-    """A data set's `reader` with some keys changed or added."""
-    # Into an empty node: a composed one takes no key that it does not have.
-    reader = cast(DictConfig, OmegaConf.merge(OmegaConf.create(), dataset.reader, changes))
-    reader._set_parent(dataset)  # interpolations look upwards
-    return reader
+def run(config: DictConfig) -> bool:
+    """Evaluate as configured; returns False if some image failed, with `on_error=report`.
+
+    Raises ValueError or OSError with a message for the user.
+    """
+    settings = EvalSettings.read(config)
+    chosen = open_set(config, settings.limit)
+    samples, protocol = chosen.samples, chosen.protocol
+    state, device = start_processes(settings.device, settings.threads)
+    predictor = make_predictor(settings, device)
+    predictor.require_protocol(protocol)
+    facts = describe(predictor, chosen, settings, device)
+    folder = output_folder(settings.output, Path(config.paths.runs) / "eval", default_name(facts, settings.all_seeds))
+    with lock_folder(folder) if state.is_main_process else nullcontext():
+        store = RowStore(folder, facts.fingerprint, state.process_index)
+        done = store.load()
+        state.wait_for_everyone()  # nobody writes before all have read, nor into a folder that is in use
+        rows: dict[int, list[Row]] = {}
+        for seed in settings.all_seeds:
+            mine = {index: (seed, samples.names[index]) for index in share(len(samples))}
+            left = [index for index, key in mine.items() if key not in done]
+            found = [done[key] for key in mine.values() if key in done]
+            bar = tqdm(
+                evaluate(
+                    predictor.at_seed(seed),
+                    samples,
+                    protocol,
+                    metrics=settings.metrics,
+                    indices=left,
+                    on_error="report" if settings.on_error == "report" else "raise",
+                ),
+                total=len(left),
+                desc=f"{samples.name}, seed {seed}",
+                unit="image",
+                disable=not state.is_main_process,
+                mininterval=0.5,
+            )
+            for row in bar:
+                store.append(seed, row)
+                found.append(row)
+                bar.set_postfix_str(mean_abs_rel(found), refresh=False)
+            rows[seed] = gather_rows(found, len(samples))
+        result = make_result(facts, rows, len(samples), protocol.benchmark.groups)
+        if not state.is_main_process:
+            return not result.failures
+        write_csv(folder / "per_image.csv", rows)
+        result.to_json(folder / "results.json")
+        # An earlier run's panel would stand beside this one's numbers.
+        (folder / "panel.png").unlink(missing_ok=True)
+        shown = worst_and_median(rows[settings.seed], settings.panel.worst, settings.panel.median)
+        if shown:
+            lines = [
+                (samples.names.index(row.name), f"{kind}: {row.name}  AbsRel {row.metrics['abs_rel']:.4f}")
+                for kind, row in shown
+            ]
+            predict = predictor.at_seed(settings.seed)
+            draw_panel(folder / "panel.png", lines, predict, samples, protocol, samples.name)
+    print(f"\n{metrics_table(result)}\n\n{single_table(result)}\n")
+    print(f"written to {folder}: results.json, per_image.csv{', panel.png' if shown else ''}")
+    for failure in result.failures:
+        print(f"FAILED (seed {failure.seed}): {failure.reason}", file=sys.stderr)
+    return not result.failures
+
+
+def make_predictor(settings: EvalSettings, device: torch.device) -> Predictor:
+    """What the configuration names; raises EvaluationError for settings that it has no use for."""
+    if settings.predictions:
+        metric = settings.space == "metric_depth"
+        settings.refuse_unused(
+            f"{settings.space} predictions", ("precision", *(() if metric else ("prediction_unit",)))
+        )
+        return predictors.of_files(Path(settings.predictions), settings.space, settings.prediction_unit)
+    named = settings.checkpoint or settings.predictor or ""
+    if settings.predictor and ":" in named and not Path(named).exists():
+        settings.refuse_unused("a predictor=MODULE:FUNCTION", ("precision", "prediction_unit"))
+        sys.path.insert(0, "")  # modules are looked for in the working folder too
+        return predictors.of_function(named, settings.space, device)
+    settings.refuse_unused("a checkpoint", ("space", "prediction_unit"))
+    return of_checkpoint(named, settings.sampler, settings.precision, device)
+
+
+def of_checkpoint(path: str, sampling: Sampling, precision: str, device: torch.device) -> Predictor:
+    """The diffusion model in the folder `path`, or of that name on the hub."""
+    from marigold.model.pipeline import MarigoldDepth  # diffusers takes seconds to import; stored predictions don't
+
+    model = MarigoldDepth.from_pretrained(path, torch_dtype=PRECISIONS[precision]).to(device)
+    arguments = sampling.arguments(model.default_steps)
+    folder = Path(path)
+    files = provenance.files_identity(folder) if folder.is_dir() else path
+    return Predictor(
+        {"name": predictors.run_name(folder), "path": path, "files": files},
+        model.space,
+        {**arguments, "precision": precision},
+        lambda seed: lambda sample: model(sample.image[None], seed=seed, **arguments),
+    )
+
+
+def describe(predictor: Predictor, chosen: EvaluationSet, settings: EvalSettings, device: torch.device) -> Facts:
+    """What the numbers depend on, without the seed; the program's part of it is in the fingerprint alone."""
+    samples = chosen.samples
+    facts = Facts(
+        dataset=samples.name,
+        protocol=chosen.protocol.describe(),
+        split=Split(**asdict(samples.split)),
+        reader=chosen.reader,
+        # A limit that leaves nothing out is none, and the reader may have one of its own.
+        limit=len(samples) if samples.split.part else None,
+        predictor={**predictor.identity, "space": predictor.space},
+        sampler=predictor.sampler,
+        commit=provenance.commit(),
+        fingerprint="",
+    )
+    decisive = {key: value for key, value in asdict(facts).items() if key not in ("commit", "fingerprint")}
+    program = {
+        "source": provenance.source_hash(),
+        "metrics": settings.metrics,
+        "torch": torch.__version__,
+        # Other kernels, other last bits
+        "device": device.type,
+        "threads": settings.threads,
+    }
+    return replace(facts, fingerprint=fingerprint({**decisive, **program}))
+
+
+def default_name(facts: Facts, seeds: range) -> str:
+    """A folder's name that has everything that the results depend on."""
+    name = f"{facts.dataset}-{facts.protocol['name']}-{facts.fingerprint[:8]}"
+    return name if seeds == range(1) else f"{name}-seeds{seeds[0]}to{seeds[-1]}"
+
+
+def mean_abs_rel(rows: Sequence[Row]) -> str:
+    """What the progress bar shows."""
+    values = [row.metrics["abs_rel"] for row in rows if row.error is None]
+    return f"mean AbsRel {statistics.fmean(values):.4f}" if values else ""

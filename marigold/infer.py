@@ -11,8 +11,9 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from marigold.config import ConfigError, to_dataclass
-from marigold.evaluation.settings import PRECISIONS
 from marigold.model.pipeline import MarigoldDepth
+from marigold.model.sampling import Sampling
+from marigold.precision import PRECISIONS
 from marigold.prediction_files import Job, PointCloud, plan, read_ahead, write
 
 
@@ -28,18 +29,6 @@ class Save:
 
 
 @dataclass(frozen=True)
-class Sampler:
-    """How the model is sampled; None leaves the choice to the checkpoint, and the batch size to the memory."""
-
-    steps: int | None
-    ensemble_size: int
-    ensemble_method: str
-    reduction: str
-    processing_resolution: int | None
-    batch_size: int | None
-
-
-@dataclass(frozen=True)
 class InferConfig:
     """Everything in configs/infer.yaml."""
 
@@ -49,7 +38,7 @@ class InferConfig:
     revision: str | None
     save: Save
     overwrite: bool
-    sampler: Sampler
+    sampler: Sampling
     seed: int
     point_cloud: PointCloud
     precision: str
@@ -71,7 +60,7 @@ def predict_all(jobs: Sequence[Job], model: MarigoldDepth, settings: InferConfig
     for job, picture in tqdm(read_ahead(jobs), total=len(jobs), unit="picture", disable=not shown):
         try:
             image = picture.result()
-            prediction = model(image[None], seed=settings.seed, **asdict(settings.sampler))
+            prediction = model(image[None], seed=settings.seed, **settings.sampler.arguments())
             write(job, image, prediction, settings.point_cloud)
         except ValueError as error:
             message = str(error)

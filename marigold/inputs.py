@@ -19,8 +19,8 @@ from marigold.data.mixture import ExampleSource, Mixture, MixtureDataset
 from marigold.data.pixels import PixelExamples
 from marigold.data.training_sets import TrainingSet
 from marigold.data.transforms import Transform
-from marigold.evaluate import changed_reader, make_protocol, reader_of
 from marigold.evaluation.protocol import Protocol
+from marigold.evaluation_set import changed_reader, make_protocol, reader_of
 from marigold.identity import differences, fingerprint, identity, listed, moves_by_rounding
 from marigold.model.backbone import Backbone, BaseModelError
 from marigold.model.base import DiffusionConfig, ModelConfig, base_identity, latents_identity, load_trainable

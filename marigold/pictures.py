@@ -4,6 +4,7 @@ import glob
 import struct
 import zlib
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -87,15 +88,15 @@ def find_pictures(source: str | Path) -> dict[Path, Path]:
     return {file: _place(file, root) for file in sorted(files)}
 
 
-def write_grey16(path: Path, values: Float[Tensor, "1 H W"]) -> None:
+def write_grey16(file: BinaryIO, values: Float[Tensor, "1 H W"]) -> None:
     """Write values in [0, 1] as a 16-bit grey PNG, times 65535."""
     counts = (values[0].double().cpu().clip(0, 1) * 65535).round().numpy().astype(np.uint16)
-    Image.fromarray(counts).save(path, format="PNG")
+    Image.fromarray(counts).save(file, format="PNG")
 
 
-def write_rgb(path: Path, values: np.ndarray) -> None:
+def write_rgb(file: BinaryIO, values: np.ndarray) -> None:
     """Write uint8 (H, W, 3) as a PNG."""
-    Image.fromarray(values).save(path, format="PNG")
+    Image.fromarray(values).save(file, format="PNG")
 
 
 def to_image(picture: Picture) -> Float[Tensor, "3 H W"]:

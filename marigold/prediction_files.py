@@ -1,16 +1,17 @@
 """Which files come of which picture, and how a prediction is written into them."""
 
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from torch import Tensor
 
 from marigold.depth.point_cloud import assumed_depth, unproject, write_ply
+from marigold.files import atomic_file
 from marigold.pictures import find_pictures, read_picture, write_grey16, write_rgb
 from marigold.types import Prediction
 from marigold.visualization import colour
@@ -84,29 +85,27 @@ def write(job: Job, image: Tensor, prediction: Prediction, assumed: PointCloud) 
     # Disparity is large where it is near.
     nearness = 1 - depth if prediction.space == "affine_disparity" else depth
 
-    def point_cloud(path: Path) -> None:
+    def point_cloud(file: BinaryIO) -> None:
         distance = assumed_depth(depth, prediction.space, assumed.near, assumed.far)
-        write_ply(path, unproject(distance, assumed.field_of_view), image.flatten(1).T)
+        write_ply(file, unproject(distance, assumed.field_of_view), image.flatten(1).T)
 
-    def uncertainty(path: Path) -> None:
-        if prediction.uncertainty is not None:
-            _save_array(path, prediction.uncertainty[0, 0])
+    def uncertainty(file: BinaryIO) -> None:
+        if prediction.uncertainty is None:
+            raise ValueError(f"{job.picture}: no uncertainty without an ensemble of 2 or more")
+        _save_array(file, prediction.uncertainty[0, 0])
 
-    writers: dict[str, Callable[[Path], None]] = {
-        "npy": lambda path: _save_array(path, depth[0]),
-        "png": lambda path: write_grey16(path, depth),
-        "colour": lambda path: write_rgb(path, colour(nearness[0].numpy(), 0, 1)),
+    writers: dict[str, Callable[[BinaryIO], None]] = {
+        "npy": lambda file: _save_array(file, depth[0]),
+        "png": lambda file: write_grey16(file, depth),
+        "colour": lambda file: write_rgb(file, colour(nearness[0].numpy(), 0, 1)),
         "uncertainty": uncertainty,
         "point_cloud": point_cloud,
     }
     for kind, path in job.files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".partial-{path.name}")
-        writers[kind](partial)
-        os.replace(partial, path)
+        with atomic_file(path) as file:
+            writers[kind](file)
 
 
-def _save_array(path: Path, values: Tensor) -> None:
-    """Write a map as float32, under exactly this name, to which numpy would add its ending."""
-    with path.open("wb") as file:
-        np.save(file, values.float().cpu().numpy())
+def _save_array(file: BinaryIO, values: Tensor) -> None:
+    np.save(file, values.float().cpu().numpy())

@@ -8,6 +8,8 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
+from marigold.files import write_atomically
+
 PACKAGE = Path(__file__).resolve().parent
 
 
@@ -49,12 +51,12 @@ def write(folder: Path, processes: int) -> None:
         **{package: version(package) for package in ("torch", "diffusers", "transformers")},
         "argv": sys.argv,
     }
-    (folder / "provenance.json").write_text(json.dumps(facts, indent=1))
+    write_atomically(folder / "provenance.json", json.dumps(facts, indent=1))
     try:
         diff = _git("diff", "HEAD")
     except (OSError, subprocess.CalledProcessError):
         return  # not a git checkout: the commit is recorded as unknown
-    (folder / "changes.diff").write_text(diff)
+    write_atomically(folder / "changes.diff", diff)
 
 
 def _git(*arguments: str) -> str:

@@ -15,16 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
-from accelerate.utils import gather_object, set_seed
+from accelerate.utils import set_seed
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor
 from tqdm import tqdm
 
 from marigold import provenance
-from marigold.data.files import lock_folder
 from marigold.data.training_sets import TrainingSet
-from marigold.evaluation.evaluate import evaluate, judge, merge_rows, summarise
-from marigold.evaluation.session import panel_row
+from marigold.evaluation import panels
+from marigold.evaluation.evaluate import Predict, evaluate, gather_rows, share, summarise
+from marigold.files import lock_folder
 from marigold.inputs import (
     METRICS,
     Settings,
@@ -39,6 +38,7 @@ from marigold.inputs import (
 from marigold.model.base import licence
 from marigold.model.model_card import Score, model_card
 from marigold.model.pipeline import DepthSettings, MarigoldDepth
+from marigold.model.sampling import Sampling
 from marigold.training.checkpoint import (
     Checkpoint,
     Validated,
@@ -56,8 +56,6 @@ from marigold.training.objective import Objective
 from marigold.training.settings import accumulation_steps, make_accelerator
 from marigold.training.signals import stop_signals
 from marigold.training.tracking import Start, Trackers
-from marigold.types import DepthSample, Prediction
-from marigold.visualization import panel
 
 logger = logging.getLogger(__name__)
 
@@ -239,39 +237,26 @@ def better(run: Run, best: Best, values: Mapping[str, float]) -> tuple[Best, boo
 
 def evaluate_on(part: ValidationSet, run: Run) -> dict[str, float]:
     """`NAME/abs_rel` and `NAME/delta1`; every process takes its share of the images, and all get the same values."""
-    rank, world = run.accelerator.process_index, run.accelerator.num_processes
-    rows = evaluate(predictor(part, run), part.samples, part.protocol, metrics=METRICS, rank=rank, world=world)
-    summary = summarise(merge_rows(gather_object([rows]), len(part.samples)))
+    count = len(part.samples)
+    rows = evaluate(predictor(part, run), part.samples, part.protocol, metrics=METRICS, indices=share(count))
+    summary = summarise(gather_rows(list(rows), count))
     return {f"{part.name}/{metric}": summary.metrics[metric].mean for metric in METRICS}
 
 
 def draw_panel(path: Path, part: ValidationSet, run: Run) -> None:
     """The same evenly spaced samples every time, so that the panels of a run can be compared."""
-    predict = predictor(part, run)
-
-    def predict_sample(sample: DepthSample) -> Prediction:
-        image: Tensor = sample.image[None]
-        return predict(image)
-
-    lines = []
-    count = min(run.settings.validation.panel, len(part.samples))
-    for index in (k * len(part.samples) // count for k in range(count)):
-        sample = part.protocol.shown(part.samples[index])
-        lines.append(panel_row(sample.name, judge(predict_sample, sample, part.protocol)))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    panel(path, lines, f"{part.name} under protocol '{part.protocol.name}'")
+    names = part.samples.names
+    count = min(run.settings.validation.panel, len(names))
+    chosen = [(index, names[index]) for index in (k * len(names) // count for k in range(count))]
+    panels.draw_panel(path, chosen, predictor(part, run), part.samples, part.protocol, part.name)
 
 
-def predictor(part: ValidationSet, run: Run) -> "partial[Prediction]":
+def predictor(part: ValidationSet, run: Run) -> Predict:
     """The model as validation samples it."""
     how = run.settings.validation
-    return partial(
-        run.model,
-        steps=how.steps,
-        ensemble_size=how.ensemble_size,
-        processing_resolution=part.protocol.benchmark.processing_resolution,
-        seed=how.seed,
-    )
+    resolution = part.protocol.benchmark.processing_resolution
+    arguments = Sampling(how.steps, how.ensemble_size, processing_resolution=resolution).arguments()
+    return lambda sample: run.model(sample.image[None], seed=how.seed, **arguments)
 
 
 def make_card(run: Run, values: Mapping[str, float]) -> str:

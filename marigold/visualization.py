@@ -11,6 +11,8 @@ from matplotlib.figure import Figure
 from numpy import ndarray
 from torch import Tensor
 
+from marigold.files import atomic_file
+
 DEPTH_COLOURS = "Spectral"  # near red, far blue
 ERROR_COLOURS = "magma"
 LARGEST_ERROR = 0.5  # relative error that gets the brightest colour
@@ -63,9 +65,9 @@ def panel(path: Path, rows: Sequence[PanelRow], title: str = "", width: int = 32
     for axis, heading in zip(axes[0], ("", "prediction", "ground truth", "relative error"), strict=True):
         axis.set_title(heading, fontsize=8, loc="right")
     figure.suptitle(
-        f"{title}\nrelative error: black 0 to yellow {LARGEST_ERROR:.0%}; dark grey: not judged".strip(), fontsize=9
+        f"{title}\nrelative error: black 0 to yellow {LARGEST_ERROR:.0%}; dark grey: not evaluated".strip(), fontsize=9
     )
-    figure.savefig(path, dpi=100)
+    _save(path, figure, 100)
 
 
 def _pictures(row: PanelRow, step: int) -> tuple[ndarray, ndarray, ndarray, ndarray]:
@@ -97,7 +99,7 @@ def curves(path: Path, lines: dict[str, list[tuple[int, float]]], axis: str, fig
     axes.grid(alpha=0.3)
     if len(lines) > 1:
         axes.legend()
-    figure.savefig(path, dpi=150)
+    _save(path, figure, 150)
 
 
 def bars(path: Path, groups: dict[str, dict[str, float]], figure_of: str, title: str) -> None:
@@ -116,4 +118,10 @@ def bars(path: Path, groups: dict[str, dict[str, float]], figure_of: str, title:
     axes.set_xlabel(figure_of)
     axes.set_title(title, fontsize=9)
     axes.grid(alpha=0.3, axis="x")
-    figure.savefig(path, dpi=150)
+    _save(path, figure, 150)
+
+
+def _save(path: Path, figure: Figure, dpi: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(path) as file:
+        figure.savefig(file, format="png", dpi=dpi)

@@ -29,24 +29,23 @@ import marigold.miniature.random_base
 import marigold.model.base
 import marigold.prepare
 import marigold.train
-from compose import make_samples, set_up
 from marigold.config import build, to_dataclass
 from marigold.data import base
 from marigold.data.base import DepthDataset
 from marigold.data.latent_cache import LatentBatch
 from marigold.data.splits import KNOWN_SPLITS, Line
-from marigold.evaluate import make_protocol, reader_of
-from marigold.evaluation.curves import AXES, SweepSettings
-from marigold.evaluation.settings import EvalSettings, Panel, Sampler
+from marigold.evaluate import EvalSettings
+from marigold.evaluation_set import make_protocol, open_set, reader_of
 from marigold.infer import InferConfig
 from marigold.miniature.pretraining import PretrainConfig
 from marigold.miniature.random_base import build_sd2_sized
 from marigold.model.backbone import Backbone
 from marigold.model.base import DiffusionConfig, ModelConfig, random_unet_like
+from marigold.report import ReportSettings
+from marigold.sweep import AXES, SweepSettings
 from marigold.train import Run
 from marigold.types import DepthSample, Prediction
 from stub_tree import CONFIGS, write_tree
-from table import TableConfig
 
 RECIPES = ("quickstart", "hypersim_vkitti")
 
@@ -208,25 +207,22 @@ def test_the_headline_commands_first_loss_has_its_shapes(start):
 @pytest.mark.parametrize("dataset", names("dataset"))
 def test_every_data_set_is_read_under_every_protocol(dataset):
     config = composed("eval", f"dataset={dataset}", "predictor=module:function", "device=cpu")
-    to_dataclass(EvalSettings, part(config, EvalSettings))
-    to_dataclass(Panel, config.panel, "panel")
-    OmegaConf.resolve(config)
-    to_dataclass(Sampler, config.sampler, "sampler")
+    EvalSettings.read(config)
     read: dict[str, Any] = {}
     for protocol in names("protocol"):
         config.protocol = OmegaConf.load(CONFIGS / f"protocol/{protocol}.yaml")
         reader = json.dumps(OmegaConf.to_container(reader_of(config.dataset, protocol)))
         if reader not in read:  # two protocols differ in the reader of one set
-            read[reader] = set_up(config)[1][0]
+            read[reader] = open_set(config, None).samples[0]
         made = make_protocol(config.protocol, config.dataset)
         assert made.name == protocol
         shown = made.shown(read[reader])
         if shown.image.shape[-1] > 4000:  # seconds for each fit of ETH3D's 24 million pixels
             thinned = (part[..., ::8, ::8] for part in (shown.image, shown.depth, shown.valid))
             shown = DepthSample(shown.name, *thinned)
-        judged = made.judge(Prediction(shown.depth[None].clamp_min(1e-3), None, "metric_depth"), shown)
-        assert judged.valid.any()
-        assert torch.allclose(judged.depth[judged.valid], judged.target[judged.valid], rtol=1e-3)
+        aligned = made.align(Prediction(shown.depth[None].clamp_min(1e-3), None, "metric_depth"), shown)
+        assert aligned.valid.any()
+        assert torch.allclose(aligned.depth[aligned.valid], aligned.target[aligned.valid], rtol=1e-3)
 
 
 @pytest.mark.parametrize("dataset", names("check"))
@@ -270,21 +266,19 @@ def arguments_of(node: DictConfig, monkeypatch: pytest.MonkeyPatch) -> Callable[
 @pytest.mark.parametrize("curve", AXES)
 def test_settings_of_the_other_commands(curve):
     sweep = composed("sweep", f"curve={curve}", "dataset=nyu", "checkpoint=DIR")
-    OmegaConf.resolve(sweep)
-    to_dataclass(SweepSettings, part(sweep, SweepSettings))
-    to_dataclass(Sampler, sweep.sampler, "sampler")
+    SweepSettings.read(sweep)
     infer = composed("infer", "input=photos", "output=depth", "checkpoint=DIR")
     assert to_dataclass(InferConfig, infer).sampler.steps is None
-    assert to_dataclass(TableConfig, part(composed("table", "results=[runs]"), TableConfig)).results == ["runs"]
+    assert to_dataclass(ReportSettings, part(composed("table", "results=[runs]"), ReportSettings)).results == ["runs"]
     assert to_dataclass(PretrainConfig, composed("pretrain_tiny")).seed == 1
 
 
 @pytest.mark.parametrize("dataset", names("dataset"))
 def test_a_result_is_compared_with_constants_on_every_data_set(dataset):
     config = composed("compare_constant", f"dataset={dataset}", "results=DIR")
-    protocol = make_protocol(config.protocol, config.dataset)
-    assert protocol.fit.quantity == "depth"
-    assert len(make_samples(config.dataset, protocol, "dataset")) > 0
+    chosen = open_set(config, None)
+    assert chosen.protocol.fit.quantity == "depth"
+    assert len(chosen.samples) > 0
 
 
 def part(config: DictConfig, settings: type) -> DictConfig:

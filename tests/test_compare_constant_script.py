@@ -1,14 +1,14 @@
-"""A figure is compared with constants on the very pixels that it was measured on, or not at all."""
+"""A result is compared with constants on the very pixels that it was measured on, or not at all."""
 
-import json
 from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
 
-import eval as eval_script
-from compare_constant import compare
+from marigold.compare_constant import run
+from marigold.evaluate import run as evaluate
 from marigold.evaluation.report import stamps
+from marigold.evaluation.result import Result
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 CHOSEN = ["predictor=flat_prediction:flat", "space=affine_depth", "device=cpu", "panel.worst=0", "panel.median=0"]
@@ -21,41 +21,44 @@ def composed(name, data, *overrides):
 
 @pytest.fixture(scope="module")
 def evaluated(tmp_path_factory, rooms_data):
-    """Rooms judged by a function that predicts one value everywhere."""
+    """Rooms evaluated with a function that predicts one value everywhere."""
     folder = tmp_path_factory.mktemp("evaluated")
     (folder / "flat_prediction.py").write_text("def flat(image):\n    return 0 * image[:, :1]\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(folder)
-        eval_script.run(composed("eval", rooms_data, *CHOSEN, f"output={folder}"))
+        evaluate(composed("eval", rooms_data, *CHOSEN, f"output={folder}"))
     return folder
 
 
-def test_the_ratio_is_that_of_the_two_means(evaluated, rooms_data):
-    text = compare(composed("compare_constant", rooms_data, f"results={evaluated}"))
-    ours = json.loads((evaluated / "results.json").read_text())["metrics"]["abs_rel"]["mean"]
+def test_the_ratio_is_that_of_the_two_means(evaluated, rooms_data, capsys):
+    run(composed("compare_constant", rooms_data, f"results={evaluated}"))
+    text = capsys.readouterr().out
+    ours = Result.from_json(evaluated / "results.json").metrics["abs_rel"].mean
     # A prediction without any structure scores what the aligned constant scores.
     assert f"AbsRel {ours:.4f}" in text
     assert f"like every prediction: {ours:.4f}, ratio 1.000" in text
 
 
 @pytest.mark.parametrize("limit", ["limit=1", "dataset.reader.limit=1"])
-def test_a_part_is_compared_on_the_same_images(evaluated, rooms_data, limit, monkeypatch):
+def test_a_part_is_compared_on_the_same_images(evaluated, rooms_data, limit, monkeypatch, capsys):
     part = evaluated / limit.replace("=", "_")
     monkeypatch.syspath_prepend(evaluated)
-    eval_script.run(composed("eval", rooms_data, *CHOSEN, f"output={part}", limit))
-    ours = json.loads((part / "results.json").read_text())
-    assert (ours["limit"], ours["split"]["name"], ours["count"], ours["expected"]) == (1, "test[1]", 1, 1)
+    evaluate(composed("eval", rooms_data, *CHOSEN, f"output={part}", limit))
+    ours = Result.from_json(part / "results.json")
+    assert (ours.facts.limit, ours.facts.split.name, ours.count, ours.expected) == (1, "test[1]", 1, 1)
     assert "only 1 images of the set" in stamps(ours)
-    text = compare(composed("compare_constant", rooms_data, f"results={part}"))
-    mean = ours["metrics"]["abs_rel"]["mean"]
+    capsys.readouterr()
+    run(composed("compare_constant", rooms_data, f"results={part}"))
+    text = capsys.readouterr().out
+    mean = ours.metrics["abs_rel"].mean
     assert f"like every prediction: {mean:.4f}, ratio 1.000" in text
-    assert mean != json.loads((evaluated / "results.json").read_text())["metrics"]["abs_rel"]["mean"]
+    assert mean != Result.from_json(evaluated / "results.json").metrics["abs_rel"].mean
 
 
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ("dataset.reader.max_depth=4.0", r"read otherwise, with dataset.reader max_depth=10\.0$"),
+        ("dataset.reader.max_depth=4.0", r"dataset\.reader\.max_depth: .* 10\.0, .* 4\.0"),
         ("protocol=moge", "another protocol"),
         ("+dataset.evaluation.depth_range=[0.5,3.0]", "another protocol"),
         ("dataset.reader.limit=1", "another split"),
@@ -63,4 +66,4 @@ def test_a_part_is_compared_on_the_same_images(evaluated, rooms_data, limit, mon
 )
 def test_other_pixels_are_refused(evaluated, rooms_data, change, reason):
     with pytest.raises(ValueError, match=reason):
-        compare(composed("compare_constant", rooms_data, f"results={evaluated}", change))
+        run(composed("compare_constant", rooms_data, f"results={evaluated}", change))

@@ -1,10 +1,10 @@
 """scripts/eval.py as a person calls it: results on disk, and one line for every mistake."""
 
-import importlib.util
 import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +14,11 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import ConfigCompositionException
 from PIL import Image
 
-from marigold.data.files import FolderInUse
+from marigold import evaluate
 from marigold.evaluation.predictors import run_name
 from marigold.evaluation.report import stamps
+from marigold.evaluation.result import Result
+from marigold.files import FolderInUse
 from marigold.model.pipeline import MarigoldDepth
 
 ROOT = Path(__file__).parents[1]
@@ -36,7 +38,7 @@ def predict(image):
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory):
-    """A folder with five small pictures in the layout of the rooms' test part, and somebody's model."""
+    """A folder with five small images in the layout of the rooms' test part, and somebody's model."""
     root = tmp_path_factory.mktemp("workplace")
     rng = np.random.default_rng(0)
     folder = root / "data/rooms/nyu"
@@ -87,7 +89,14 @@ def test_rows_are_the_same_to_the_last_bit_for_every_batch_size(workplace, check
     rows = {file.read_bytes() for file in workplace.glob("batches_*/per_image.csv")}
     assert len(rows) == 1
     assert len({json.loads(file.read_text())["fingerprint"] for file in workplace.glob("batches_*/results.json")}) == 1
-    assert len(list(workplace.glob("batches_*/rows/*"))) == 4  # each was judged by itself, none was kept
+    assert len(list(workplace.glob("batches_*/rows/*"))) == 4  # each was evaluated by itself, none was kept
+
+
+def run(workplace, *overrides):
+    """The verb in this process."""
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        common = [f"paths.data={workplace}/data", "device=cpu", f"output={workplace}/never"]
+        return evaluate.run(compose("eval", [*common, *overrides]))
 
 
 def files(folder):
@@ -118,6 +127,23 @@ def test_the_folder_of_a_running_evaluation_is_refused_untouched(workplace, monk
     assert json.loads((tmp_path / "out/results.json").read_text())["complete"]
 
 
+def test_an_image_that_fails_is_reported_and_a_second_run_tries_it_alone(workplace, tmp_path, capsys):
+    chosen = ["dataset=rooms", "predictions=" + str(tmp_path / "maps"), "space=affine_depth", "on_error=report"]
+    chosen += [f"output={tmp_path}/out", "panel.worst=0", "panel.median=1"]
+    (tmp_path / "maps/test").mkdir(parents=True)
+    for k in range(5):
+        np.save(tmp_path / f"maps/test/rgb_{k:04d}.npy", np.full((24, 32), np.nan if k == 3 else k, np.float32))
+    assert run(workplace, *chosen) is False
+    assert "FAILED (seed 0): test/rgb_0003.png" in capsys.readouterr().err
+    first = Result.from_json(tmp_path / "out/results.json")
+    assert (first.count, first.expected, [failure.name for failure in first.failures]) == (4, 5, ["test/rgb_0003.png"])
+    assert run(workplace, *chosen) is False
+    bars = capsys.readouterr().err
+    assert "1/1" in bars
+    assert "5/5" not in bars
+    assert replace(Result.from_json(tmp_path / "out/results.json"), date="") == replace(first, date="")
+
+
 def test_a_multirun_goes_on_after_a_set_that_is_missing_and_fails_at_the_end(workplace):
     chosen = ("predictor=theirs:grey", "space=affine_depth", "panel.worst=0", "panel.median=0")
     # The order is rooms 0, nyu 0, rooms 1, nyu 1.
@@ -139,13 +165,13 @@ def test_a_limit_that_leaves_nothing_out_is_none(workplace, limit, monkeypatch, 
     chosen = ["dataset=rooms", "predictor=theirs:grey", "space=affine_depth", "panel.worst=0", "panel.median=0"]
     run(workplace, *chosen, f"output={tmp_path}/whole")
     run(workplace, *chosen, f"output={tmp_path}/limited", limit)
-    whole, limited = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("whole", "limited"))
-    assert (limited["split"]["name"], limited["limit"], limited["expected"]) == ("test", None, 5)
+    whole, limited = (Result.from_json(tmp_path / name / "results.json") for name in ("whole", "limited"))
+    assert (limited.facts.split.name, limited.facts.limit, limited.expected) == ("test", None, 5)
     assert stamps(limited) == ()
-    assert {**limited, "date": None} == {**whole, "date": None}
+    assert replace(limited, date="") == replace(whole, date="")
 
 
-def test_rows_that_were_read_otherwise_are_judged_again(workplace, monkeypatch):
+def test_rows_that_were_read_otherwise_are_evaluated_again(workplace, monkeypatch):
     chosen = ["dataset=rooms", "predictor=theirs:grey", "space=affine_depth", "panel.worst=0", "panel.median=0"]
     monkeypatch.syspath_prepend(workplace)
     for depth in (10.0, 4.0, 4.0):
@@ -174,17 +200,6 @@ def test_exact_shows_the_networks_one_member_at_a_time(workplace, checkpoint, ex
     assert seen == ([1] * 5 if exact else [3, 2])
     sampler = json.loads((workplace / f"exact_{exact}/results.json").read_text())["sampler"]
     assert sampler["batch_size"] == (1 if exact else 3)
-
-
-def run(workplace, *overrides):
-    """The script's own main function in this process."""
-    specification = importlib.util.spec_from_file_location("eval_script", ROOT / "scripts/eval.py")
-    script = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(script)
-    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        script.run(
-            compose("eval", [f"paths.data={workplace}/data", "device=cpu", f"output={workplace}/never", *overrides])
-        )
 
 
 @pytest.mark.parametrize(
@@ -221,7 +236,7 @@ def run(workplace, *overrides):
         (("dataset=rooms",), "exactly one.*checkpoint"),
         (
             ("dataset=rooms", "predictions={root}", "space=affine_depth", "protocol=moge", VIEW),
-            "'moge' shows a re-projected photo",
+            "'moge' shows a re-projected",
         ),
     ],
 )

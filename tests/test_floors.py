@@ -6,25 +6,19 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "marigold"
-GROUND = {"types", "config", "pictures", "identity", "provenance"}
-VERBS = {
-    "__main__",
-    "cli",
-    "train",
-    "evaluate",
-    "infer",
-    "prepare",
-    "download",
-    "cache_latents",
-    "inputs",
-}  # on top of everything; only they and `config` know Hydra
+GROUND = {"types", "config", "pictures", "files", "precision", "identity", "provenance"}
+# On top of everything; only they and `config` know Hydra.
+VERBS = {"__main__", "cli", "train", "inputs", "cache_latents", "evaluate", "evaluation_set", "sweep", "report"}
+VERBS |= {"compare_constant", "infer", "prepare", "download"}
 FLOORS = {"depth", "data", "model", "evaluation", "training", "visualization", "prediction_files"}
 # What each floor may import from the package, besides itself.
 BELOW = {
     "types": set(),
     "pictures": set(),
+    "files": set(),
+    "precision": set(),
     "identity": set(),
-    "provenance": set(),
+    "provenance": {"files"},
     "depth": GROUND,
     "data": GROUND | {"depth"},
     "model": GROUND | {"depth"},

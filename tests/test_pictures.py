@@ -130,7 +130,8 @@ def test_what_has_no_meaning_is_refused(picture: object):
 
 def test_a_16_bit_file_keeps_its_bits(tmp_path: Path):
     values = torch.rand(1, 5, 7, generator=torch.Generator().manual_seed(0))
-    write_grey16(tmp_path / "a.png", values)
+    with (tmp_path / "a.png").open("wb") as file:
+        write_grey16(file, values)
     torch.testing.assert_close(read_picture(tmp_path / "a.png")[:1], values, atol=0.51 / 65535, rtol=0)
     with Image.open(tmp_path / "a.png") as picture:
         assert np.asarray(picture).dtype == np.uint16
@@ -138,7 +139,8 @@ def test_a_16_bit_file_keeps_its_bits(tmp_path: Path):
 
 def test_rgb_and_npy_files(tmp_path: Path):
     values = np.random.default_rng(0).integers(0, 256, (4, 5, 3), dtype=np.uint8)
-    write_rgb(tmp_path / "a.png", values)
+    with (tmp_path / "a.png").open("wb") as file:
+        write_rgb(file, values)
     np.save(tmp_path / "a.npy", values)
     assert torch.equal(read_picture(tmp_path / "a.png"), read_picture(tmp_path / "a.npy"))
 

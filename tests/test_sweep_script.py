@@ -13,9 +13,9 @@ import torch
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
-import eval as eval_script
+from marigold import evaluate
 from marigold.model.pipeline import MarigoldDepth
-from sweep import run
+from marigold.sweep import run
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 
@@ -31,10 +31,10 @@ def points(folder):
         return list(csv.DictReader(file))
 
 
-def judged_alone(rooms_data, folder, checkpoint, *overrides):
+def evaluated_alone(rooms_data, folder, checkpoint, *overrides):
     """AbsRel as scripts/eval.py reports it."""
     chosen = ["panel.worst=0", "panel.median=0", *overrides]
-    eval_script.run(composed("eval", rooms_data, f"checkpoint={checkpoint}", f"output={folder}", *chosen))
+    evaluate.run(composed("eval", rooms_data, f"checkpoint={checkpoint}", f"output={folder}", *chosen))
     return json.loads((folder / "results.json").read_text())["metrics"]["abs_rel"]["mean"]
 
 
@@ -52,7 +52,7 @@ def test_ensemble_curve_is_the_single_evaluations(tmp_path, rooms_data, checkpoi
     ]
     for row in found:
         size = row["ensemble_size"]
-        alone = judged_alone(rooms_data, tmp_path / size, checkpoint, f"sampler.ensemble_size={size}")
+        alone = evaluated_alone(rooms_data, tmp_path / size, checkpoint, f"sampler.ensemble_size={size}")
         assert float(row["abs_rel_mean"]) == alone  # the same members, so the same bits
     with Image.open(out / "curve.png") as picture:
         assert picture.width > 300
@@ -66,7 +66,7 @@ def test_steps_curve_has_both_spacings(tmp_path, rooms_data, checkpoint):
     assert found["leading", 1] != found["trailing", 1]
     spacing = MarigoldDepth.from_pretrained(checkpoint).backbone.scheduler_config["timestep_spacing"]
     for steps in (1, 3):
-        alone = judged_alone(rooms_data, tmp_path / str(steps), checkpoint, f"sampler.steps={steps}")
+        alone = evaluated_alone(rooms_data, tmp_path / str(steps), checkpoint, f"sampler.steps={steps}")
         assert found[spacing, steps] == alone
 
 

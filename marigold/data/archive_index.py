@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from marigold.data.errors import DataError
-from marigold.data.files import atomic_file
+from marigold.files import atomic_file
 
 log = logging.getLogger(__name__)
 

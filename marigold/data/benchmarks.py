@@ -12,7 +12,7 @@ from marigold.data.splits import Line
 
 
 class NYU(DepthDataset):
-    """NYUv2, labelled part: raw Kinect depth in column 2, millimetres (column 3, filled in, is not judged).
+    """NYUv2, labelled part: raw Kinect depth in column 2, millimetres (column 3, filled in, is not evaluated).
 
     Silberman et al., ECCV 2012.
     """

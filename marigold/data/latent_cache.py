@@ -17,9 +17,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from marigold.identity import differences, listed
+from marigold.precision import AUTOCAST
 
 FLIPS = 2
-AUTOCAST = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 PARTS = ("image_latent", "depth_latent", "valid_latent")
 DTYPES = {"float16": np.float16, "float32": np.float32}
 

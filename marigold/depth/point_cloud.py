@@ -1,7 +1,7 @@
 """A depth map as points in space, under an assumed camera."""
 
 import math
-from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -41,7 +41,7 @@ def unproject(depth: Float[Tensor, "1 H W"], field_of_view: float) -> Float[Tens
     return torch.stack([x * z, y[:, None] * z, z], dim=-1).reshape(-1, 3)
 
 
-def write_ply(path: Path, points: Float[Tensor, "N 3"], colours: Float[Tensor, "N 3"]) -> None:
+def write_ply(file: BinaryIO, points: Float[Tensor, "N 3"], colours: Float[Tensor, "N 3"]) -> None:
     """Write coloured points, colours in [0, 1], as a binary PLY file."""
     vertex = np.dtype([("position", "<f4", 3), ("colour", "u1", 3)])
     vertices = np.empty(len(points), dtype=vertex)
@@ -51,4 +51,4 @@ def write_ply(path: Path, points: Float[Tensor, "N 3"], colours: Float[Tensor, "
         f"property uchar {channel}" for channel in ("red", "green", "blue")
     ]
     header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(points)}", *properties, "end_header"]
-    path.write_bytes("\n".join([*header, ""]).encode("ascii") + vertices.tobytes())
+    file.write("\n".join([*header, ""]).encode("ascii") + vertices.tobytes())

@@ -1,5 +1,5 @@
-"""The error of everything that is judged wrongly rather than computed wrongly."""
+"""The error of everything that cannot be evaluated."""
 
 
 class EvaluationError(ValueError):
-    """A prediction, a ground truth or a setting cannot be judged; the message names the image and the reason."""
+    """A prediction, a ground truth or a setting cannot be evaluated; the message names the image and the reason."""

@@ -99,4 +99,17 @@ class Robust:
         return apply_affine(values, fit_robust(thin(values), thin(target), thin(valid)))
 
 
-Fit = LeastSquares | LogRansac | Robust
+class BestConstant:
+    """The constant depth of lowest AbsRel, whatever was predicted: no fitted constant does better.
+
+    sum |c - g| / g over the valid pixels g is least at the median of g weighted by 1 / g.
+    """
+
+    def __call__(self, prediction: Prediction, target: Map, valid: Mask, thin: Thinning) -> Map:
+        """Depth in metres, the same everywhere."""
+        depth = target[valid].double().sort().values
+        weight = (1 / depth).cumsum(0)
+        return torch.full_like(target, float(depth[torch.searchsorted(weight, weight[-1] / 2)]))
+
+
+Fit = LeastSquares | LogRansac | Robust | BestConstant

@@ -1,12 +1,10 @@
-"""What predicts: a diffusion model, somebody's Python function, or files that were stored before."""
+"""Predictors to evaluate: a user's function, or saved prediction files; `marigold.evaluate` adds the checkpoint."""
 
 import importlib
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, runtime_checkable
-from typing import Protocol as Interface
 
 import numpy as np
 import torch
@@ -16,74 +14,51 @@ from marigold import provenance
 from marigold.evaluation.errors import EvaluationError
 from marigold.evaluation.evaluate import Predict
 from marigold.evaluation.protocol import Protocol
-from marigold.evaluation.settings import Sampler
 from marigold.pictures import read_picture
 from marigold.types import SPACES, DepthSample, Prediction
 
 
-@runtime_checkable
-class DepthModel(Interface):
-    """What `of_model` needs of a MarigoldDepth, which lives on a floor beside this one."""
-
-    @property
-    def space(self) -> str: ...
-
-    @property
-    def default_steps(self) -> int | None: ...
-
-    def __call__(self, image: Tensor, **arguments: Any) -> Prediction: ...
-
-
 @dataclass(frozen=True)
 class Predictor:
-    """Something to judge: `identity` goes into the results and the fingerprint, `at_seed` gives the function.
+    """Something to evaluate: `identity` goes into the results and the fingerprint, `at_seed` gives the function.
 
     `space` is None for a function that states it only with each prediction. `sampler` is None for what is not a
-    diffusion model. `stored` predictions were made of the data set's own photos.
+    diffusion model. `stored` predictions were made of the data set's own images.
     """
 
-    identity: dict[str, Any]
+    identity: dict[str, object]
     space: str | None
-    sampler: dict[str, Any] | None
-    at_seed: Callable[[int], Callable[[DepthSample], Prediction]]
+    sampler: dict[str, object] | None
+    at_seed: Callable[[int], Predict]
     stored: bool = False
 
-    def require_judgeable(self, protocol: Protocol) -> None:
-        """Raise EvaluationError for a space that the protocol cannot judge, and for photos that it does not show."""
+    def require_protocol(self, protocol: Protocol) -> None:
+        """Raise EvaluationError for a space that the protocol does not evaluate, and images that it does not show."""
         if self.space is not None:
             protocol.require_space(self.space)
         if self.stored and protocol.benchmark.view_size is not None:
             raise EvaluationError(
-                f"protocol '{protocol.name}' shows a re-projected photo, and stored predictions are of the data "
-                "set's own photos. Give checkpoint=DIR or predictor=MODULE:FUNCTION"
+                f"protocol '{protocol.name}' shows a re-projected image, and stored predictions are of the data "
+                "set's own images. Give checkpoint=DIR or predictor=MODULE:FUNCTION"
             )
-
-
-def of_model(model: DepthModel, path: str, sampler: Sampler, precision: str) -> Predictor:
-    """A diffusion model that was loaded from `path`, with `precision` being the name of its weights' type."""
-    arguments = sampler.arguments(model.default_steps)
-    folder = Path(path)
-    files = provenance.files_identity(folder) if folder.is_dir() else path
-
-    def at_seed(seed: int) -> Callable[[DepthSample], Prediction]:
-        return lambda sample: model(sample.image[None], seed=seed, **arguments)
-
-    identity = {"name": run_name(folder), "path": path, "files": files}
-    return Predictor(identity, model.space, {**arguments, "precision": precision}, at_seed)
 
 
 def of_function(path: str, space: str | None, device: torch.device) -> Predictor:
     """The function `module:function`; see `imported`."""
     function = imported(path, space)
     source = sys.modules[path.partition(":")[0]].__file__
-    identity = {"name": path, "files": provenance.files_identity(Path(source)) if source else "built in"}
+    identity: dict[str, object] = {
+        "name": path,
+        "files": provenance.files_identity(Path(source)) if source else "built in",
+    }
     return Predictor(identity, space, None, lambda seed: lambda sample: function(sample.image[None].to(device)))
 
 
 def of_files(folder: Path, space: str | None, unit: float) -> Predictor:
     """Stored predictions; see `stored`."""
     predict = stored(folder, space, unit)
-    identity = {"name": folder.name, "path": str(folder), "files": provenance.files_identity(folder), "unit": unit}
+    files = provenance.files_identity(folder)
+    identity: dict[str, object] = {"name": folder.name, "path": str(folder), "files": files, "unit": unit}
     return Predictor(identity, space, None, lambda seed: predict, stored=True)
 
 
@@ -101,8 +76,8 @@ def require_space(space: str | None) -> str:
     return space
 
 
-def imported(path: str, space: str | None) -> Predict:
-    """The function `module:function`: (1, 3, H, W) photo in [0, 1] -> Prediction, or a (1, 1, H, W) tensor in `space`.
+def imported(path: str, space: str | None) -> Callable[[Tensor], Prediction]:
+    """The function `module:function`: (1, 3, H, W) image in [0, 1] -> Prediction, or a (1, 1, H, W) tensor in `space`.
 
     Raises EvaluationError for a path that cannot be imported and for a result that is neither.
     """
@@ -123,7 +98,7 @@ def imported(path: str, space: str | None) -> Predict:
     return predict
 
 
-def stored(folder: Path, space: str | None, unit: float) -> Callable[[DepthSample], Prediction]:
+def stored(folder: Path, space: str | None, unit: float) -> Predict:
     """Predictions in files below `folder`, one per sample, found by the sample's name.
 
     A sample `a/rgb_0001.png` has its prediction in `a/rgb_0001.npy`, `a/pred_rgb_0001.npy`, or, as the

@@ -1,4 +1,4 @@
-"""A protocol as data: which predictions it judges, on which pixels, how it fits them, and where it clips.
+"""A protocol as data: which predictions it evaluates, on which pixels, how it fits them, and where it clips.
 
 The same checkpoint moves by up to 2x on KITTI and 6x on DIODE between the protocols in circulation, so a
 protocol is one object, made from `configs/protocol/NAME.yaml` and the data set's `evaluation:` key, and
@@ -8,7 +8,6 @@ training's validation and the benchmark use the same one.
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +26,7 @@ class Benchmark:
 
     - `processing_resolution`: longest edge that the network sees, in pixels; 0 is the native size.
     - `crop_size`, `crop_rows`, `crop_cols`: only rows [first, last) and columns [first, last) of a map of
-      (height, width) `crop_size` are judged; another size is an error, as the numbers would mean nothing.
+      (height, width) `crop_size` are evaluated; another size is an error, as the numbers would mean nothing.
     - `clip`: range in metres to which the aligned prediction is clipped; None for an open end.
     - `depth_range`: metres, strict at both ends; narrows the data set's own valid range. None: no narrowing.
     - `judged_size`: (height, width) to which everything is brought by nearest neighbours first.
@@ -35,7 +34,7 @@ class Benchmark:
     - `alignment_max_resolution`: the fit sees maps whose *width* is thinned as if the longest edge were to
       shrink to this. The reference means both edges, but hands a 3-D tensor to an upsampler, which then
       resizes the last axis alone; published ETH3D numbers come from 4032x1024 samples, and so do ours.
-    - `view_size`: (height, width) of the photo that is shown and judged instead: the data set's one seen by a
+    - `view_size`: (height, width) of the image that is shown and evaluated instead: the data set's one seen by a
       camera that looks through its middle; see `marigold.depth.reprojection`. Needs the sample's camera.
     - `groups`: label -> part of the sample's name; means are also reported per label.
     """
@@ -69,10 +68,10 @@ class Benchmark:
 
 
 @dataclass(frozen=True)
-class Judged:
+class Aligned:
     """A prediction brought into metres beside its ground truth: what the metrics see, all (1, 1, H, W).
 
-    `image` is the photo that was shown, (3, H, W), perhaps of another size.
+    `image` is the one that was shown, (3, H, W), perhaps of another size.
     """
 
     image: Float[Tensor, "3 _ _"]
@@ -83,7 +82,7 @@ class Judged:
 
 @dataclass(frozen=True)
 class Protocol:
-    """One way of judging, resolved for one data set.
+    """One way of evaluating, resolved for one data set.
 
     `benchmark_clip` says whether the aligned prediction is clipped to the data set's range; `spaces` are
     the prediction spaces that the fit can bring into metres.
@@ -101,7 +100,7 @@ class Protocol:
             raise EvaluationError(f"protocol '{self.name}': unknown spaces {unknown}; known: {', '.join(SPACES)}")
 
     def shown(self, sample: DepthSample) -> DepthSample:
-        """The sample that the predictor sees and `judge` wants: the data set's, or its view (`view_size`).
+        """The sample that the predictor sees and `align` wants: the data set's, or its view (`view_size`).
 
         Raises EvaluationError naming a sample whose camera is not known but needed.
         """
@@ -109,16 +108,16 @@ class Protocol:
             return sample
         if sample.camera is None:
             raise EvaluationError(
-                f"{sample.name}: protocol '{self.name}' re-projects photo and depth and needs the camera, which the "
+                f"{sample.name}: protocol '{self.name}' re-projects image and depth and needs the camera, which the "
                 "data set does not give. In pixels: '+dataset.reader.cameras={*:[fx,fy,cx,cy]}'"
             )
         view = reproject(sample.image, sample.depth, sample.valid, sample.camera, self.benchmark.view_size)
         return DepthSample(sample.name, *view)
 
-    def judge(self, prediction: Prediction, sample: DepthSample) -> Judged:
+    def align(self, prediction: Prediction, sample: DepthSample) -> Aligned:
         """Align, clip and mask one prediction (batch 1, on any device) against its sample, as it was `shown`.
 
-        Raises EvaluationError for a space that this protocol cannot judge, a prediction that is not
+        Raises EvaluationError for a space that this protocol cannot evaluate, a prediction that is not
         finite, a map of another size than the crop is meant for, and a sample with no valid pixel.
         """
         self.require_space(prediction.space)
@@ -131,22 +130,22 @@ class Protocol:
             target, valid = _nearest(target, size), _nearest(valid, size)
         valid = valid & self.mask(target)
         if not valid.any():
-            raise EvaluationError("no valid pixel is left to judge (after the data set's mask, range and crop)")
+            raise EvaluationError("no valid pixel is left to evaluate (after the data set's mask, range and crop)")
         depth = self.fit(prediction, target, valid, self._thin)
         if self.benchmark_clip and self.benchmark.clip is not None:
             depth = depth.clamp(*self.benchmark.clip)
-        return Judged(sample.image, depth.clamp_min(TINY_DEPTH), target, valid)
+        return Aligned(sample.image, depth.clamp_min(TINY_DEPTH), target, valid)
 
     def require_space(self, space: str) -> None:
-        """Refuse a prediction space that this protocol cannot judge, naming both."""
+        """Refuse a prediction space that this protocol cannot evaluate, naming both."""
         if space not in self.spaces:
             raise EvaluationError(
-                f"protocol '{self.name}' cannot judge predictions in the space '{space}': it judges "
+                f"protocol '{self.name}' cannot evaluate predictions in the space '{space}': it evaluates "
                 f"{', '.join(self.spaces)}. Choose a protocol that fits the prediction's space."
             )
 
     def mask(self, target: Float[Tensor, "1 1 H W"]) -> Bool[Tensor, "1 1 H W"]:
-        """Pixels that the benchmark judges, from its crop, its narrowed range and its edge filter."""
+        """Pixels that the benchmark evaluates, from its crop, its narrowed range and its edge filter."""
         benchmark = self.benchmark
         mask = torch.ones_like(target, dtype=torch.bool)
         if benchmark.crop_size and benchmark.crop_rows and benchmark.crop_cols:
@@ -165,7 +164,7 @@ class Protocol:
             mask &= _sobel(target) <= benchmark.largest_sobel
         return mask
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """The protocol as plain values, for results.json and the fingerprint of rows."""
         benchmark = asdict(self.benchmark)
         if self.benchmark.clip is not None:  # JSON has no infinity
@@ -206,13 +205,14 @@ def robust(*, name: str, spaces: list[str], benchmark_clip: bool, benchmark: Ben
     return Protocol(name, tuple(spaces), Robust(), benchmark_clip, benchmark)
 
 
-def settings_for(evaluation: Mapping[str, Any], protocol: str) -> dict[str, Any]:
+def settings_for(evaluation: Mapping[str, object], protocol: str) -> dict[str, object]:
     """A data set's `evaluation:` key with the differences that it lists for `protocol` put in.
 
     The result is a node that `marigold.config.build` turns into a `Benchmark`, checking keys and types.
     """
     settings = {key: value for key, value in evaluation.items() if key != "protocols"}
-    differences = (evaluation.get("protocols") or {}).get(protocol) or {}
+    every = evaluation.get("protocols")
+    differences = (every.get(protocol) if isinstance(every, Mapping) else None) or {}
     return {"_target_": f"{Benchmark.__module__}.{Benchmark.__qualname__}", **settings, **differences}
 
 

@@ -1,10 +1,10 @@
 """Tables: our results beside the published ones, each row saying which of the two it is and under which protocol."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from marigold.evaluation.published import PUBLISHED
+from marigold.evaluation.result import Group, Result
 
 MEASURED, PUBLISHED_MARK = "measured here", "*published*"
 
@@ -29,31 +29,30 @@ def published_entries() -> list[Entry]:
     return [Entry(row.method, row.setting, row.protocol, PUBLISHED_MARK, row.values) for row in PUBLISHED]
 
 
-def measured_entry(content: Mapping[str, Any]) -> Entry:
-    """The row of one results.json."""
-    metrics, sampler = content["metrics"], content["sampler"]
-    setting = f"{sampler['steps']} x {sampler['ensemble_size']}" if sampler else ""
-    values = {content["dataset"]: (100 * metrics["abs_rel"]["mean"], 100 * metrics["delta1"]["mean"])}
-    return Entry(content["predictor"]["name"], setting, content["protocol"]["name"], MEASURED, values, stamps(content))
+def measured_entry(result: Result) -> Entry:
+    """The row of one result."""
+    percent = (100 * result.metrics["abs_rel"].mean, 100 * result.metrics["delta1"].mean)
+    values = {result.facts.dataset: percent}
+    return Entry(result.method, result.setting, result.protocol, MEASURED, values, stamps(result))
 
 
-def stamps(content: Mapping[str, Any]) -> tuple[str, ...]:
+def stamps(result: Result) -> tuple[str, ...]:
     """What a reader must know before comparing these numbers with others."""
     found = []
-    if content["limit"] is not None:
-        found.append(f"only {content['limit']} images of the set")
-    if not content["complete"]:
-        found.append(f"incomplete: {content['count']} of {content['expected']} images")
-    if content["split"]["official"] is False:
-        found.append(f"unofficial split ({content['split']['count']} lines)")
+    if result.facts.limit is not None:
+        found.append(f"only {result.facts.limit} images of the set")
+    if not result.complete:
+        found.append(f"incomplete: {result.count} of {result.expected} images")
+    if result.facts.split.official is False:
+        found.append(f"unofficial split ({result.facts.split.count} lines)")
     return tuple(found)
 
 
-def single_table(content: Mapping[str, Any]) -> str:
+def single_table(result: Result) -> str:
     """Markdown: this result above the published rows of its data set, those of the same protocol first."""
-    dataset, protocol = content["dataset"], content["protocol"]["name"]
+    dataset = result.facts.dataset
     others = [entry for entry in published_entries() if dataset in entry.values]
-    others.sort(key=lambda entry: entry.protocol != protocol)
+    others.sort(key=lambda entry: entry.protocol != result.protocol)
     header = ("method", "steps x ensemble", "protocol", "source", "AbsRel %", "delta1 %", "notes")
     lines = [
         (
@@ -64,22 +63,21 @@ def single_table(content: Mapping[str, Any]) -> str:
             *(f"{value:.{2 if entry.source == MEASURED else 1}f}" for value in entry.values[dataset]),
             "; ".join(entry.notes),
         )
-        for entry in [measured_entry(content), *others]
+        for entry in [measured_entry(result), *others]
     ]
     return markdown(header, lines)
 
 
-def metrics_table(content: Mapping[str, Any]) -> str:
+def metrics_table(result: Result) -> str:
     """Markdown: every metric's mean, deviation over images, and over seeds when there are several; groups too."""
-    several = len(content["seeds"]) > 1
-    parts = {"all": content["metrics"], **{k: part["metrics"] for k, part in content["groups"].items()}}
+    several = len(result.seeds) > 1
+    parts = {"all": Group(result.count, result.metrics), **result.groups}
     header = ("metric", "images", "mean", "std over images", *(["std over seeds"] if several else []))
-    counts = {"all": content["count"], **{k: part["count"] for k, part in content["groups"].items()}}
     lines = [
-        (name, f"{label} ({counts[label]})", f"{value['mean']:.5f}", f"{value['std_over_images']:.5f}")
-        + ((f"{value['std_over_seeds']:.5f}",) if several else ())
-        for label, metrics in parts.items()
-        for name, value in metrics.items()
+        (name, f"{label} ({part.count})", f"{score.mean:.5f}", f"{score.std_over_images:.5f}")
+        + ((f"{score.std_over_seeds:.5f}",) if several else ())
+        for label, part in parts.items()
+        for name, score in part.metrics.items()
     ]
     return markdown(header, lines)
 

@@ -1,11 +1,13 @@
-"""Rows on disk while an evaluation runs, so that one that was stopped goes on where it was."""
+"""Rows on disk while an evaluation runs, so that one that was stopped resumes."""
 
 import csv
+import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from marigold.evaluation.evaluate import Row
+from marigold.files import write_atomically
 
 Done = dict[tuple[int, str], Row]
 """(seed, image name) -> row."""
@@ -26,7 +28,7 @@ class RowStore:
     def load(self) -> Done:
         """What all processes of earlier runs with this fingerprint have done.
 
-        A line that a killed process left half-written is passed over; its image is judged again.
+        A line that a killed process left half-written is passed over; its image is evaluated again.
         """
         done: Done = {}
         for path in sorted(self.folder.glob(f"{self.fingerprint[:16]}-*.jsonl")):
@@ -55,10 +57,11 @@ class RowStore:
 def write_csv(path: Path, rows: Mapping[int, Sequence[Row]]) -> None:
     """One line per seed and image: seed, name, the metrics in full precision, and the error if there was one."""
     metrics = next((list(row.metrics) for part in rows.values() for row in part if row.error is None), [])
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["seed", "name", *metrics, "error"])
-        for seed, part in rows.items():
-            for row in part:
-                values = [repr(row.metrics[metric]) if row.error is None else "" for metric in metrics]
-                writer.writerow([seed, row.name, *values, row.error or ""])
+    buffer = io.StringIO(newline="")
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["seed", "name", *metrics, "error"])
+    for seed, part in rows.items():
+        for row in part:
+            values = [repr(row.metrics[metric]) if row.error is None else "" for metric in metrics]
+            writer.writerow([seed, row.name, *values, row.error or ""])
+    write_atomically(path, buffer.getvalue())

@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from marigold.evaluation.published import DATASETS
 from marigold.evaluation.report import MEASURED, Entry, markdown, measured_entry, published_entries
+from marigold.evaluation.result import Result
 
 NOT_COUNTED = "Not in the table, as another result of the same kind counts:"
 STYLE = """
@@ -43,19 +43,19 @@ class Table:
     superseded: Mapping[str, str]
 
 
-def collect(found: Mapping[str, Mapping[str, Any]], published: bool) -> list[Table]:
+def collect(found: Mapping[str, Result], published: bool) -> list[Table]:
     """One table per protocol that was measured, ours joined over data sets, with the published rows above.
 
-    `found`: folder -> results.json. Of several results of one method, setting, protocol and data set, one counts:
+    `found`: folder -> its result. Of several results of one method, setting, protocol and data set, one counts:
     the whole set rather than a part, then the newest.
     """
     ours: dict[tuple[str, str, str], Entry] = {}
     counted, superseded = _choose(found)
-    for content in counted:
-        entry = measured_entry(content)
+    for result in counted:
+        entry = measured_entry(result)
         key = (entry.method, entry.setting, entry.protocol)
         before = ours.get(key, replace(entry, values={}, notes=()))
-        notes = tuple(f"{content['dataset']}: {note}" for note in entry.notes)
+        notes = tuple(f"{result.facts.dataset}: {note}" for note in entry.notes)
         ours[key] = replace(before, values={**before.values, **entry.values}, notes=before.notes + notes)
     tables = []
     for protocol in dict.fromkeys(entry.protocol for entry in ours.values()):
@@ -66,22 +66,21 @@ def collect(found: Mapping[str, Mapping[str, Any]], published: bool) -> list[Tab
         datasets = [name for name in DATASETS if name in measured] + sorted(measured - set(DATASETS))
         rows = [*others, *mine]
         ranked = tuple(zip(rows, ranks(rows, datasets), strict=True))
-        beaten = {folder: why for folder, why in superseded.items() if found[folder]["protocol"]["name"] == protocol}
+        beaten = {folder: why for folder, why in superseded.items() if found[folder].protocol == protocol}
         tables.append(Table(protocol, tuple(datasets), ranked, beaten))
     return tables
 
 
-def _choose(found: Mapping[str, Mapping[str, Any]]) -> tuple[list[Mapping[str, Any]], dict[str, str]]:
+def _choose(found: Mapping[str, Result]) -> tuple[list[Result], dict[str, str]]:
     """The results that count, in the order found, and why the others do not, by folder."""
 
     def place(folder: str) -> tuple[bool, datetime]:
-        content = found[folder]
-        return content["complete"] and content["limit"] is None, datetime.fromisoformat(content["date"]).astimezone()
+        result = found[folder]
+        return result.complete and result.facts.limit is None, datetime.fromisoformat(result.date).astimezone()
 
     same: dict[tuple[str, ...], list[str]] = {}
-    for folder, content in found.items():
-        entry = measured_entry(content)
-        same.setdefault((entry.method, entry.setting, entry.protocol, content["dataset"]), []).append(folder)
+    for folder, result in found.items():
+        same.setdefault((result.method, result.setting, result.protocol, result.facts.dataset), []).append(folder)
     superseded = {}
     for (method, setting, _, dataset), folders in same.items():
         best = max(folders, key=place)
@@ -89,7 +88,7 @@ def _choose(found: Mapping[str, Mapping[str, Any]]) -> tuple[list[Mapping[str, A
             if folder != best:
                 why = "is newer" if place(folder)[0] == place(best)[0] else "has the whole set"
                 superseded[folder] = f"{' '.join(filter(None, (method, setting)))} on {dataset}: {best} {why}"
-    return [content for folder, content in found.items() if folder not in superseded], superseded
+    return [result for folder, result in found.items() if folder not in superseded], superseded
 
 
 def ranks(rows: Sequence[Entry], datasets: Sequence[str]) -> list[float | None]:
@@ -188,9 +187,9 @@ def to_html(tables: Sequence[Table], panels: Mapping[str, Path]) -> str:
             items = "".join(f"<li>{html.escape(f'{folder}: {why}')}</li>" for folder, why in table.superseded.items())
             parts.append(f"<p>{NOT_COUNTED}</p><ul>{items}</ul>")
     for caption, path in panels.items():
-        picture = base64.b64encode(path.read_bytes()).decode()
+        image = base64.b64encode(path.read_bytes()).decode()
         name = html.escape(caption)
-        parts.append(f'<h3>{name}</h3><img alt="{name}" src="data:image/png;base64,{picture}">')
+        parts.append(f'<h3>{name}</h3><img alt="{name}" src="data:image/png;base64,{image}">')
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Depth evaluation</title>'
         '<meta name="viewport" content="width=device-width"><link rel="icon" href="data:,">'

@@ -14,7 +14,7 @@ import torch
 from diffusers.models import UNet2DConditionModel
 from safetensors import SafetensorError
 
-from marigold.data.files import write_atomically
+from marigold.files import write_atomically
 
 logger = logging.getLogger(__name__)
 

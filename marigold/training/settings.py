@@ -9,7 +9,9 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs
 from diffusers.models import UNet2DConditionModel
 
-PRECISIONS = ("auto", "no", "bf16", "fp16")
+from marigold.precision import AUTOCAST
+
+MIXED_PRECISIONS = ("auto", *AUTOCAST)
 
 
 class TrainingError(ValueError):
@@ -80,8 +82,8 @@ def make_accelerator(precision: str, device: str | None) -> Accelerator:
 
     Raises TrainingError for an unknown precision and for fp16 without a GPU.
     """
-    if precision not in PRECISIONS:
-        raise TrainingError(f"precision: expected one of {', '.join(PRECISIONS)}, got {precision!r}")
+    if precision not in MIXED_PRECISIONS:
+        raise TrainingError(f"precision: expected one of {', '.join(MIXED_PRECISIONS)}, got {precision!r}")
     cpu = device == "cpu"
     if precision == "auto":
         has_bf16 = not cpu and torch.cuda.is_available() and torch.cuda.is_bf16_supported()

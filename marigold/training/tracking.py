@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from marigold.files import write_atomically
+
 
 @dataclass(frozen=True)
 class Start:
@@ -39,11 +41,8 @@ class JsonLines:
     """
 
     def __init__(self, path: Path, start: Start) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         kept = [line for line in _whole_lines(path) if start.precedes(json.loads(line))]
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text("".join(f"{line}\n" for line in kept))
-        partial.replace(path)
+        write_atomically(path, "".join(f"{line}\n" for line in kept))
         self.file = path.open("a")
 
     def log(self, step: int, values: Mapping[str, float]) -> None:

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from marigold.data.files import FolderInUse, lock_folder
+from marigold.files import FolderInUse, lock_folder
 
 HOLDER = """
 import subprocess, sys, time
 from pathlib import Path
-from marigold.data.files import lock_folder
+from marigold.files import lock_folder
 with lock_folder(Path(sys.argv[1])):
     print("held", flush=True)
     {then}

@@ -11,7 +11,7 @@ from PIL import Image
 from marigold.miniature.rooms import geometry, write_rooms
 from marigold.miniature.rooms import render as render_module
 from marigold.miniature.rooms.geometry import BOX, CYLINDER, FAR, SPHERE, Solid, distance, rotation
-from marigold.miniature.rooms.render import Camera, Light, Material, Scene, render
+from marigold.miniature.rooms.render import Light, Material, Scene, View, render
 from marigold.miniature.rooms.write import (
     STREAMS,
     VKITTI_SKY,
@@ -63,7 +63,7 @@ def flat_wall(background=False):
 
 
 def test_depth_is_planar_and_distance_is_not():
-    camera = Camera((0, 0, 0), STRAIGHT, STRAIGHT, focal=10.0)
+    camera = View((0, 0, 0), STRAIGHT, STRAIGHT, focal=10.0)
     view = render(flat_wall(), camera, 9, 13)
     assert view.depth == pytest.approx(np.full((9, 13), 3.0), rel=1e-6)
     x, y = np.meshgrid(np.arange(13) - 6, np.arange(9) - 4)
@@ -72,7 +72,7 @@ def test_depth_is_planar_and_distance_is_not():
 
 
 def test_a_hole_has_colour_but_no_depth():
-    view = render(flat_wall(background=True), Camera((0, 0, 0), STRAIGHT, STRAIGHT, 10.0), 5, 5)
+    view = render(flat_wall(background=True), View((0, 0, 0), STRAIGHT, STRAIGHT, 10.0), 5, 5)
     assert (view.depth == 0).all()
     assert (view.entity == -1).all()
     assert (view.colour > 0).all()
@@ -84,7 +84,7 @@ def test_light_casts_shadows():
     lit = Scene(scene.solids, scene.materials, [Light((0, 1.0, 0), (1, 1, 1))], scene.ambient, None, 0.0)
     shaded = Scene([*scene.solids, ball], scene.materials, lit.lights, scene.ambient, None, 0.0)
     # Through the ball, the light at height 1 throws its shadow on the wall at height -1.
-    camera = Camera((0, -1.0, 0), STRAIGHT, STRAIGHT, 30.0)
+    camera = View((0, -1.0, 0), STRAIGHT, STRAIGHT, 30.0)
     before, after = (render(part, camera, 3, 3).colour[1, 1, 0] for part in (lit, shaded))
     assert after < 0.5 * before
 

@@ -45,7 +45,8 @@ def test_other_spaces_and_fields_of_view_are_refused():
 
 
 def test_a_ply_file_holds_the_points(tmp_path: Path):
-    write_ply(tmp_path / "a.ply", torch.tensor([[1.0, 2, 3], [4, 5, 6]]), torch.tensor([[0.0, 0.5, 1], [1, 0, 0]]))
+    with (tmp_path / "a.ply").open("wb") as file:
+        write_ply(file, torch.tensor([[1.0, 2, 3], [4, 5, 6]]), torch.tensor([[0.0, 0.5, 1], [1, 0, 0]]))
     header, _, body = (tmp_path / "a.ply").read_bytes().partition(b"end_header\n")
     assert header.startswith(b"ply\nformat binary_little_endian 1.0\nelement vertex 2\n")
     assert np.frombuffer(body[:12], "<f4").tolist() == [1, 2, 3]

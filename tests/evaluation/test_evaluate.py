@@ -1,18 +1,20 @@
-"""Sharding, merging, averaging and resuming; no image is lost or counted twice."""
+"""Sharing, gathering, averaging and resuming; no image is lost or counted twice."""
 
 import csv
+import json
 import math
+import os
+from dataclasses import replace
 
 import pytest
 import torch
 
-from marigold.data.splits import SplitInfo
 from marigold.evaluation.errors import EvaluationError
-from marigold.evaluation.evaluate import Row, evaluate, merge_rows, summarise
+from marigold.evaluation.evaluate import Row, evaluate, gather_rows, summarise
+from marigold.evaluation.panels import worst_and_median
 from marigold.evaluation.protocol import Benchmark, least_squares
-from marigold.evaluation.results import read_results, results, write_results
+from marigold.evaluation.result import Facts, Result, Split, make_result
 from marigold.evaluation.rows import RowStore, write_csv
-from marigold.evaluation.session import Processes, run_seed, worst_and_median
 from marigold.types import DepthSample, Prediction
 
 PROTOCOL = least_squares(
@@ -20,10 +22,10 @@ PROTOCOL = least_squares(
 )
 
 
-class Samples(list):
-    name = "made"
-    split = SplitInfo("made", "made.txt", 7, "0" * 64, None)
+FACTS = Facts("made", {"name": "p"}, Split("s", "s.txt", 7, "0" * 64, None), {}, None, {"name": "m"}, None, "c", "f")
 
+
+class Samples(list):
     @property
     def names(self):
         return [sample.name for sample in self]
@@ -38,29 +40,41 @@ def samples(n=7):
     return made
 
 
-def grey(image):
-    return Prediction(image.mean(1, keepdim=True), None, "affine_depth")
+def grey(sample):
+    return Prediction(sample.image.mean(0, keepdim=True)[None], None, "affine_depth")
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 10])
 def test_any_number_of_processes_gives_the_same_rows(world):
     data = samples()
-    alone = merge_rows([evaluate(grey, data, PROTOCOL)], 7)
-    parts = [evaluate(grey, data, PROTOCOL, rank=rank, world=world) for rank in range(world)]
+    alone = gather_rows(list(evaluate(grey, data, PROTOCOL)), 7)
+    parts = [list(evaluate(grey, data, PROTOCOL, indices=range(rank, 7, world))) for rank in range(world)]
     assert [len(part) for part in parts] == [len(range(rank, 7, world)) for rank in range(world)]
-    assert merge_rows(parts, 7) == alone
+    assert gather_rows([row for part in parts for row in part], 7) == alone
+
+
+def test_rows_come_one_by_one():
+    seen = []
+
+    def predict(sample):
+        seen.append(sample.name)
+        return grey(sample)
+
+    rows = evaluate(predict, samples(), PROTOCOL, indices=[4, 2])
+    assert (seen, next(rows).name, seen) == (["s4"], "s4", ["s4"])
+    assert [row.name for row in rows] == ["s2"]
 
 
 def test_missing_and_doubled_images_are_refused():
     rows = [Row("a", {"abs_rel": 0.1}), Row("b", {"abs_rel": 0.2})]
-    with pytest.raises(EvaluationError, match="2 images were judged, the data set lists 3"):
-        merge_rows([rows], 3)
-    with pytest.raises(EvaluationError, match=r"1 image.* more than once, first b"):
-        merge_rows([rows, rows[1:]], 3)
+    with pytest.raises(EvaluationError, match=r"2 images .* 3"):
+        gather_rows(rows, 3)
+    with pytest.raises(EvaluationError, match=r"1 image.* first b"):
+        gather_rows([*rows, rows[1]], 3)
 
 
 def test_the_mean_is_over_images_and_not_over_pixels():
-    # Image a has one judged pixel, image b has many: both count the same.
+    # Image a has one valid pixel, image b has many: both count the same.
     summary = summarise(
         [Row("x/a", {"m": 0.1}), Row("x/b", {"m": 0.4}), Row("y/c", {"m": 0.7})], {"x": "x/", "z": "z/"}
     )
@@ -71,67 +85,80 @@ def test_the_mean_is_over_images_and_not_over_pixels():
 
 
 def test_an_image_that_fails_stops_the_run_or_is_reported():
-    def sometimes(image):
-        return Prediction(grey(image).depth / (0 if torch.equal(image[0], data[3].image) else 1), None, "affine_depth")
+    def sometimes(sample):
+        return Prediction(grey(sample).depth / (0 if sample.name == "s3" else 1), None, "affine_depth")
 
     data = samples()
     with pytest.raises(EvaluationError, match=r"s3: .* not finite"):
-        evaluate(sometimes, data, PROTOCOL)
-    rows = evaluate(sometimes, data, PROTOCOL, on_error="report")
+        list(evaluate(sometimes, data, PROTOCOL))
+    rows = list(evaluate(sometimes, data, PROTOCOL, on_error="report"))
     assert [row.name for row in rows if row.error] == ["s3"]
-    content = results({"dataset": "made"}, {0: rows}, 7, None)
-    assert (content["count"], content["expected"], content["complete"]) == (6, 7, False)
-    assert content["failures"][0]["name"] == "s3"
+    result = make_result(FACTS, {0: rows}, 7, None)
+    assert (result.count, result.expected, result.complete) == (6, 7, False)
+    assert [failure.name for failure in result.failures] == ["s3"]
     with pytest.raises(EvaluationError, match="none of 1"):
         summarise([rows[3]])
 
 
 def test_an_unknown_metric_is_named():
-    with pytest.raises(EvaluationError, match=r"unknown metric.* absrel; known: abs_rel"):
-        evaluate(grey, samples(), PROTOCOL, metrics=["absrel"])
+    with pytest.raises(EvaluationError, match=r"absrel; known: abs_rel"):
+        next(evaluate(grey, samples(), PROTOCOL, metrics=["absrel"]))
 
 
-def test_a_stopped_run_goes_on_and_gives_the_same_bits(tmp_path):
-    data = samples()
-    whole = merge_rows([evaluate(grey, data, PROTOCOL)], 7)
+def test_rows_of_a_stopped_run_are_read_back_to_the_bit(tmp_path):
+    whole = list(evaluate(grey, samples(), PROTOCOL))
     store = RowStore(tmp_path, "f" * 64, rank=1)
     for row in whole[:3]:
         store.append(0, row)
     with store.path.open("ab") as file:
         file.write(b'[0, "s3", {"abs_r')  # killed in the middle of a line
     RowStore(tmp_path, "0" * 64, rank=0).append(0, Row("s5", {"abs_rel": 99.0}))  # of other settings
-    judged = []
     again = RowStore(tmp_path, "f" * 64, rank=1)
-    done = again.load()
-    rows = run_seed(
-        lambda sample: grey(sample.image[None]),
-        data,
-        PROTOCOL,
-        0,
-        done,
-        again,
-        metrics=list(whole[0].metrics),
-        processes=Processes(rank=0, world=1, gather=lambda parts: parts, wait=lambda: None),
-        on_row=lambda row: judged.append(row.name),
-        on_error="raise",
-    )
-    assert judged == ["s3", "s4", "s5", "s6"]
-    assert rows == whole
-    assert sorted(again.load().values(), key=lambda row: row.name) == whole  # the broken line cost nothing but itself
+    assert list(again.load().values()) == whole[:3]
+    for row in [*whole[3:], Row("s9", {}, "failed")]:
+        again.append(0, row)
+    # The broken line cost nothing but itself, and a failed image is tried again.
+    assert list(again.load().values()) == whole
 
 
 def test_seeds_give_mean_and_deviation(tmp_path):
     rows = {seed: [Row("a", {"m": value}), Row("b", {"m": value + 0.2})] for seed, value in ((5, 0.1), (6, 0.3))}
-    content = results({"dataset": "made"}, rows, 2, None)
-    assert content["metrics"]["m"]["mean"] == pytest.approx(0.3)
-    assert content["metrics"]["m"]["std_over_images"] == pytest.approx(0.1)
-    assert content["metrics"]["m"]["std_over_seeds"] == pytest.approx(math.sqrt(0.02))
-    assert [part["metrics"]["m"] for part in content["per_seed"]] == pytest.approx([0.2, 0.4])
-    write_results(tmp_path / "results.json", content)
-    assert read_results(tmp_path / "results.json") == content
-    (tmp_path / "other.json").write_text("{}")
-    with pytest.raises(EvaluationError, match=r"other\.json: not a results file"):
-        read_results(tmp_path / "other.json")
+    result = make_result(FACTS, rows, 2, {"only a": "a"})
+    score = result.metrics["m"]
+    assert score.mean == pytest.approx(0.3)
+    assert score.std_over_images == pytest.approx(0.1)
+    assert score.std_over_seeds == pytest.approx(math.sqrt(0.02))
+    assert [part.metrics["m"] for part in result.per_seed] == pytest.approx([0.2, 0.4])
+    assert (result.groups["only a"].count, result.groups["only a"].metrics["m"].mean) == (1, pytest.approx(0.2))
+    result.to_json(tmp_path / "results.json")
+    assert Result.from_json(tmp_path / "results.json") == result
+
+
+def test_results_of_earlier_versions_are_read_and_everything_else_is_refused(tmp_path):
+    path = tmp_path / "results.json"
+    result = make_result(FACTS, {0: [Row("a", {"m": 0.1})]}, 1, None)
+    result.to_json(path)
+    content = json.loads(path.read_text())
+    # A date, what is read, a limit and whether the list is a part of another came later.
+    early = {key: value for key, value in content.items() if key not in ("date", "reader", "limit")}
+    del early["split"]["part"]
+    path.write_text(json.dumps(early))
+    os.utime(path, (2e9, 2e9))
+    assert Result.from_json(path) == replace(result, date="2033-05-18T03:33:20.000+00:00")
+    wrong = [
+        {},
+        [],
+        3,
+        {**content, "format": 2},
+        {**content, "metrics": {"m": {"mean": "low"}}},
+        {**content, "split": 1},
+    ]
+    for other in [*(json.dumps(one) for one in wrong), json.dumps(content)[:-9], ""]:
+        path.write_text(other)
+        with pytest.raises(EvaluationError, match=r"results\.json: .*evaluate again"):
+            Result.from_json(path)
+    with pytest.raises(EvaluationError, match=r"none\.json"):
+        Result.from_json(tmp_path / "none.json")
 
 
 def test_the_csv_has_every_image_in_full_precision(tmp_path):

@@ -1,17 +1,15 @@
-"""A synthetic copy of each benchmark, in its own file formats, judged against numpy alone."""
+"""A synthetic copy of each benchmark, in its own file formats, evaluated against numpy alone."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 from PIL import Image
 
-from marigold.config import build
-from marigold.evaluation.evaluate import evaluate_samples, merge_rows, summarise
+from marigold.evaluation.evaluate import evaluate, gather_rows, summarise
 from marigold.evaluation.predictors import stored
-from marigold.evaluation.protocol import settings_for
+from marigold.evaluation_set import open_set
 from numpy_reference import line, metrics, thin_width
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -31,8 +29,8 @@ def configured(dataset, root, *overrides):
                 *overrides,
             ],
         )
-    settings = settings_for(OmegaConf.to_container(config.dataset.evaluation, resolve=True), config.protocol.name)
-    return build(config.dataset.reader), build(config.protocol, benchmark=build(OmegaConf.create(settings)))
+    chosen = open_set(config, None)
+    return chosen.samples, chosen.protocol
 
 
 def scene(rng, size, low, high):
@@ -93,9 +91,9 @@ def write_set(root, rng, lines, size, low, high, unit, ending="png"):
     return truth
 
 
-def judged(root, dataset, protocol):
-    rows = evaluate_samples(stored(root / "predictions", "affine_depth", 1.0), dataset, protocol, metrics=TEN)
-    return {row.name: row.metrics for row in merge_rows([rows], len(dataset))}
+def evaluated(root, dataset, protocol):
+    rows = evaluate(stored(root / "predictions", "affine_depth", 1.0), dataset, protocol, metrics=TEN)
+    return {row.name: row.metrics for row in gather_rows(list(rows), len(dataset))}
 
 
 def assert_same(rows, expected):
@@ -121,7 +119,7 @@ def test_nyu_and_scannet(tmp_path, dataset):
         aligned = line(pred, depth, valid)
         assert aligned[valid].min() < 1e-3  # otherwise the clip is not tested
         expected[name] = metrics(np.clip(aligned, 1e-3, 10), depth, valid)
-    assert_same(judged(tmp_path, *configured(dataset, tmp_path)), expected)
+    assert_same(evaluated(tmp_path, *configured(dataset, tmp_path)), expected)
 
 
 @pytest.mark.parametrize(("crop", "rows"), [("eigen", (117, 321)), ("garg", (143, 349))])
@@ -141,7 +139,9 @@ def test_kitti_crops_apply_after_the_benchmark_crop(tmp_path, crop, rows):
     overrides = () if crop == "eigen" else (f"dataset.evaluation.crop_rows=[{rows[0]},{rows[1]}]",)
     dataset, protocol = configured("kitti", tmp_path, *overrides)
     assert dataset.names == ["d/0000.png"]  # the line without ground truth does not count
-    assert_same(judged(tmp_path, dataset, protocol), {"d/0000.png": metrics(np.clip(aligned, 1e-5, 80), depth, valid)})
+    assert_same(
+        evaluated(tmp_path, dataset, protocol), {"d/0000.png": metrics(np.clip(aligned, 1e-5, 80), depth, valid)}
+    )
 
 
 @pytest.mark.parametrize(
@@ -168,10 +168,10 @@ def test_eth3d_fits_on_every_row_but_a_thinned_width(tmp_path, size, longest):
         f"dataset.reader.image_size=[{size[0]},{size[1]}]",
         f"dataset.evaluation.alignment_max_resolution={longest}",
     )
-    assert_same(judged(tmp_path, *configured("eth3d", tmp_path, *overrides)), {name: expected})
+    assert_same(evaluated(tmp_path, *configured("eth3d", tmp_path, *overrides)), {name: expected})
 
 
-def test_diode_is_judged_where_its_mask_says_and_in_two_groups(tmp_path):
+def test_diode_is_evaluated_where_its_mask_says_and_in_two_groups(tmp_path):
     rng = np.random.default_rng(6)
     lines = [
         f"{kind}/s/{k}.png {kind}/s/{k}_depth.npy {kind}/s/{k}_depth_mask.npy"
@@ -186,9 +186,9 @@ def test_diode_is_judged_where_its_mask_says_and_in_two_groups(tmp_path):
         aligned = line(np.load(tmp_path / "predictions" / Path(name).with_suffix(".npy")), depth, valid)
         expected[name] = metrics(np.clip(aligned, 0.6, 350), depth, valid)
     dataset, protocol = configured("diode", tmp_path)
-    assert_same(judged(tmp_path, dataset, protocol), expected)
-    rows = evaluate_samples(stored(tmp_path / "predictions", "affine_depth", 1.0), dataset, protocol, metrics=TEN)
-    groups = summarise(rows, protocol.benchmark.groups).groups
+    assert_same(evaluated(tmp_path, dataset, protocol), expected)
+    rows = evaluate(stored(tmp_path / "predictions", "affine_depth", 1.0), dataset, protocol, metrics=TEN)
+    groups = summarise(list(rows), protocol.benchmark.groups).groups
     for label, kind in (("indoor", "indoors"), ("outdoor", "outdoor")):
         mean = np.mean([values["abs_rel"] for name, values in expected.items() if name.startswith(kind)])
         assert groups[label].count == 2

@@ -62,7 +62,7 @@ def workplace(tmp_path_factory):
     return root
 
 
-def test_one_command_judges_five_benchmarks_the_same_with_one_process_and_two(workplace, checkpoint):
+def test_one_command_evaluates_five_benchmarks_the_same_with_one_process_and_two(workplace, checkpoint):
     launchers = {
         "one": (sys.executable,),
         "two": (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"),
@@ -96,13 +96,13 @@ def test_one_command_judges_five_benchmarks_the_same_with_one_process_and_two(wo
     assert all(f"- `one/{dataset}-marigold-" in table for dataset in BENCHMARKS)  # `two` is newer
 
 
-def test_one_command_judges_the_views_of_moge(workplace):
+def test_one_command_evaluates_the_views_of_moge(workplace):
     views = {"nyu": [480, 640], "scannet": [480, 640], "kitti": [375, 750], "diode": [768, 1024]}
     views["eth3d"] = [1365, 2048]
-    chosen = [f"dataset={','.join(BENCHMARKS)}", "protocol=moge", "predictor=judged:red", "space=affine_depth"]
+    chosen = [f"dataset={','.join(BENCHMARKS)}", "protocol=moge", "predictor=red_depth:red", "space=affine_depth"]
     chosen += ["device=cpu", "output=moge", "panel.worst=1", "panel.median=0"]
-    # A model that says of which size the photo is that it sees.
-    (workplace / "judged.py").write_text(
+    # A model that says which size the image has that it sees.
+    (workplace / "red_depth.py").write_text(
         "def red(image):\n"
         "    with open('sizes.txt', 'a') as file:\n"
         "        print(*image.shape[-2:], file=file)\n"

@@ -12,26 +12,30 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from marigold.evaluation.report import Entry, single_table
+from marigold.evaluation.result import Facts, Result, Score, Split
 from marigold.evaluation.table import collect, ranks, to_csv, to_html, to_latex, to_markdown
-from table import run
+from marigold.report import run
 
 
 def content(
-    dataset, abs_rel, delta1, protocol="marigold", complete=True, official=True, name="my_model", limit=None, day=1
+    dataset,
+    abs_rel,
+    delta1,
+    protocol="marigold",
+    complete=True,
+    official=True,
+    name="my_model",
+    limit=None,
+    day=1,
+    ensemble_size=10,
 ):
-    return {
-        "date": f"2026-01-{day:02d}T12:00:00+00:00",
-        "dataset": dataset,
-        "protocol": {"name": protocol},
-        "split": {"official": official, "count": 654},
-        "limit": limit,
-        "predictor": {"name": name},
-        "sampler": {"steps": 1, "ensemble_size": 10},
-        "count": 654 if complete else 650,
-        "expected": 654,
-        "complete": complete,
-        "metrics": {"abs_rel": {"mean": abs_rel}, "delta1": {"mean": delta1}},
-    }
+    count = 654 if complete else 650
+    split = Split("test", "test.txt", 654, "0" * 64, official)
+    sampler = {"steps": 1, "ensemble_size": ensemble_size}
+    facts = Facts(dataset, {"name": protocol}, split, {}, limit, {"name": name}, sampler, "commit", "fingerprint")
+    metrics = {"abs_rel": Score(abs_rel, 0.0, None), "delta1": Score(delta1, 0.0, None)}
+    date = f"2026-01-{day:02d}T12:00:00+00:00"
+    return Result(date, facts, (0,), count, 654, complete, metrics, {}, (), ())
 
 
 def in_folders(*contents):
@@ -112,7 +116,7 @@ def test_csv_has_a_line_per_row_and_data_set_in_full_precision():
 def test_of_two_results_for_one_cell_one_counts_and_the_other_is_listed(results, counted, reason):
     tables = collect({**in_folders(*results), "other": content("nyu", 0.1, 0.9, "disparity")}, False)
     (row, _), *more = tables[0].rows
-    assert (row.values["nyu"][0], more) == (pytest.approx(100 * results[counted]["metrics"]["abs_rel"]["mean"]), [])
+    assert (row.values["nyu"][0], more) == (pytest.approx(100 * results[counted].metrics["abs_rel"].mean), [])
     line = f"my_model 1 x 10 on nyu: runs/{counted} {reason}"
     assert tables[0].superseded == {f"runs/{1 - counted}": line}
     assert tables[1].superseded == {}
@@ -123,12 +127,13 @@ def test_of_two_results_for_one_cell_one_counts_and_the_other_is_listed(results,
 def test_a_set_that_was_evaluated_twice_is_in_the_table_once(tmp_path, capsys):
     # Without a date, as results were written before: the file's counts.
     for folder, abs_rel, time in (("a", 0.1, 2e9), ("b", 0.2, 1e9)):
-        (tmp_path / folder).mkdir()
-        result = {**content("nyu", abs_rel, 0.9), "format": 1}
-        del result["date"]
-        (tmp_path / folder / "results.json").write_text(json.dumps(result))
+        path = tmp_path / folder / "results.json"
+        content("nyu", abs_rel, 0.9).to_json(path)
+        path.write_text(
+            json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key != "date"})
+        )
         Image.new("RGB", (1, 1)).save(tmp_path / folder / "panel.png")
-        os.utime(tmp_path / folder / "results.json", (time, time))
+        os.utime(path, (time, time))
     run(OmegaConf.create({"results": [str(tmp_path)], "published": False, "output": str(tmp_path / "page")}))
     printed = capsys.readouterr().out
     assert "10.00" in printed
@@ -164,9 +169,7 @@ def test_html_is_one_well_formed_file_and_latex_is_escaped(tmp_path):
 def test_the_page_has_the_panel_of_every_result_also_of_those_of_one_name(tmp_path):
     for size in (1, 10):
         folder = tmp_path / f"size_{size}"
-        folder.mkdir()
-        result = {**content("nyu", 0.1 / size, 0.9), "format": 1, "sampler": {"steps": 1, "ensemble_size": size}}
-        (folder / "results.json").write_text(json.dumps(result))
+        content("nyu", 0.1 / size, 0.9, ensemble_size=size).to_json(folder / "results.json")
         Image.new("RGB", (size, 1)).save(folder / "panel.png")
     settings = {"results": [str(tmp_path)], "published": False, "output": str(tmp_path / "page")}
     run(OmegaConf.create(settings))

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from marigold import train
 from marigold.cache_latents import run as cache_latents
 from marigold.cli import launch
-from marigold.data.files import LOCK, FolderInUse
+from marigold.files import LOCK, FolderInUse
 from marigold.inputs import run_folder
 from marigold.model.base import ModelConfig
 from marigold.train import run

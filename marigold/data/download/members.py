@@ -14,9 +14,9 @@ from pathlib import Path, PurePosixPath
 from marigold.data.download.http import Client, Network
 from marigold.data.download.run import Report, bar, require_room, side_by_side
 from marigold.data.errors import DataError
-from marigold.data.files import write_atomically
 from marigold.data.preparation.runner import free_space
 from marigold.data.splits import evenly_spaced
+from marigold.files import write_atomically
 
 _TAIL = 1 << 20  # fetched first: the directory of about 8,000 members fits
 _AHEAD = 1 << 16  # least that is fetched where no member is announced

@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 from marigold.data.download.http import Client, Patience, TransientError, Version
 from marigold.data.errors import DataError
-from marigold.data.files import write_atomically
+from marigold.files import write_atomically
 
 Progress = Callable[[int], object]  # called with the number of bytes that came, below 0 if they are thrown away
 

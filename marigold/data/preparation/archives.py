@@ -11,7 +11,7 @@ from pathlib import Path
 
 from marigold.data.errors import DataError
 from marigold.data.preparation.images import link_archive
-from marigold.data.preparation.runner import Summary, free_space, write_list
+from marigold.data.preparation.runner import PreparationSummary, free_space, write_list
 from marigold.data.preparation.taken_over import PlannedList
 from marigold.data.splits import KNOWN_SPLITS, canonical_sha256
 from marigold.data.storage import ARCHIVE_SUFFIXES, open_storage
@@ -97,7 +97,7 @@ def diode_lists(names: Iterable[str]) -> list[PlannedList]:
 
 def list_archive(
     archive: str, out: str, rule: Callable[[Iterable[str]], Sequence[PlannedList]], dry_run: bool
-) -> Summary:
+) -> PreparationSummary:
     """Link an archive into `out` and write its lists; unpacked, as a folder, it is `out` itself.
 
     Raises DataError if a listed file is not in it, or if it has none of the set's files.
@@ -118,7 +118,9 @@ def list_archive(
     if missing:
         raise DataError(f"{archive}: {len(missing):,} listed file(s) are not in it: {', '.join(missing[:10])}")
     images = len({line.split()[0] for line in listed})
-    summary = Summary(target, dry_run, images, 0, 0, 0, free_space(target), note=f"read in place: {archive}")
+    summary = PreparationSummary(
+        target, dry_run, images, 0, 0, 0, free_space(target), note=f"read in place: {archive}"
+    )
     if dry_run:
         return summary
     if not source.is_dir():

@@ -23,7 +23,7 @@ from marigold.data.preparation.archives import (
     scannet_lists,
 )
 from marigold.data.preparation.images import raw_folder, take_over, write_file
-from marigold.data.preparation.runner import RunOptions, Summary, run
+from marigold.data.preparation.runner import PreparationSummary, RunOptions, run
 from marigold.data.preparation.taken_over import PlannedList, TakenOver
 from marigold.data.splits import read_split
 from marigold.data.storage import FolderStorage
@@ -55,7 +55,7 @@ def prepare_kitti(
     split: str,
     split_list: str | None,
     annotated: str,
-) -> Summary:
+) -> PreparationSummary:
     """Link the photos of the raw drives and the annotated depth that `split_list` names.
 
     raw: holds {date}/{drive}/image_02. annotated: the unpacked data_depth_annotated, whose train/ and val/
@@ -71,7 +71,9 @@ def prepare_kitti(
     return run(job, RunOptions(workers, dry_run, max_broken))
 
 
-def prepare_eth3d(raw: str, out: str, workers: int, dry_run: bool, max_broken: float, archive: str | None) -> Summary:
+def prepare_eth3d(
+    raw: str, out: str, workers: int, dry_run: bool, max_broken: float, archive: str | None
+) -> PreparationSummary:
     """Link the photos and depth of the 13 training scenes, unpacked into `raw`, one folder a scene."""
     if archive is not None:
         return list_archive(archive, out, eth3d_lists, dry_run)
@@ -88,7 +90,9 @@ def prepare_eth3d(raw: str, out: str, workers: int, dry_run: bool, max_broken: f
     return run(TakenOver("eth3d", Path(out), eth3d_lists(names), places), RunOptions(workers, dry_run, max_broken))
 
 
-def prepare_diode(raw: str, out: str, workers: int, dry_run: bool, max_broken: float, archive: str | None) -> Summary:
+def prepare_diode(
+    raw: str, out: str, workers: int, dry_run: bool, max_broken: float, archive: str | None
+) -> PreparationSummary:
     """Link the unpacked val/ folder, which holds indoors/ and outdoor/; `raw` is it or holds it."""
     if archive is not None:
         return list_archive(archive, out, diode_lists, dry_run)
@@ -110,7 +114,7 @@ def prepare_scannet(
     split_list: str | None,
     photo_size: tuple[int, int],
     jpeg_quality: int,
-) -> Summary:
+) -> PreparationSummary:
     """Link the depth of scannet_frames_25k and shrink its photos to the depth's size.
 
     photo_size: (height, width). The 800 frames were drawn at random: a list or an archive must name them.

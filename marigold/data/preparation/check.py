@@ -11,8 +11,8 @@ from tqdm import tqdm
 
 from marigold.data.base import DepthDataset
 from marigold.data.errors import DataError
-from marigold.data.files import write_atomically
 from marigold.data.splits import SplitInfo
+from marigold.files import write_atomically
 
 _SHOWN = 10  # offenders of each reason in the text; the report has them all
 

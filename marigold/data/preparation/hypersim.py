@@ -15,7 +15,6 @@ import numpy as np
 
 from marigold.data.decode import decode_hdf5
 from marigold.data.errors import DataError
-from marigold.data.files import write_atomically
 from marigold.data.preparation.hypersim_recipe import (
     NOT_AN_OBJECT,
     SPLITS,
@@ -27,8 +26,9 @@ from marigold.data.preparation.hypersim_recipe import (
 )
 from marigold.data.preparation.images import encode_png, to_millimetres, write_file
 from marigold.data.preparation.journal import Outcome
-from marigold.data.preparation.runner import ListResult, RunOptions, Summary, run, write_list
+from marigold.data.preparation.runner import ListResult, PreparationSummary, RunOptions, run, write_list
 from marigold.data.storage import FolderStorage, Storage, open_storage
+from marigold.files import write_atomically
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def prepare_hypersim(
     max_invalid_splits: list[str],
     depth_range_of_known: bool,
     official: str | None,
-) -> Summary:
+) -> PreparationSummary:
     """Convert the frames of `raw` (scene folders, or the publisher's zips) that `split_csv` releases.
 
     `camera_csv`: the publisher's metadata_camera_parameters.csv for each scene's own camera, or None for the one

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from marigold.data.errors import DataError, MissingDataError
-from marigold.data.files import atomic_file, write_atomically
+from marigold.files import atomic_file, write_atomically
 
 
 def encode_png(pixels: np.ndarray, compress_level: int) -> bytes:

@@ -14,7 +14,7 @@ from marigold.data.errors import DataError
 from marigold.data.preparation.archives import list_archive, nyu_lists
 from marigold.data.preparation.images import encode_png, raw_folder, to_millimetres, write_file
 from marigold.data.preparation.journal import Outcome
-from marigold.data.preparation.runner import ListResult, RunOptions, Summary, run, write_list
+from marigold.data.preparation.runner import ListResult, PreparationSummary, RunOptions, run, write_list
 
 LABELED, SPLITS = "nyu_depth_v2_labeled.mat", "splits.mat"
 
@@ -27,7 +27,7 @@ def prepare_nyu(
     max_broken: float,
     archive: str | None,
     png_compress_level: int,
-) -> Summary:
+) -> PreparationSummary:
     """Convert `raw`/nyu_depth_v2_labeled.mat, split by `raw`/splits.mat; or list a published `archive`."""
     if archive is not None:
         return list_archive(archive, out, nyu_lists, dry_run)

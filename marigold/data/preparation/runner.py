@@ -14,9 +14,9 @@ from typing import Protocol, runtime_checkable
 from tqdm import tqdm
 
 from marigold.data.errors import DataError
-from marigold.data.files import remove_partial_files, write_atomically
 from marigold.data.preparation.journal import Journal, Outcome
 from marigold.data.splits import SplitInfo, describe_split, evenly_spaced
+from marigold.files import remove_partial_files, write_atomically
 
 _PROBES = 4  # images converted for the estimate of the disk need
 _MAX_AHEAD = 8  # tasks per worker handed out before their results are fetched
@@ -68,7 +68,7 @@ class RunOptions:
 
 
 @dataclass(frozen=True)
-class Summary:
+class PreparationSummary:
     """What a run did, or with `dry_run` would do. Sizes in bytes; `needed` is an estimate.
 
     note: what a person should know of how it was made.
@@ -109,7 +109,7 @@ class Summary:
         return "\n".join(lines)
 
 
-def run(preparation: Preparation, options: RunOptions) -> Summary:
+def run(preparation: Preparation, options: RunOptions) -> PreparationSummary:
     """Convert what is not yet converted, then write the lists.
 
     A broken item is named in `out/broken.txt`, counted and left out. Raises DataError if more than
@@ -126,7 +126,7 @@ def run(preparation: Preparation, options: RunOptions) -> Summary:
     free = free_space(preparation.out)
     needed = _estimate(preparation, todo) if options.dry_run or len(todo) > 16 * _PROBES else 0
     if options.dry_run:
-        return Summary(preparation.out, True, len(items), len(done), 0, needed, free)
+        return PreparationSummary(preparation.out, True, len(items), len(done), 0, needed, free)
     if needed > free:
         raise DataError(f"{preparation.out}: about {_gib(needed)} are needed and {_gib(free)} are free")
 
@@ -151,7 +151,7 @@ def run(preparation: Preparation, options: RunOptions) -> Summary:
     in_order = {item: done[item] for item in items if item in done}
     written = sum(done[item].written for item in todo if item in done)
     lists = preparation.finish(in_order)
-    return Summary(preparation.out, False, len(items), already, written, needed, free, broken, lists)
+    return PreparationSummary(preparation.out, False, len(items), already, written, needed, free, broken, lists)
 
 
 def free_space(out: Path) -> int:

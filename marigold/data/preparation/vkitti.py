@@ -3,14 +3,14 @@
 from pathlib import Path
 
 from marigold.data.preparation.images import link_archive
-from marigold.data.preparation.runner import Summary, free_space, report_broken, write_list
+from marigold.data.preparation.runner import PreparationSummary, free_space, report_broken, write_list
 from marigold.data.splits import VKITTI_SPLITS, vkitti_lines
 from marigold.data.training_sets import VKITTI_ARCHIVES, open_vkitti
 
 
 def prepare_vkitti(
     raw: str, out: str, dry_run: bool, max_broken: float, last_frames: dict[str, int] | None
-) -> Summary:
+) -> PreparationSummary:
     """Write the lists of the rule, with every listed file in the tars (or folders rgb/ and depth/) of `raw`.
 
     last_frames: the scenes' last frames where they are not the published ones, for a set of the same layout.
@@ -26,7 +26,7 @@ def prepare_vkitti(
     }
     target = Path(out)
     if dry_run:
-        return Summary(target, True, len(listed), 0, 0, 0, free_space(target), missing)
+        return PreparationSummary(target, True, len(listed), 0, 0, 0, free_space(target), missing)
     target.mkdir(parents=True, exist_ok=True)
     report_broken(target, missing, len(listed), max_broken)
     for part, archive in VKITTI_ARCHIVES.items():
@@ -38,4 +38,4 @@ def prepare_vkitti(
         dropped = {"missing": len(lines) - len(kept)} if len(kept) < len(lines) else {}
         official = f"vkitti/{split}" if last_frames is None else None
         results.append(write_list(target / f"filename_list_{split}.txt", kept, official, dropped))
-    return Summary(target, False, len(listed), 0, 0, 0, free_space(target), missing, results)
+    return PreparationSummary(target, False, len(listed), 0, 0, 0, free_space(target), missing, results)

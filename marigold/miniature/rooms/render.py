@@ -44,7 +44,7 @@ class Scene:
 
 
 @dataclass(frozen=True)
-class Camera:
+class View:
     """A pinhole: focal length in pixels, principal point in the image centre, no roll."""
 
     position: tuple[float, float, float]
@@ -64,7 +64,7 @@ class Rendering:
     entity: NDArray[np.int32]
 
 
-def rays(camera: Camera, height: int, width: int, oversampling: int) -> tuple[Array, Array]:
+def rays(camera: View, height: int, width: int, oversampling: int) -> tuple[Array, Array]:
     """Directions (3, N) whose length is 1 in planar depth, and their Euclidean lengths (N,)."""
     step = np.float32(1 / (oversampling * camera.focal))
     x = (np.arange(width * oversampling, dtype=np.float32) - np.float32((width * oversampling - 1) / 2)) * step
@@ -76,7 +76,7 @@ def rays(camera: Camera, height: int, width: int, oversampling: int) -> tuple[Ar
     return direction, np.sqrt(x * x + y * y + 1)
 
 
-def render(scene: Scene, camera: Camera, height: int, width: int, oversampling: int = 2) -> Rendering:
+def render(scene: Scene, camera: View, height: int, width: int, oversampling: int = 2) -> Rendering:
     """Render one view: depth and colour at the pixel centre, and where the colour or the solid changes from a pixel
     to its neighbour the colour averaged over `oversampling`^2 rays instead."""
     shape = (height, width)

@@ -12,10 +12,10 @@ from marigold.miniature.rooms.render import (
     PLAIN,
     STRIPES,
     TILES,
-    Camera,
     Light,
     Material,
     Scene,
+    View,
     render,
 )
 
@@ -268,7 +268,7 @@ def _car(builder: Builder, x: float, z: float) -> None:
     place(builder, (x, z), rotation(builder.between(-0.03, 0.03)), [*parts, *wheels])
 
 
-def camera_in_room(rng: np.random.Generator, scene: Scene, half: Point, focal: float) -> Camera:
+def camera_in_room(rng: np.random.Generator, scene: Scene, half: Point, focal: float) -> View:
     """A view that is neither inside a thing nor right in front of one."""
     a, h, b = half
     for _ in range(40):
@@ -279,26 +279,26 @@ def camera_in_room(rng: np.random.Generator, scene: Scene, half: Point, focal: f
         turn = rotation(float(2 * rng.random() - 1) * 0.35)
         c, s = -z / length, -x / length
         yaw = (c * turn[0] - s * turn[1], s * turn[0] + c * turn[1])
-        camera = Camera((x, min(height, 2 * h - 0.3), z), yaw, rotation(float(-0.16 + 0.2 * rng.random())), focal)
+        camera = View((x, min(height, 2 * h - 0.3), z), yaw, rotation(float(-0.16 + 0.2 * rng.random())), focal)
         if _is_clear(scene, camera, nearest=0.35, middle=1.2):
             return camera
     raise ValueError("no free view in this room: the furniture leaves no place for a camera")
 
 
-def camera_in_street(rng: np.random.Generator, scene: Scene, half: Point, focal: float) -> Camera:
+def camera_in_street(rng: np.random.Generator, scene: Scene, half: Point, focal: float) -> View:
     """A driver's view along the road."""
     for _ in range(40):
         x = float(2 * rng.random() - 1) * half[0]
         yaw = rotation(float(2 * rng.random() - 1) * 0.12)
         pitch = rotation(float(2 * rng.random() - 1) * 0.03)
-        camera = Camera((x, float(1.3 + 0.6 * rng.random()), float(rng.random()) * half[2]), yaw, pitch, focal)
+        camera = View((x, float(1.3 + 0.6 * rng.random()), float(rng.random()) * half[2]), yaw, pitch, focal)
         if _is_clear(scene, camera, nearest=1.2, middle=4.0):
             return camera
     raise ValueError("no free view in this street: cars stand everywhere")
 
 
-def _is_clear(scene: Scene, camera: Camera, nearest: float, middle: float) -> bool:
-    small = Camera(camera.position, camera.yaw, camera.pitch, focal=16 * 0.866)
+def _is_clear(scene: Scene, camera: View, nearest: float, middle: float) -> bool:
+    small = View(camera.position, camera.yaw, camera.pitch, focal=16 * 0.866)
     bare = Scene(scene.solids, scene.materials, [], scene.ambient, scene.sky, 0.0)
     depth = render(bare, small, 12, 16, oversampling=1).depth
     known = depth[depth > 0]

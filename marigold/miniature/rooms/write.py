@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
+from marigold.files import write_atomically
 from marigold.miniature.rooms.render import Rendering, render
 from marigold.miniature.rooms.scenes import camera_in_room, camera_in_street, garden, room, street
 
@@ -88,9 +89,9 @@ def write_rooms(*, out: str, workers: int, size: RoomsSize) -> dict[str, int]:
         lines[part] += written
     _write_hypersim_csv(root / "hypersim_raw", lines)
     for part in ("vkitti/train", "vkitti/val", "nyu/test"):
-        _write(root / f"{part}.txt", "".join(f"{line}\n" for line in lines[part]).encode())
+        write_atomically(root / f"{part}.txt", "".join(f"{line}\n" for line in lines[part]).encode())
     frames = {part: len(written) for part, written in lines.items()}
-    _write(manifest, json.dumps({**wanted, "frames": frames}, indent=1).encode())
+    write_atomically(manifest, json.dumps({**wanted, "frames": frames}, indent=1).encode())
     return frames
 
 
@@ -195,25 +196,17 @@ def _write_hypersim_csv(folder: Path, lines: dict[str, list[str]]) -> None:
     for split in ("train", "val"):
         for line in lines[f"hypersim/{split}"]:
             writer.writerow([*line.split(), "True", "", split])
-    _write(folder / "metadata_images_split_scene_v1.csv", buffer.getvalue().encode())
+    write_atomically(folder / "metadata_images_split_scene_v1.csv", buffer.getvalue().encode())
 
 
 def _write_h5(path: Path, array: NDArray[Any]) -> None:
     buffer = io.BytesIO()
     with h5py.File(buffer, "w") as file:
         file.create_dataset("dataset", data=array, compression="gzip", compression_opts=1)
-    _write(path, buffer.getvalue())
+    write_atomically(path, buffer.getvalue())
 
 
 def _write_image(path: Path, pixels: NDArray[Any], kind: str, **options: int) -> None:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, kind, **options)
-    _write(path, buffer.getvalue())
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Whole or not at all: a killed run leaves no half file under a final name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(content)
-    partial.replace(path)
+    write_atomically(path, buffer.getvalue())

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from marigold.data.errors import DataError
-from marigold.data.files import atomic_file, write_atomically
 from marigold.data.preparation.images import write_file
 from marigold.data.preparation.journal import Outcome
 from marigold.data.preparation.runner import ListResult, RunOptions, run, write_list
+from marigold.files import atomic_file, write_atomically
 
 
 class Numbers:

@@ -1,0 +1,63 @@
+"""An evaluation's AbsRel beside that of predictions without any structure, on the same pixels of the same images."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+
+from marigold.evaluation.errors import EvaluationError
+from marigold.evaluation.evaluate import evaluate, gather_rows, summarise
+from marigold.evaluation.fits import BestConstant
+from marigold.evaluation.result import Result
+from marigold.evaluation_set import EvaluationSet, open_set
+from marigold.identity import differences, listed
+from marigold.types import DepthSample, Prediction
+
+
+def run(config: DictConfig) -> None:
+    """Print the result's AbsRel, that of two constants with the ratios, and where the panel is.
+
+    Raises EvaluationError for a result on other pixels than the configuration's.
+    """
+    folder = Path(config.results)
+    result = Result.from_json(folder / "results.json")
+    chosen = open_set(config, result.facts.limit)
+    require_same_pixels(result, chosen, folder / "results.json")
+    samples, protocol = chosen.samples, chosen.protocol
+    ours = result.metrics["abs_rel"].mean
+    lines = [f"AbsRel {ours:.4f}"]
+    for what, fitted in (
+        ("a constant, aligned by least squares like every prediction", protocol),
+        (
+            "the best constant, chosen per image for AbsRel with the ground truth",
+            replace(protocol, fit=BestConstant()),
+        ),
+    ):
+        rows = gather_rows(list(evaluate(constant, samples, fitted, metrics=["abs_rel"])), len(samples))
+        mean = summarise(rows).metrics["abs_rel"].mean
+        lines.append(f"{what}: {mean:.4f}, ratio {ours / mean:.3f}")
+    print("\n".join([*lines, f"panel: {folder / 'panel.png'}"]))
+
+
+def constant(sample: DepthSample) -> Prediction:
+    """The same depth everywhere; the fit makes another one of it."""
+    return Prediction(torch.full_like(sample.depth[None], 0.5), None, "affine_depth")
+
+
+def require_same_pixels(result: Result, chosen: EvaluationSet, path: Path) -> None:
+    """Raise EvaluationError if a result was measured on other pixels, or under a fit that is not of depth."""
+    name, protocol = chosen.samples.name, chosen.protocol.describe()
+    if result.facts.split.sha256 != chosen.samples.split.sha256:
+        raise EvaluationError(f"{path} was made on another split than dataset {name}")
+    if result.facts.protocol != json.loads(json.dumps(protocol)):
+        raise EvaluationError(f"{path} was made under another protocol")
+    different = differences(result.facts.reader, chosen.reader)
+    if different:
+        read = listed(different, "the result", "here")
+        raise EvaluationError(f"{path}: its data were read otherwise ({read}); evaluate again")
+    if getattr(chosen.protocol.fit, "quantity", None) != "depth":
+        raise EvaluationError(
+            f"protocol '{chosen.protocol.name}': a constant is compared under least squares of depth only"
+        )
