@@ -20,7 +20,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from cache_latents import run as cache_latents
+from marigold.cache_latents import run as cache_latents
 from marigold.config import build
 from marigold.inputs import Settings, load_inputs, mixture_dataset
 from marigold.miniature.rooms import write_rooms

@@ -84,29 +84,30 @@ def launch(name: str) -> NoReturn:
     verb = VERBS[name]
     words = ["action=check" if name == "prepare" and word == "check" else word for word in sys.argv[1:]]
     refuse_retired(words)
-    codes: list[int] = []
+    codes: dict[str, int] = {}  # of each job, by its overrides
 
     def job(config: DictConfig) -> None:
-        codes.append(run_job(verb, config))
+        codes[" ".join(HydraConfig.get().overrides.task)] = run_job(verb, config)
 
     with tempfile.TemporaryDirectory() as scratch:
         sys.argv[1:] = hydra_words(words, scratch)
         hydra.main(version_base="1.3", config_path=str(installed("configs")), config_name=verb.config)(job)()
-    sys.exit(max(codes, default=0))
+    failed = [overrides for overrides, code in codes.items() if code]
+    if failed and len(codes) > 1:
+        print(f"error: {len(failed)} job(s) failed:", *failed, sep="\n  ", file=sys.stderr)
+    sys.exit(max(codes.values(), default=0))
 
 
 def run_job(verb: Verb, config: DictConfig) -> int:
     """One job's exit code; what the user can mend is one message on stderr."""
-    several = HydraConfig.get().mode == RunMode.MULTIRUN
     try:
         code = verb.incomplete if importlib.import_module(verb.module).run(config) is False else 0
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         code = verb.error
-    if code and several:
-        print(f"failed: {' '.join(HydraConfig.get().overrides.task)}", file=sys.stderr)
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            sys.exit(code)  # the other processes may still be at this job
+    together = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if code and together and HydraConfig.get().mode == RunMode.MULTIRUN:
+        sys.exit(code)  # the other processes may still be at this job
     return code
 
 
