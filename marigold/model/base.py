@@ -96,7 +96,7 @@ def base_identity(backbone: Backbone) -> str:
         config = module.config if isinstance(module.config, Mapping) else module.config.to_dict()
         # Private keys say which library and path the configuration came from.
         public = {key: value for key, value in config.items() if not key.startswith("_")}
-        versions = ("transformers_version", "dtype", "torch_dtype")
+        versions = ("transformers_version", "architectures", "dtype", "torch_dtype")  # known once it was saved
         shape = {key: value for key, value in public.items() if key not in versions}
         digest.update(json.dumps(shape, sort_keys=True, default=str).encode())
         _update(digest, module)

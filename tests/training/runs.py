@@ -3,6 +3,9 @@
 import json
 from pathlib import Path
 
+from marigold.miniature.random_base import SIZES, build_components
+from marigold.model.backbone import Backbone
+
 TIMED = ("images_per_second", "data_wait_share")
 
 
@@ -31,3 +34,8 @@ def assert_same_end(one: Path, two: Path) -> None:
     assert figures(one) == figures(two)
     for name in ("best", "final"):
         assert files(one / name) == files(two / name), name
+
+
+def made_base() -> Backbone:
+    """The base of the fixtures, made instead of loaded: a value of model.maker."""
+    return build_components(0, *SIZES["tiny"])

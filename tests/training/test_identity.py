@@ -161,6 +161,7 @@ GROUPS = {
     ],
     "words": lambda tmp, data, base: words(tmp),
     "validation": lambda tmp, data, base: validation(base),
+    "maker": lambda tmp, data, base: ["model.maker=runs.made_base"],
     "pace": lambda tmp, data, base: [
         *("train.steps=3", "train.log_every=1", "train.checkpoint_every=1", "train.validate_every=1"),
         *("train.keep_checkpoints=3", "train.verify_checkpoints=true", "train.workers=1", "train.time_limit=1.0"),
