@@ -21,7 +21,7 @@ export OMP_WAIT_POLICY := PASSIVE
 export MALLOC_TRIM_THRESHOLD_ := 1000000000
 export MALLOC_MMAP_THRESHOLD_ := 1000000000
 
-.PHONY: quickstart data test lint format clean
+.PHONY: quickstart data test lint format constraints clean
 
 quickstart: data
 	$(LAUNCH) scripts/train.py +exp=$(EXP) device=$(DEVICE) run_dir=$(RUN_DIR) $(TRAIN)
@@ -33,20 +33,27 @@ data: .venv/installed
 	$(RUN) scripts/prepare.py dataset=hypersim raw=$(ROOMS)/hypersim_raw out=$(ROOMS)/hypersim workers=$(WORKERS) prepare.official=null
 	$(LAUNCH) scripts/cache_latents.py +exp=$(EXP) device=$(DEVICE)
 
-test: .venv/installed
+test: .venv/developed
 	$(BIN)/pytest
 
-lint: .venv/installed
+lint: .venv/developed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-format: .venv/installed
+format: .venv/developed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+constraints: .venv/developed
+	$(RUN) scripts/constraints.py
+
 .venv/installed: pyproject.toml constraints.txt
 	test -x $(RUN) || $(PYTHON) -m venv .venv
+	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+.venv/developed: .venv/installed
 	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
 

@@ -15,7 +15,7 @@ import tarfile
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -111,7 +111,7 @@ def hypersim(root: Path, lines: Path) -> Hypersim:
     return Hypersim(name="pairs", root=str(root), split_list=str(lines), min_depth=1e-5, max_depth=65.0)
 
 
-def sources(roots: dict[str, Path]) -> dict[str, ExampleSource]:
+def sources(roots: dict[str, Path]) -> dict[str, PixelExamples]:
     transform = Transform(TRAINED, False, 0.02)
     found = {}
     for name, root in roots.items():
@@ -125,7 +125,7 @@ def cached(folder: Path) -> LatentCache:
     count, stamp = 512, {"made by": "benchmark"}
     rng = torch.Generator().manual_seed(0)
 
-    def encode(indices, flips) -> LatentBatch:
+    def encode(indices: Sequence[int], flips: Sequence[bool]) -> LatentBatch:
         shape = (len(indices), 4, *LATENT)
         valid = torch.ones(len(indices), 1, *LATENT, dtype=torch.bool)
         return LatentBatch((), torch.randn(shape, generator=rng), torch.randn(shape, generator=rng), valid)

@@ -70,10 +70,10 @@ def _ours(pred: Tensor, target: Tensor, valid: Tensor) -> list[float]:
 
 def _plain(pred: Tensor, target: Tensor, valid: Tensor) -> list[float]:
     """What evaluation scripts usually do: a two-column matrix, then every metric by itself on the masked arrays."""
-    pred, target, valid = (tensor[0, 0].numpy() for tensor in (pred, target, valid))
-    matrix = np.stack([pred[valid], np.ones_like(pred[valid])], axis=1)
-    scale, shift = np.linalg.lstsq(matrix, target[valid], rcond=None)[0]
-    aligned = np.clip(pred * scale + shift, NEAREST, None)
+    predicted, truth, known = (tensor[0, 0].numpy() for tensor in (pred, target, valid))
+    matrix = np.stack([predicted[known], np.ones_like(predicted[known])], axis=1)
+    scale, shift = np.linalg.lstsq(matrix, truth[known], rcond=None)[0]
+    aligned = np.clip(predicted * scale + shift, NEAREST, None)
 
     def log_error(p: np.ndarray, g: np.ndarray) -> np.ndarray:
         return np.log(p) - np.log(g)
@@ -90,4 +90,4 @@ def _plain(pred: Tensor, target: Tensor, valid: Tensor) -> list[float]:
         lambda p, g: np.sqrt(np.mean((1 / p - 1 / g) ** 2)),
         lambda p, g: 100 * np.sqrt(np.mean(log_error(p, g) ** 2) - np.mean(log_error(p, g)) ** 2),
     ]
-    return [float(metric(aligned[valid], target[valid])) for metric in metrics]
+    return [float(metric(aligned[known], truth[known])) for metric in metrics]

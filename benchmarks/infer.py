@@ -62,7 +62,7 @@ def _model(checkpoint: str | None, name: str, dtype: torch.dtype) -> MarigoldDep
     config = {**SD2_SCHEDULER, "timestep_spacing": "trailing"}
     if dtype != torch.float32:
         for module in (base.unet, base.vae, base.text_encoder):
-            module.to(dtype)
+            module.to(dtype)  # type: ignore[arg-type]
     return MarigoldDepth(replace(base, scheduler_config=config), DepthSettings("depth", True, True, 1, 0))
 
 
@@ -75,7 +75,7 @@ def _row(model: MarigoldDepth, image: torch.Tensor, steps: int, members: int, op
         return model(image, steps=steps, ensemble_size=members, processing_resolution=0, latents=latents).depth
 
     def theirs() -> torch.Tensor:
-        return pipeline(
+        return pipeline(  # type: ignore[operator]
             image.to(model.backbone.unet.dtype),
             num_inference_steps=steps,
             ensemble_size=members,
@@ -85,7 +85,9 @@ def _row(model: MarigoldDepth, image: torch.Tensor, steps: int, members: int, op
             output_uncertainty=members > 1,
         ).prediction
 
-    sides = {"ours": ours} if options.skip_diffusers else {"ours": ours, "diffusers": theirs}
+    sides: dict[str, Callable[[], object]] = (
+        {"ours": ours} if options.skip_diffusers else {"ours": ours, "diffusers": theirs}
+    )
     costs = _interleaved(sides, options.repetitions)
     memory = {name: _peak(function, image.device) for name, function in sides.items()}
     share = ""
@@ -107,7 +109,7 @@ def _diffusers(model: MarigoldDepth) -> MarigoldDepthPipeline:
     pipeline = MarigoldDepthPipeline(
         parts.unet, parts.vae, scheduler, parts.text_encoder, parts.tokenizer, prediction_type="depth"
     )
-    pipeline.set_progress_bar_config(disable=True)
+    pipeline.set_progress_bar_config(disable=True)  # type: ignore[attr-defined]
     return pipeline
 
 

@@ -3,21 +3,22 @@
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
+
+T = TypeVar("T")
 
 
-class Cost(NamedTuple):
+class Cost(NamedTuple, Generic[T]):
     """Seconds on the clock, seconds of processor (which other programs do not lengthen), and the result."""
 
     wall: float
     cpu: float
-    result: object
+    result: T
 
 
-def measure(function: Callable[[], object], repetitions: int) -> Cost:
+def measure(function: Callable[[], T], repetitions: int) -> Cost[T]:
     """Least cost of `repetitions` calls: other work on the machine can only add to it."""
     walls, cpus = [], []
-    result = None
     for _ in range(repetitions):
         wall, cpu = time.perf_counter(), time.process_time()
         result = function()

@@ -127,7 +127,8 @@ def _prepare(folder: Path, model: str, size: tuple[int, ...]) -> None:
     write_rooms(out=str(rooms), workers=1, size=RoomsSize(16, 1, 1, 1, 1, 2, (96, 128), (72, 200), seed=2024))
     node = OmegaConf.load(ROOT / "configs/prepare/hypersim.yaml")
     paths = {"raw": str(rooms / "hypersim_raw"), "out": str(rooms / "hypersim"), "official": None}
-    build(OmegaConf.merge(node, paths, {"workers": 1, "dry_run": False, "max_broken": 0.0}), "prepare")
+    settings: Any = OmegaConf.merge(node, paths, {"workers": 1, "dry_run": False, "max_broken": 0.0})
+    build(settings, "prepare")
     with torch.no_grad():
         cache_latents(_compose([*_overrides(folder, model, size), "train.micro_batch=8"]))
 
@@ -157,7 +158,9 @@ def _plain(overrides: list[str], steps: int) -> float:
     settings = Settings.read(config)
     sets, backbone = load_inputs(config, settings, [], files=True)
     assert backbone is not None
-    unet, vae = backbone.unet.to(device).train(), backbone.vae.to(device)
+    for module in (backbone.unet, backbone.vae):
+        module.to(device)  # type: ignore[arg-type]
+    unet, vae = backbone.unet.train(), backbone.vae
     prompt = empty_prompt_embedding(backbone.text_encoder, backbone.tokenizer).to(device)
     objective = Objective(
         Diffusion.from_config(backbone.scheduler_config),

@@ -5,8 +5,6 @@ import importlib
 import inspect
 import sys
 import typing
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,16 +14,21 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-# Keys of earlier versions -> what took their place.
-RETIRED = {
-    "mixture": "the weight of a training set stands with the set: data.NAME.weight",
-    "export.data": "the sets of nonzero weight and their data.NAME.licence are what the model card lists",
-    "train.shard": "no base that is supported needs it: train.optimizer=adam8bit and "
-    "performance.gradient_checkpointing=true save memory",
-}
-# `${repository:data_split/x.txt}`: a file of the repository, from whatever folder the command is given.
-OmegaConf.register_new_resolver("repository", lambda name: str(REPOSITORY / name), replace=True)
+PACKAGE = Path(__file__).resolve().parent
+
+
+def installed(name: str) -> Path:
+    """A file or folder that comes with the package, from whatever folder the command is given.
+
+    `configs` and `data_split` stand beside the package in a checkout, and inside of it when it is installed.
+    """
+    beside = PACKAGE.parent / name
+    is_checkout = (PACKAGE.parent / "pyproject.toml").is_file()
+    return beside if is_checkout and name.split("/")[0] in ("configs", "data_split") else PACKAGE / name
+
+
+# `${package:data_split/x.txt}` in a configuration
+OmegaConf.register_new_resolver("package", lambda name: str(installed(name)), replace=True)
 
 T = TypeVar("T")
 Field = tuple[str, Any, Any]  # name, annotation, default (dataclasses.MISSING: there is none)
@@ -118,22 +121,17 @@ def _place(where: str) -> str:
     return f"{where}: " if where else ""
 
 
-@contextmanager
-def errors_for_people() -> Iterator[None]:
-    """End the program with one message on stderr and exit code 1 for what a person can mend: ValueError, OSError.
-
-    Anything else is a defect of this package and keeps its traceback.
-    """
-    try:
-        yield
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+def task_overrides() -> list[str]:
+    """What the command line overrides, as Hydra got it; nothing outside of a Hydra program."""
+    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
 
 
 def experiments() -> list[str]:
     """The names of the experiments on the command line, in order; none outside of a Hydra program."""
-    chosen = HydraConfig.get().runtime.choices.get("exp") if HydraConfig.initialized() else None
-    return [] if chosen is None else [chosen] if isinstance(chosen, str) else list(chosen)
+    # Hydra's own record of what was chosen leaves out a list.
+    overrides = OverridesParser.create().parse_overrides(task_overrides())
+    chosen = [override.value() for override in overrides if override.key_or_group == "exp"]
+    return [str(name) for names in chosen for name in (names if isinstance(names, list) else [names])]
 
 
 def swept_overrides() -> list[str]:
@@ -142,26 +140,9 @@ def swept_overrides() -> list[str]:
         return []
     given = OverridesParser.create().parse_overrides([word for word in sys.argv[1:] if "=" in word and word[0] != "-"])
     swept = {override.key_or_group for override in given if override.is_sweep_override()}
-    overrides = OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task))
+    overrides = OverridesParser.create().parse_overrides(task_overrides())
     return [
         f"{override.key_or_group}={override.get_value_element_as_str()}"
         for override in overrides
         if override.key_or_group in swept - {"exp"}
     ]
-
-
-def launch(main: Callable[[], None]) -> None:
-    """Run a script's Hydra program.
-
-    A GROUP=null, which Hydra answers with a traceback, and a key of an earlier version end it with one message.
-    """
-    configs = Path(sys.argv[0]).resolve().parent.parent / "configs"
-    for argument in sys.argv[1:]:
-        group, _, value = argument.lstrip("+~").partition("=")
-        if value in ("null", "") and group and (configs / group).is_dir():
-            known = ", ".join(sorted(file.stem for file in (configs / group).glob("*.yaml")))
-            sys.exit(f"error: {argument}: {group} is chosen by name; known are {known}")
-        for key, successor in RETIRED.items():
-            if group == key or group.startswith(f"{key}."):
-                sys.exit(f"error: {argument}: there is no {key} any more; {successor}")
-    main()

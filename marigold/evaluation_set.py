@@ -1,5 +1,6 @@
 """What every evaluating verb starts from: a data set under a protocol, the processes that share it, and a folder."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -52,7 +53,13 @@ def make_protocol(protocol: DictConfig, dataset: DictConfig) -> Protocol:
 def reader_of(dataset: DictConfig, protocol: str) -> DictConfig:
     """How a data set is read under a protocol: its `reader`, changed by its `reader_for.PROTOCOL`."""
     changes = (dataset.get("reader_for") or {}).get(protocol) or {}
-    reader = cast(DictConfig, OmegaConf.merge(dataset.reader, changes))
+    return changed_reader(dataset, changes)
+
+
+def changed_reader(dataset: DictConfig, changes: Mapping[str, Any]) -> DictConfig:
+    """A data set's `reader` with some keys changed or added."""
+    # Into an empty node: a composed one takes no key that it does not have.
+    reader = cast(DictConfig, OmegaConf.merge(OmegaConf.create(), dataset.reader, changes))
     reader._set_parent(dataset)  # interpolations look upwards
     return reader
 

@@ -40,12 +40,12 @@ NOTHING = (
     "cache.folder",
     "cache.shard_size",
     "cache.batch",
-    # Of a training set: what is said of it, and how it is evaluated.
+    # Of a training set: what is said of it, and how it is evaluated; as a whole where it is empty.
     "data.*.licence",
-    "data.*.held_out.*",
-    "data.*.evaluation.*",
-    "data.*.reader_for.*",
-    "data.*.reader.cameras.*",
+    "data.*.held_out*",
+    "data.*.evaluation*",
+    "data.*.reader_for*",
+    "data.*.reader.cameras*",
     # Of any data set: where it lies; the lines that were read are compared instead.
     "*.reader.name",
     "*.reader.root",

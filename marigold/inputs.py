@@ -1,6 +1,7 @@
 """What a training run needs: typed settings, data sets and base model, and what its numbers depend on."""
 
 import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -19,7 +20,7 @@ from marigold.data.pixels import PixelExamples
 from marigold.data.training_sets import TrainingSet
 from marigold.data.transforms import Transform
 from marigold.evaluation.protocol import Protocol
-from marigold.evaluation_set import make_protocol, reader_of
+from marigold.evaluation_set import changed_reader, make_protocol, reader_of
 from marigold.identity import differences, fingerprint, identity, listed, moves_by_rounding
 from marigold.model.backbone import Backbone, BaseModelError
 from marigold.model.base import DiffusionConfig, ModelConfig, base_identity, latents_identity, load_trainable
@@ -121,10 +122,7 @@ def load_inputs(
     """
     sets = []
     for name, node in config.data.items():
-        if unknown := sorted(set(node) - ENTRY):
-            raise ConfigError(f"data.{name}: unknown key(s) {', '.join(unknown)}; known: {', '.join(sorted(ENTRY))}")
-        if not isinstance(node.get("weight"), (int, float)) or node.weight < 0:
-            raise ConfigError(f"data.{name}.weight: expected a number of 0 or more, got {node.get('weight')!r}")
+        check_entry(str(name), node)
         if node.weight == 0:
             continue
         transform = to_dataclass(Transform, node.transform, f"data.{name}.transform")
@@ -144,8 +142,23 @@ def load_inputs(
     return sets, backbone
 
 
-ENTRY = {"reader", "transform", "weight", "held_out", "licence", "evaluation", "reader_for"}
+REQUIRED = {"reader", "transform", "weight"}
+ENTRY = REQUIRED | {"held_out", "licence", "evaluation", "reader_for"}
 """Keys of a training set's entry in `data`."""
+
+
+def check_entry(name: str, node: Any) -> None:
+    """Raises ConfigError naming what is wrong with the keys or the weight of `data.NAME`."""
+    if not isinstance(node, DictConfig):
+        raise ConfigError(
+            f"data.{name}: expected the keys of a training set, got {node!r}; ~data.{name} leaves it out"
+        )
+    if unknown := sorted(set(map(str, node)) - ENTRY):
+        raise ConfigError(f"data.{name}: unknown key(s) {', '.join(unknown)}; known: {', '.join(sorted(ENTRY))}")
+    if missing := sorted(key for key in REQUIRED if node.get(key) is None):
+        raise ConfigError(f"data.{name}: missing key(s) {', '.join(missing)}")
+    if not isinstance(node.weight, (int, float)) or not 0 <= node.weight < math.inf:
+        raise ConfigError(f"data.{name}.weight: expected a number of 0 or more, got {node.weight!r}")
 
 
 @contextmanager
@@ -162,9 +175,8 @@ def validation_nodes(config: DictConfig, settings: Settings) -> dict[str, DictCo
     nodes = {}
     for name, node in config.data.items() if settings.validation.held_out else ():
         if node.weight > 0 and node.get("held_out"):
-            reader = OmegaConf.merge(node.reader, node.held_out)
             changed = OmegaConf.masked_copy(node, ["evaluation", "reader_for"])
-            changed.reader = reader
+            changed.reader = changed_reader(node, node.held_out)
             changed._set_parent(config)  # interpolations look upwards
             nodes[str(name)] = changed
     return {**nodes, **{str(name): node for name, node in config.validation.sets.items()}}
@@ -212,14 +224,14 @@ def run_identity(
 ) -> dict[str, Any]:
     """Everything that the weights depend on; the base and the lists by their content."""
     plain: Any = OmegaConf.to_container(config, resolve=True)
-    cache = plain.pop("cache")
+    if not plain["cache"]["enabled"]:
+        plain["cache"] = {"enabled": False}  # how latents would be stored decides nothing
     plain["data"] = {part.name: plain["data"][part.name] for part in sets}
     facts = {
         "base": base_identity(backbone),
         "precision": accelerator.mixed_precision,
         "processes": accelerator.num_processes,
         "device": accelerator.device.type,
-        "cache": {key: cache[key] for key in ("dtype", "precision")} if cache["enabled"] else None,
         **{f"data.{part.name}.lines": part.samples.lines_sha256 for part in sets},
     }
     return identity(plain, facts)

@@ -41,6 +41,7 @@ from marigold.model.pipeline import DepthSettings, MarigoldDepth
 from marigold.model.sampling import Sampling
 from marigold.training.checkpoint import (
     Checkpoint,
+    Validated,
     copy_model,
     keep_newest,
     load_latest,
@@ -171,14 +172,17 @@ def resume(run: Run, checkpoint: Checkpoint | None) -> tuple[int, Best, bool]:
     run.trainer.load(checkpoint)
     logger.info("resumed from %s", checkpoint.folder)
     best: Best = checkpoint.metadata["best"]
-    if best and (best["metric"], best["lists"]) != (run.select_by, lists_of(run.validation_sets)):
-        logger.warning("best/ was chosen by %s on other lists or metrics and is chosen anew", best["metric"])
-        best = {}
-    values = checkpoint.validation()
-    due = checkpoint.step % settings.validate_every == 0 or checkpoint.step == settings.steps
-    if values is None:
+    validated, lists = checkpoint.validation(), lists_of(run.validation_sets)
+    last = checkpoint.step == settings.steps
+    due = last or checkpoint.step % settings.validate_every == 0
+    changed = best and (best["metric"], best["lists"]) != (run.select_by, lists)
+    if changed or (validated is not None and validated.lists != lists):
+        logger.warning("best/ was chosen on other lists or by another metric and is chosen anew")
+        return checkpoint.step, {}, validated is None and not due
+    if validated is None:
         return checkpoint.step, best, not due
-    return checkpoint.step, better(run, best, values)[0], True
+    # A run that was shortened to a step that it had passed still lacks its final/.
+    return checkpoint.step, better(run, best, validated.values)[0], validated.final or not last
 
 
 def save(run: Run, done: int, best: Best) -> Path:
@@ -207,15 +211,16 @@ def validate(run: Run, saved: Path, done: int, best: Best, tracker: Trackers | N
     if run.validation_sets and run.accelerator.is_main_process and run.settings.validation.panel:
         draw_panel(run.folder / "panels" / f"step_{done:06d}.png", run.validation_sets[0], run)
     best, improved = better(run, best, values)
+    last = done == run.settings.train.steps
     if run.accelerator.is_main_process:
         if tracker is not None and values:
             tracker.log(done, values)
         card = make_card(run, values)
         if improved:
             copy_model(saved, run.folder / "best", card)
-        if done == run.settings.train.steps:
+        if last:
             copy_model(saved, run.folder / "final", card)
-        record_validation(saved, values)
+        record_validation(saved, Validated(values, lists_of(run.validation_sets), last))
     run.accelerator.wait_for_everyone()
     return best
 

@@ -1,96 +1,11 @@
-"""Pretrain the embedded base: a tiny latent diffusion model that generates photos of rendered rooms.
+"""Make the embedded base in marigold/miniature/tiny: see configs/pretrain_tiny.yaml.
 
-    python scripts/pretrain_tiny.py
-    torchrun --nproc_per_node 2 scripts/pretrain_tiny.py
+torchrun --standalone --nproc_per_node 2 scripts/pretrain_tiny.py
 
-First the VAE learns to reconstruct the photos, then the U-Net learns to generate their latents from the empty
-prompt, with Stable Diffusion 2's noise schedule and v-prediction. No depth map is seen. Every stage is kept
-below `work` and is not done again by a second run; the result is written to `out` in half precision.
-Several processes train the U-Net together, each on a batch of its own; the first does the rest alone.
+Run again after an interruption: finished stages are kept.
 """
 
-import functools
-import json
-from collections.abc import Callable
-from datetime import timedelta
-from pathlib import Path
-
-import hydra
-import torch
-from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs
-from omegaconf import DictConfig
-
-from marigold.config import launch, to_dataclass
-from marigold.miniature.pretraining import (
-    PretrainConfig,
-    encode,
-    reconstruction_figures,
-    render_photos,
-    train_unet,
-    train_vae,
-)
-from marigold.miniature.random_base import build_components, save
-
-
-def pretrain(node: DictConfig) -> None:
-    """Make every stage that is not there yet and write the base."""
-    config = to_dataclass(PretrainConfig, node)
-    work = Path(config.work)
-    # The others wait while the first renders and trains the VAE.
-    accelerator = Accelerator(cpu=True, kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=1))])
-    first = accelerator.is_main_process
-    if first:
-        render_photos(config)
-    accelerator.wait_for_everyone()
-    photos = render_photos(config)
-    backbone = build_components(config.seed, config.unet_channels, config.vae_channels)
-    figures_file = work / "figures.json"
-    figures = json.loads(figures_file.read_text()) if figures_file.exists() else {}
-
-    def stage(name: str, module: torch.nn.Module, train: Callable[[], dict[str, float]], *, together: bool) -> None:
-        file = work / f"{name}.pt"
-        missing = not file.exists()
-        accelerator.wait_for_everyone()
-        if missing and (first or together):
-            figures.update(train())
-        if missing and first:
-            torch.save(module.state_dict(), file)
-            figures_file.write_text(json.dumps(figures, indent=1))
-        accelerator.wait_for_everyone()
-        module.load_state_dict(torch.load(file, weights_only=True))
-        # What is used and measured from here on is what is committed: half floats.
-        module.half().float()
-
-    for cycle in range(len(config.vae_steps)):
-        train = functools.partial(train_vae, backbone.vae, photos, config, cycle)
-        stage(f"vae_{cycle}", backbone.vae, train, together=False)
-    latents_file = work / "latents.pt"
-    if first and not latents_file.exists():
-        torch.save(encode(backbone.vae, photos), latents_file)
-    accelerator.wait_for_everyone()
-    latents = torch.load(latents_file, weights_only=True)
-    scaling = round(1 / latents["rooms"].std().item(), 5)
-    backbone.vae.register_to_config(scaling_factor=scaling)
-    scaled = {kind: values * scaling for kind, values in latents.items()}
-    for cycle in range(len(config.unet_steps)):
-        train = functools.partial(train_unet, backbone, scaled, config, cycle, accelerator)
-        stage(f"unet_{cycle}", backbone.unet, train, together=True)
-    accelerator.end_training()
-    if not first:
-        return
-    figures |= reconstruction_figures(backbone.vae, config)
-    for module in (backbone.unet, backbone.vae, backbone.text_encoder):
-        module.half()
-    folder = save(backbone, config.out)
-    (folder / "figures.json").write_text(json.dumps(figures, indent=1))
-    print(json.dumps(figures, indent=1), f"saved {folder}", sep="\n")
-
-
-@hydra.main(version_base=None, config_path="../configs", config_name="pretrain_tiny")
-def main(node: DictConfig) -> None:
-    pretrain(node)
-
+from marigold.cli import launch
 
 if __name__ == "__main__":
-    launch(main)
+    launch("pretrain-tiny")

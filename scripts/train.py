@@ -7,24 +7,7 @@ The same command again resumes from the newest checkpoint. Exit code 75: stopped
 everything saved.
 """
 
-import sys
-
-import hydra
-from omegaconf import DictConfig
-
-from marigold.config import errors_for_people, launch
-from marigold.train import run
-
-STOPPED = 75  # EX_TEMPFAIL: run the same command again
-
-
-@hydra.main(version_base="1.3", config_path="../configs", config_name="train")
-def main(config: DictConfig) -> None:
-    with errors_for_people():
-        finished = run(config)
-    if not finished:  # several experiments of one -m go on after one that is done
-        sys.exit(STOPPED)
-
+from marigold.cli import launch
 
 if __name__ == "__main__":
-    launch(main)
+    launch("train")

@@ -8,7 +8,8 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "marigold"
 GROUND = {"types", "config", "pictures", "files", "precision", "identity", "provenance"}
 # On top of everything; only they and `config` know Hydra.
-VERBS = {"train", "evaluate", "evaluation_set", "sweep", "report", "compare_constant", "cache_latents", "inputs"}
+VERBS = {"__main__", "cli", "train", "inputs", "cache_latents", "evaluate", "evaluation_set", "sweep", "report"}
+VERBS |= {"compare_constant", "infer", "prepare", "download"}
 FLOORS = {"depth", "data", "model", "evaluation", "training", "visualization", "prediction_files"}
 # What each floor may import from the package, besides itself.
 BELOW = {
@@ -32,7 +33,7 @@ BELOW = {
 }
 HOMES = {
     "hydra": {"config", *VERBS},
-    "omegaconf": {"config", *VERBS},
+    "omegaconf": {"config", "miniature", *VERBS},
     "accelerate": {"training", "miniature", *VERBS},
     "diffusers": {"model", "training", "miniature", "cache_latents"},  # training names the U-Net's and the VAE's types
     "transformers": {"model", "miniature"},
@@ -80,10 +81,10 @@ def test_imports_point_down_and_stay_at_home(path):
 def test_the_library_neither_talks_nor_asks_nor_swallows(path):
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-            talks = set() if floor(path) in VERBS else {"print"}
+            talks = set() if floor(path) in VERBS or path.stem == "pretrain_tiny" else {"print"}
             assert node.func.id not in {*talks, "input", "eval", "exec"}, f"{path}:{node.lineno} {node.func.id}()"
         if isinstance(node, ast.Attribute):
-            assert node.attr != "environ", f"{path}:{node.lineno} os.environ"
+            assert node.attr != "environ" or floor(path) == "cli", f"{path}:{node.lineno} os.environ"
         if isinstance(node, ast.ExceptHandler):
             caught = node.type.id if isinstance(node.type, ast.Name) else ""
             # Cleaning up and raising again swallows nothing.

@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from PIL import Image
 
-import infer
+from marigold import infer
 from marigold.model.pipeline import MarigoldDepth
 from marigold.pictures import read_picture
 

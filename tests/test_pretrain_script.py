@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from hydra import compose, initialize_config_dir
 
+from marigold.miniature.pretrain_tiny import run as pretrain
 from marigold.miniature.pretraining import cartoon
 from marigold.model.backbone import load_base
-from pretrain_tiny import pretrain
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 MINIATURE = [

@@ -1,6 +1,6 @@
 """The same scene for a camera that looks through the photo's middle: rotated, cut to another shape, resampled.
 
-Source: the evaluation of MoGe (Wang et al., CVPR 2025; protocol `moge`), where every method sees such views. Where the
+Source: MoGe's evaluation (Wang et al., CVPR 2025; protocol `moge`), which uses such views for every method. Where the
 view is finer than the photo, pixels stay without depth, as utils3d's `masked_nearest_resize` documents it; earlier
 versions of that function filled them, and which one the published tables used is not known.
 """

@@ -1,6 +1,8 @@
 """The pretrained base: a latent diffusion model in diffusers layout, and what makes it estimate depth."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from jaxtyping import Float
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
+from transformers.utils import logging as transformers_logging
 
 LATENT_CHANNELS = 4
 VAE_FACTOR = 8
@@ -51,10 +54,12 @@ def load_base(path: str | Path, revision: str | None = None, torch_dtype: torch.
     """
     folder = find_folder(path, revision)
     try:
+        with quiet_transformers():
+            text_encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch_dtype).eval()
         backbone = Backbone(
             UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch_dtype).eval(),
             AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch_dtype).eval(),
-            CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch_dtype).eval(),
+            text_encoder,
             CLIPTokenizer.from_pretrained(folder / "tokenizer"),
             dict(DDIMScheduler.load_config(folder / "scheduler")),
         )
@@ -117,7 +122,8 @@ def save_folder(
     folder = Path(folder)
     backbone.unet.save_pretrained(folder / "unet")
     backbone.vae.save_pretrained(folder / "vae")
-    backbone.text_encoder.save_pretrained(folder / "text_encoder")
+    with quiet_transformers():
+        backbone.text_encoder.save_pretrained(folder / "text_encoder")
     backbone.tokenizer.save_pretrained(folder / "tokenizer")
     DDIMScheduler.from_config(backbone.scheduler_config).save_pretrained(folder / "scheduler")
     index = {
@@ -132,6 +138,18 @@ def save_folder(
     }
     (folder / "model_index.json").write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
     return folder
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Within this context transformers draws no progress bar of its own, which would tear ours."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
 
 
 def check_parts(backbone: Backbone, where: str | Path = "the model") -> None:

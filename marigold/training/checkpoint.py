@@ -6,7 +6,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,15 @@ class CheckpointError(ValueError):
 
 
 @dataclass(frozen=True)
+class Validated:
+    """A finished validation of a checkpoint: its metrics, on which lists, and whether `final/` was made of it."""
+
+    values: dict[str, float]
+    lists: str
+    final: bool
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """A checked checkpoint: its folder, the step that comes next, and what was recorded with it."""
 
@@ -43,9 +52,10 @@ class Checkpoint:
         """The training state that was saved; only tensors and plain values are unpickled."""
         return torch.load(self.folder / STATE, map_location="cpu", weights_only=True)
 
-    def validation(self) -> dict[str, float] | None:
-        """The metrics of its validation, or None if that was not finished."""
-        return read_validation(self.folder)
+    def validation(self) -> Validated | None:
+        """The record of its validation, or None if that was not finished."""
+        file = self.folder / VALIDATION
+        return Validated(**json.loads(file.read_text())) if file.is_file() else None
 
 
 def step_folder(checkpoints: Path, step: int) -> Path:
@@ -155,15 +165,9 @@ def copy_model(source: Path, target: Path, card: str) -> None:
     _replace(partial, target)
 
 
-def record_validation(folder: Path, values: dict[str, float]) -> None:
+def record_validation(folder: Path, done: Validated) -> None:
     """Note that the validation of the checkpoint in `folder`, and what follows from it, is finished."""
-    write_atomically(folder / VALIDATION, json.dumps(values))
-
-
-def read_validation(folder: Path) -> dict[str, float] | None:
-    """What `record_validation` noted, or None."""
-    file = folder / VALIDATION
-    return json.loads(file.read_text()) if file.is_file() else None
+    write_atomically(folder / VALIDATION, json.dumps(asdict(done)))
 
 
 def verify(folder: Path, unet: torch.nn.Module) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs
 from diffusers.models import UNet2DConditionModel
 
@@ -89,6 +90,7 @@ def make_accelerator(precision: str, device: str | None) -> Accelerator:
         precision = "bf16" if has_bf16 else "no"
     if precision == "fp16" and (cpu or not torch.cuda.is_available()):
         raise TrainingError("precision=fp16: loss scaling needs a GPU; on a CPU take precision=no or bf16")
+    AcceleratorState._reset_state()  # the runs of one -m may differ in precision
     # Gradients are summed where they lie instead of in copies.
     parallel = DistributedDataParallelKwargs(gradient_as_bucket_view=True)
     return Accelerator(mixed_precision=precision, cpu=cpu, rng_types=[], kwargs_handlers=[parallel])

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from marigold.data import splits
 from marigold.data.base import benchmark_crop
 from marigold.data.benchmarks import DIODE, ETH3D, KITTI, NYU, ScanNet
 from marigold.data.errors import DataError
@@ -112,8 +113,18 @@ def test_limit_is_evenly_spaced_and_unofficial(tmp_path):
     assert dataset.names == ["a.png", "e.png"]
     assert (dataset.split.name, dataset.split.count, dataset.split.official) == ("nyu/test[2]", 2, False)
     assert read(NYU, tmp_path).split.official is None
-    with pytest.raises(ValueError, match="cannot take 9 of 8"):
-        read(NYU, tmp_path, limit=9)
+
+
+def test_limit_beyond_the_set_takes_all_and_says_so(tmp_path, caplog, monkeypatch):
+    write_pairs(tmp_path, np.full((2, 2), 1000, np.uint16), names=tuple("abcdefgh"))
+    whole = read(NYU, tmp_path)
+    monkeypatch.setitem(splits.KNOWN_SPLITS, "nyu/test", splits.KnownSplit(8, whole.split.sha256))
+    dataset = read(NYU, tmp_path, limit=9, official_split="nyu/test")
+    assert dataset.names == whole.names
+    assert (dataset.split.official, dataset.split.part, dataset.split.count) == (True, False, 8)
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
+        f"{dataset.name}: limit=9, and there are 8 samples: all are taken"
+    ]
 
 
 def test_nyu_judges_the_raw_depth(tmp_path):
@@ -185,5 +196,6 @@ def test_wrong_range_and_root(tmp_path):
     write_pairs(tmp_path, np.full((2, 2), 1000, np.uint16))
     with pytest.raises(ValueError, match="min_depth < max_depth"):
         read(NYU, tmp_path, min_depth=10.0, max_depth=1.0)
+    nowhere = NYU(name="n", root=str(tmp_path / "no"), split_list=str(tmp_path / "list.txt"), min_depth=0, max_depth=1)
     with pytest.raises(DataError, match="no such folder or archive"):
-        NYU(name="n", root=str(tmp_path / "no"), split_list=str(tmp_path / "list.txt"), min_depth=0.1, max_depth=1.0)
+        nowhere.check_files()

@@ -80,8 +80,8 @@ def test_several_sets_and_the_folders_of_the_environment(tmp_path, call, monkeyp
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["dataset=scannet"], 1, "only after signing its terms of use: see http://www.scan-net.org"),
-        (["dataset=kitti"], 1, "give split_list=FILE"),
+        (["dataset=scannet"], 2, "only after signing its terms of use: see http://www.scan-net.org"),
+        (["dataset=kitti"], 2, "give split_list=FILE"),
         (["dataset=hypersim", "source=archive"], 2, "source: no 'archive' in configs/download/; it has: publisher"),
         (["dataset=motorcycle"], 2, "this data set is not downloaded"),
         (["dataset=nyu", "network.retries=many"], 2, "retries"),

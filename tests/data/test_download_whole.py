@@ -1,5 +1,6 @@
 """Whole files from a server on this machine that misbehaves; what arrives must be its bytes, or an error."""
 
+import fcntl
 import hashlib
 import json
 import resource
@@ -282,7 +283,6 @@ def test_a_full_disk_keeps_what_came(tmp_path):
 
 
 def test_two_processes_do_not_mix_their_bytes(tmp_path):
-    fcntl = pytest.importorskip("fcntl")
     with serving({"/x.bin": Served(DATA)}) as server, (tmp_path / "x.bin.part").open("ab") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
         report = fetch(tmp_path, RemoteFile(server.url("/x.bin")))

@@ -2,8 +2,6 @@
 
 import pytest
 
-pytest.importorskip("skimage")
-
 from marigold.data.motorcycle import Motorcycle
 
 

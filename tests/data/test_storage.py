@@ -4,6 +4,7 @@ import io
 import os
 import pickle
 import tarfile
+import tempfile
 import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
@@ -136,14 +137,20 @@ def test_no_place_beside_the_archive(tmp_path):
     assert open_storage(path).read("top.txt") == b"top"
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_read_only_folder(tmp_path):
-    path = write_tar(tmp_path / "root.tar")
-    tmp_path.chmod(0o555)
-    try:
-        assert open_storage(path).read("top.txt") == b"top"
-    finally:
-        tmp_path.chmod(0o755)
+def test_a_read_only_folder():
+    with tempfile.TemporaryDirectory() as made:  # pytest's own folders are closed to other users
+        path = write_tar(Path(made, "root.tar"))
+        Path(made).chmod(0o555)
+        user = os.geteuid()
+        if user == 0:
+            os.seteuid(65534)  # root may write anywhere
+        try:
+            with pytest.raises(PermissionError):
+                Path(made, "file").touch()
+            assert open_storage(path).read("top.txt") == b"top"
+        finally:
+            os.seteuid(user)
+            Path(made).chmod(0o755)
 
 
 def test_no_such_root(tmp_path):

@@ -19,3 +19,15 @@ def losses(run_dir: Path) -> list[float]:
 def weights(run_dir: Path) -> bytes:
     """The final U-Net, as it lies on the disk."""
     return (run_dir / "final/unet/diffusion_pytorch_model.safetensors").read_bytes()
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Every file below `folder` by its relative name."""
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def assert_same_end(one: Path, two: Path) -> None:
+    """Two runs of one folder name logged the same, and ended with the same models and model cards."""
+    assert figures(one) == figures(two)
+    for name in ("best", "final"):
+        assert files(one / name) == files(two / name), name

@@ -1,6 +1,7 @@
 """A run that was disturbed ends with the same losses and the same bytes as one that was not."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,9 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from marigold import train
 from marigold.train import run
 from marigold.training.checkpoint import load_latest
-from runs import figures, losses, weights
+from runs import assert_same_end, figures, losses, weights
 
 SCRIPT = Path(__file__).parent.parent.parent / "scripts/train.py"
 
@@ -112,7 +114,6 @@ def test_moving_average_by_hand(tmp_path, configure):
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:bitsandbytes.*")
 def test_eight_bit_moments_train_and_survive_stops(tmp_path, undisturbed, configure):
-    pytest.importorskip("bitsandbytes")
     eight = "train.optimizer=adam8bit"
     assert run(configure(tmp_path / "whole", eight))
     assert not run(configure(tmp_path / "stopped", eight, "train.time_limit=0.0"))
@@ -141,3 +142,84 @@ def test_offline_wandb_needs_no_account_and_goes_on_in_the_same_run(tmp_path, co
     parts = sorted(tmp_path.glob("wandb/offline-run-*"))
     assert [part.name.rsplit("-", 1)[1] for part in parts] == [identity] * 2
     assert all(next(part.glob("run-*.wandb")).stat().st_size for part in parts)
+
+
+def validated(folder, name):
+    """The metrics of the model card of best/ or final/, as it prints them."""
+    lines = (folder / name / "README.md").read_text().split("## Scores")[1].split("## ")[0].splitlines()
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if " validation " in line]
+    return {f"{data.split()[0]}/{metric}": value for data, _, metric, value in cells}
+
+
+OFTEN = ("train.validate_every=2", "validation.panel=1")
+
+
+@pytest.fixture
+def often(tmp_path_factory, configure):
+    """A run that was validated three times, undisturbed; folders of one name have the same model cards."""
+    folder = tmp_path_factory.getbasetemp() / "often/run"
+    if not (folder / "final").exists():
+        assert run(configure(folder, *OFTEN))
+    return folder
+
+
+def test_model_cards_have_the_metrics_of_their_step(often):
+    lines = [line for line in figures(often) if "loss" not in line]
+    assert [line["step"] for line in lines] == [2, 4, 6]
+    best = min(lines, key=lambda line: line["hypersim/abs_rel"])
+    for name, line in (("best", best), ("final", lines[-1])):
+        expected = {key: f"{value:.4f}" for key, value in line.items() if key != "step"}
+        assert len(expected) == 4
+        assert validated(often, name) == expected
+
+
+@pytest.mark.parametrize(("before", "step"), [("evaluate_on", 6), ("copy_model", 6), ("record_validation", 2)])
+def test_a_run_killed_before_a_validation_is_finished_repeats_it(
+    tmp_path, often, configure, monkeypatch, before, step
+):
+    original = getattr(train, before)
+
+    def killed(*arguments, **more):
+        if (tmp_path / f"run/checkpoints/step_{step:06d}").exists():
+            raise KeyboardInterrupt
+        return original(*arguments, **more)
+
+    monkeypatch.setattr(train, before, killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(configure(tmp_path / "run", *OFTEN))
+    assert load_latest(tmp_path / "run/checkpoints").step == step
+    monkeypatch.undo()
+    assert run(configure(tmp_path / "run", *OFTEN))
+    assert_same_end(tmp_path / "run", often)
+
+
+def test_a_run_shortened_to_a_validated_step_makes_its_final_model(tmp_path, often, configure, monkeypatch):
+    """The same as one that was this short from the start, but for the settings that the card tells."""
+    folder = shutil.copytree(often, tmp_path / "run")
+    for name in ("final", "checkpoints/step_000006"):
+        shutil.rmtree(folder / name)
+    assert run(configure(folder, *OFTEN, "train.steps=4"))
+    assert validated(folder, "final") == {
+        key: f"{value:.4f}" for key, value in figures(folder)[-1].items() if key != "step"
+    }
+    assert (
+        weights(folder) == (folder / "checkpoints/step_000004/unet/diffusion_pytorch_model.safetensors").read_bytes()
+    )
+    assert [line["step"] for line in figures(folder)] == [2, 2, 4, 4]
+
+
+def test_best_is_chosen_anew_by_another_metric_or_list(tmp_path, often, configure, caplog):
+    folder = shutil.copytree(often, tmp_path / "run")
+    last = figures(often)[-1]
+    for override, key in (
+        ("train.select_by=vkitti/abs_rel", "vkitti/abs_rel"),
+        ("data.hypersim.held_out.limit=1", None),
+    ):
+        caplog.clear()
+        assert run(configure(folder, *OFTEN, override))
+        assert "chosen anew" in caplog.text
+        said = validated(folder, "best")
+        assert weights(folder) == (folder / "best/unet/diffusion_pytorch_model.safetensors").read_bytes()
+        if key:
+            assert said[key] == f"{last[key]:.4f}"
+    assert "| hypersim validation | 1 | abs_rel |" in (folder / "best/README.md").read_text()

@@ -33,37 +33,38 @@ def write_archive(dataset: str, source: str, folder: Path, size: Size = (8, 12))
 
 
 def archive_files(dataset: str, source: str, size: Size) -> Mapping[str, bytes]:
-    photos = {suffix: _encoded(_photo(size), suffix) for suffix in ("PNG", "JPEG")}
+    photo = _encoded(_photo(size), "JPEG" if dataset in ("eth3d", "scannet") else "PNG")
     metres = np.linspace(2, 3, size[0] * size[1], dtype=np.float32).reshape(size)
-    png = _encoded((metres * UNITS.get(dataset, 1)).astype(np.uint16), "PNG")
+    png = _encoded((metres * UNITS[dataset]).astype(np.uint16), "PNG") if dataset in UNITS else b""
     files: dict[str, bytes] = {}
     for i in (1, 2):
         if dataset == "nyu":
             stem = f"{('train', 'test')[i - 1]}/office_0001"
-            files |= {f"{stem}/rgb_{i:04d}.png": photos["PNG"]}
+            files |= {f"{stem}/rgb_{i:04d}.png": photo}
             files |= {f"{stem}/{kind}_{i:04d}.png": png for kind in ("depth", "filled")}
         elif dataset == "kitti":
             drive = f"2011_09_26_drive_{'0002' if source == 'archive' else '0001'}_sync"
-            files[f"2011_09_26/{drive}/image_02/data/{i:010d}.png"] = photos["PNG"]
+            files[f"2011_09_26/{drive}/image_02/data/{i:010d}.png"] = photo
             files[f"{drive}/proj_depth/groundtruth/image_02/{i:010d}.png"] = png
         elif dataset == "eth3d":
-            files[f"rgb/office/images/dslr_images/DSC_{i:04d}.JPG"] = photos["JPEG"]
+            files[f"rgb/office/images/dslr_images/DSC_{i:04d}.JPG"] = photo
             depth = f"depth/office_dslr_depth/office/ground_truth_depth/dslr_images/DSC_{i:04d}.JPG"
             files[depth] = metres.astype("<f4").tobytes()
         elif dataset == "scannet":
-            files[f"scene0011_00/color/{i * 100:06d}.jpg"] = photos["JPEG"]
+            files[f"scene0011_00/color/{i * 100:06d}.jpg"] = photo
             files[f"scene0011_00/depth/{i * 100:06d}.png"] = png
         else:
             kind = ("indoors", "outdoor")[i - 1]
             stem = f"{kind}/scene_00019/scan_00183/00019_00183_{kind}_000_010"
-            files[f"{stem}.png"] = photos["PNG"]
+            files[f"{stem}.png"] = photo
             files[f"{stem}_depth.npy"] = _npy(metres[..., None])
             files[f"{stem}_depth_mask.npy"] = _npy(np.ones(size, np.float32))
     return files
 
 
 def _photo(size: Size) -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (8, 12, 3), dtype=np.uint8)
+    return np.resize(noise, (*size, 3))  # repeated, so that a photo of a real set's size compresses
 
 
 def _encoded(pixels: np.ndarray, kind: str) -> bytes:

@@ -1,0 +1,131 @@
+"""The console command `marigold VERB key=value ...`; `python scripts/VERB.py ...` is the same.
+
+A verb is a module with `run(config)`, which returns False for what is not complete and raises ValueError or OSError
+with a message for the user. Any other exception is a defect of this package and keeps its traceback.
+"""
+
+import importlib
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple, NoReturn
+
+import hydra
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from marigold.config import installed
+
+
+class Verb(NamedTuple):
+    """The module that runs, its file in configs/, and the exit codes of an incomplete run and of an error."""
+
+    module: str
+    config: str
+    incomplete: int = 1
+    error: int = 1
+
+
+VERBS = {
+    "train": Verb("marigold.train", "train", incomplete=75),  # EX_TEMPFAIL: run the same command again
+    "eval": Verb("marigold.evaluate", "eval"),
+    "infer": Verb("marigold.infer", "infer"),
+    "prepare": Verb("marigold.prepare", "prepare", error=2),
+    "download": Verb("marigold.download", "download", error=2),
+    "cache-latents": Verb("marigold.cache_latents", "train"),
+    "sweep": Verb("marigold.sweep", "sweep"),
+    "table": Verb("marigold.report", "table"),
+    "compare-constant": Verb("marigold.compare_constant", "compare_constant"),
+    "pretrain-tiny": Verb("marigold.miniature.pretrain_tiny", "pretrain_tiny"),
+}
+# Keys of earlier versions -> what took their place.
+RETIRED = {
+    "mixture": "the weight of a training set stands with the set: data.NAME.weight",
+    "export.data": "the sets of nonzero weight and their data.NAME.licence are what the model card lists",
+    "train.shard": "no base that is supported needs it: train.optimizer=adam8bit and "
+    "performance.gradient_checkpointing=true save memory",
+}
+
+
+class OwnConfigs(SearchPathPlugin):
+    """`./configs` beside the user is searched before the configurations that come with the package."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        """Hydra calls this before it composes."""
+        own = Path("configs").resolve()
+        if own.is_dir() and own != installed("configs"):
+            search_path.prepend("own configs", f"file://{own}", anchor="main")
+
+
+Plugins.instance().register(OwnConfigs)
+
+
+def main() -> NoReturn:
+    """`marigold VERB ...`."""
+    verb = sys.argv[1] if len(sys.argv) > 1 else ""
+    if verb not in VERBS:
+        wanted = verb in ("", "-h", "--help")
+        text = f"usage: marigold {{{','.join(VERBS)}}} key=value ...\nEvery key of a verb: marigold VERB --help"
+        sys.exit(text if not wanted else print(text))
+    sys.argv[:2] = [f"marigold {verb}"]
+    launch(verb)
+
+
+def launch(name: str) -> NoReturn:
+    """Run a verb with the command line's overrides, or with -m all its jobs, and exit with its code.
+
+    With -m a job that fails does not keep the next ones from running; the worst code counts.
+    """
+    verb = VERBS[name]
+    words = ["action=check" if name == "prepare" and word == "check" else word for word in sys.argv[1:]]
+    refuse_retired(words)
+    codes: list[int] = []
+
+    def job(config: DictConfig) -> None:
+        codes.append(run_job(verb, config))
+
+    with tempfile.TemporaryDirectory() as scratch:
+        sys.argv[1:] = hydra_words(words, scratch)
+        hydra.main(version_base="1.3", config_path=str(installed("configs")), config_name=verb.config)(job)()
+    sys.exit(max(codes, default=0))
+
+
+def run_job(verb: Verb, config: DictConfig) -> int:
+    """One job's exit code; what the user can mend is one message on stderr."""
+    several = HydraConfig.get().mode == RunMode.MULTIRUN
+    try:
+        code = verb.incomplete if importlib.import_module(verb.module).run(config) is False else 0
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = verb.error
+    if code and several:
+        print(f"failed: {' '.join(HydraConfig.get().overrides.task)}", file=sys.stderr)
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            sys.exit(code)  # the other processes may still be at this job
+    return code
+
+
+def hydra_words(words: list[str], scratch: str) -> list[str]:
+    """The command line as Hydra takes it, with `-m` in front."""
+    several = {"-m", "--multirun"} & set(words)
+    words = [word for word in words if word not in ("-m", "--multirun")]
+    if several and not any(word.startswith("hydra.sweep.dir=") for word in words):
+        words = [f"hydra.sweep.dir={scratch}", *words]  # nobody needs what Hydra leaves there
+    return ["-m", *words] if several else words
+
+
+def refuse_retired(words: list[str]) -> None:
+    """End with one message for a key of an earlier version, and for GROUP=null, which Hydra answers by a traceback."""
+    for word in words:
+        key, _, value = word.lstrip("+~").partition("=")
+        if "=" in word and value in ("null", "") and key and (installed("configs") / key).is_dir():
+            known = ", ".join(sorted(file.stem for file in (installed("configs") / key).glob("*.yaml")))
+            sys.exit(f"error: {word}: {key} is chosen by name; known are {known}")
+        for old, successor in RETIRED.items():
+            if key == old or key.startswith(f"{old}."):
+                sys.exit(f"error: {word}: there is no {old} any more; {successor}")

@@ -1,0 +1,93 @@
+"""Predict the depth of images and write the files that were asked for: one run, from its settings to the report."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from omegaconf import DictConfig
+from tqdm import tqdm
+
+from marigold.config import ConfigError, to_dataclass
+from marigold.model.pipeline import MarigoldDepth
+from marigold.model.sampling import Sampling
+from marigold.precision import PRECISIONS
+from marigold.prediction_files import Job, PointCloud, plan, read_ahead, write
+
+
+@dataclass(frozen=True)
+class Save:
+    """Which files are written for a picture."""
+
+    npy: bool
+    png: bool
+    colour: bool
+    uncertainty: bool
+    point_cloud: bool
+
+
+@dataclass(frozen=True)
+class InferConfig:
+    """Everything in configs/infer.yaml."""
+
+    input: str
+    output: str
+    checkpoint: str
+    revision: str | None
+    save: Save
+    overwrite: bool
+    sampler: Sampling
+    seed: int
+    point_cloud: PointCloud
+    precision: str
+    device: str | None
+
+    def __post_init__(self) -> None:
+        """Refuse what could only fail after the first picture; raises ConfigError."""
+        if self.precision not in PRECISIONS:
+            raise ConfigError(f"precision: expected one of {', '.join(PRECISIONS)}, got {self.precision!r}")
+        if not any(asdict(self.save).values()):
+            raise ConfigError("save: every kind of file is switched off")
+        if self.save.uncertainty and self.sampler.ensemble_size < 2:
+            raise ConfigError("save.uncertainty: needs sampler.ensemble_size of 2 or more")
+
+
+def predict_all(jobs: Sequence[Job], model: MarigoldDepth, settings: InferConfig, shown: bool) -> list[str]:
+    """Predict and write every job; returns what was wrong with the pictures that could not be done."""
+    failures = []
+    for job, picture in tqdm(read_ahead(jobs), total=len(jobs), unit="picture", disable=not shown):
+        try:
+            image = picture.result()
+            prediction = model(image[None], seed=settings.seed, **settings.sampler.arguments())
+            write(job, image, prediction, settings.point_cloud)
+        except ValueError as error:
+            message = str(error)
+            failures.append(message if str(job.picture) in message else f"{job.picture}: {message}")
+    return failures
+
+
+def run(config: DictConfig) -> bool:
+    """Predict as configured; returns whether every picture was done. Raises ValueError for a person."""
+    settings = to_dataclass(InferConfig, config)
+    state = PartialState()
+    jobs = plan(
+        settings.input, Path(settings.output), [kind for kind, wanted in asdict(settings.save).items() if wanted]
+    )
+    todo = [job for job in jobs if settings.overwrite or not job.done()]
+    # Not before every process has seen what is done: a quick one would shift the others' shares.
+    state.wait_for_everyone()
+    failures: list[str] = []
+    if todo:
+        model = MarigoldDepth.from_pretrained(settings.checkpoint, PRECISIONS[settings.precision], settings.revision)
+        model.to(settings.device or state.device)
+        mine = todo[state.process_index :: state.num_processes]
+        failures = gather_object(predict_all(mine, model, settings, state.is_main_process))
+    if state.is_main_process:
+        skipped = len(jobs) - len(todo)
+        done = len(todo) - len(failures)
+        print(f"{done} done, {skipped} skipped (done before), {len(failures)} failed: {settings.output}")
+        if failures:
+            print("not done:", *sorted(failures), sep="\n  ", file=sys.stderr)
+    return not failures
