@@ -19,11 +19,11 @@ from marigold import provenance
 from marigold.config import to_dataclass
 from marigold.evaluation import predictors
 from marigold.evaluation.errors import EvaluationError
-from marigold.evaluation.evaluate import Row, evaluate, gather_rows, share
+from marigold.evaluation.evaluate import OnError, Row, evaluate, gather_rows, share
 from marigold.evaluation.panels import draw_panel, worst_and_median
 from marigold.evaluation.predictors import Predictor
 from marigold.evaluation.report import metrics_table, single_table
-from marigold.evaluation.result import Facts, Split, make_result
+from marigold.evaluation.result import Facts, Result, Split, make_result
 from marigold.evaluation.rows import RowStore, write_csv
 from marigold.evaluation_set import EvaluationSet, open_set, output_folder, start_processes
 from marigold.files import lock_folder
@@ -116,19 +116,14 @@ def run(config: DictConfig) -> bool:
         done = store.load()
         state.wait_for_everyone()  # nobody writes before all have read, nor into a folder that is in use
         rows: dict[int, list[Row]] = {}
+        names, mine = samples.names, share(len(samples))
+        on_error: OnError = "report" if settings.on_error == "report" else "raise"
         for seed in settings.all_seeds:
-            mine = {index: (seed, samples.names[index]) for index in share(len(samples))}
-            left = [index for index, key in mine.items() if key not in done]
-            found = [done[key] for key in mine.values() if key in done]
+            left = [index for index in mine if (seed, names[index]) not in done]
+            found = [done[seed, names[index]] for index in mine if (seed, names[index]) in done]
+            predict = predictor.at_seed(seed)
             bar = tqdm(
-                evaluate(
-                    predictor.at_seed(seed),
-                    samples,
-                    protocol,
-                    metrics=settings.metrics,
-                    indices=left,
-                    on_error="report" if settings.on_error == "report" else "raise",
-                ),
+                evaluate(predict, samples, protocol, metrics=settings.metrics, indices=left, on_error=on_error),
                 total=len(left),
                 desc=f"{samples.name}, seed {seed}",
                 unit="image",
@@ -141,25 +136,36 @@ def run(config: DictConfig) -> bool:
                 bar.set_postfix_str(mean_abs_rel(found), refresh=False)
             rows[seed] = gather_rows(found, len(samples))
         result = make_result(facts, rows, len(samples), protocol.benchmark.groups)
-        if not state.is_main_process:
-            return not result.failures
-        write_csv(folder / "per_image.csv", rows)
-        result.to_json(folder / "results.json")
-        # An earlier run's panel would stand beside this one's numbers.
-        (folder / "panel.png").unlink(missing_ok=True)
-        shown = worst_and_median(rows[settings.seed], settings.panel.worst, settings.panel.median)
-        if shown:
-            lines = [
-                (samples.names.index(row.name), f"{kind}: {row.name}  AbsRel {row.metrics['abs_rel']:.4f}")
-                for kind, row in shown
-            ]
-            predict = predictor.at_seed(settings.seed)
-            draw_panel(folder / "panel.png", lines, predict, samples, protocol, samples.name)
+        if state.is_main_process:
+            write_csv(folder / "per_image.csv", rows)
+            result.to_json(folder / "results.json")
+            drawn = redraw_panel(folder / "panel.png", rows[settings.seed], predictor, chosen, settings)
+            show(result, folder, drawn)
+    return not result.failures
+
+
+def redraw_panel(
+    path: Path, rows: Sequence[Row], predictor: Predictor, chosen: EvaluationSet, settings: EvalSettings
+) -> bool:
+    """The worst images of the first seed, and those around the median; returns whether there are any."""
+    # An earlier run's panel would stand beside this one's numbers.
+    path.unlink(missing_ok=True)
+    samples = chosen.samples
+    lines = [
+        (samples.names.index(row.name), f"{kind}: {row.name}  AbsRel {row.metrics['abs_rel']:.4f}")
+        for kind, row in worst_and_median(rows, settings.panel.worst, settings.panel.median)
+    ]
+    if lines:
+        draw_panel(path, lines, predictor.at_seed(settings.seed), samples, chosen.protocol, samples.name)
+    return bool(lines)
+
+
+def show(result: Result, folder: Path, panel: bool) -> None:
+    """Print the tables, where the files are, and on stderr the images that failed."""
     print(f"\n{metrics_table(result)}\n\n{single_table(result)}\n")
-    print(f"written to {folder}: results.json, per_image.csv{', panel.png' if shown else ''}")
+    print(f"written to {folder}: results.json, per_image.csv{', panel.png' if panel else ''}")
     for failure in result.failures:
         print(f"FAILED (seed {failure.seed}): {failure.reason}", file=sys.stderr)
-    return not result.failures
 
 
 def make_predictor(settings: EvalSettings, device: torch.device) -> Predictor:
