@@ -8,6 +8,7 @@ import signal
 import socket
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -214,8 +215,18 @@ def only_pytest(place: Workplace, command: Command) -> None:
     assert [made.text for made in recipe(place.folder, "test", BINARIES)] == ["pytest"]
 
 
-def two_processes(arguments: str, then: Check) -> Act:
-    return lambda place, _: type_it(then)(place, Command(f"torchrun --standalone --nproc_per_node 2 {arguments}", ""))
+def two_processes(text: str, then: Check) -> Act:
+    """The two are started by hand: the launchers are rehearsed elsewhere, and these can be forked."""
+
+    def act(place: Workplace, command: Command) -> None:
+        world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port())}
+        with ThreadPoolExecutor(2) as pool:
+            ranks = [{**world, "RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
+            first, _ = done = list(pool.map(lambda rank: place.run(text, **rank), ranks))
+        assert [result.code for result in done] == [0, 0], last_words(first.output)
+        then(place, first)
+
+    return act
 
 
 def two_machines(place: Workplace, command: Command) -> None:

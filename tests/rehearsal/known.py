@@ -3,12 +3,12 @@
 import checks
 from checks import ARCHIVED, LISTED, PAPER, SHORT, as_others, evaluated, prepared, trained
 from commands import Command
-from rehearsal import instead, typed
+from rehearsal import Known, instead, typed
 
 FIVE = ("nyu", "kitti", "eth3d", "scannet", "diode")
 SUITE = "eval.py -m dataset=nyu,kitti,eth3d,scannet,diode"
 MODEL = "checkpoint=runs/quickstart/final"
-TWO = f"limit=2 panel.worst=1 panel.median=0 {MODEL}"
+ONE = f"limit=1 panel.worst=1 panel.median=0 {MODEL}"
 SIZES = {"hypersim_train": 6, "hypersim_val": 2, "vkitti_train": 6, "vkitti_val": 1, "nyu_test": 2}
 ROOMS = " ".join(f"prepare.size.{part}={count}" for part, count in SIZES.items())
 FEW = "data.hypersim.reader.limit=4 data.vkitti.reader.limit=4"
@@ -18,8 +18,8 @@ FILES = {"hypersim": 24, "vkitti": 2, "nyu": 2, "eth3d": 14, "diode": 1}
 KITTI = "out=downloads/kitti split_list=own/kitti_list.txt"
 SCANNET = "raw=own/scannet_frames_25k prepare.split_list=own/scannet_list.txt"
 GPUS = "so many GPUs are not here: two processes on the CPU"
-EIGHT = f"scripts/train.py +exp=hypersim_vkitti {PAPER} device=cpu run_dir=runs/eight"
-SHARD = f"scripts/train.py +exp=quickstart train.shard=true {SHORT} device=cpu run_dir=runs/shard"
+EIGHT = f"python scripts/train.py +exp=hypersim_vkitti {PAPER} device=cpu run_dir=runs/eight"
+SHARD = f"python scripts/train.py +exp=quickstart train.shard=true {SHORT} device=cpu run_dir=runs/shard"
 NOISE = {"gaussian": {"noise.strength": 0.0}, "multi_resolution": {"noise.annealed": False}}
 ABLATIONS = {
     "ablation_hypersim_50": {"mixture.hypersim": 0.5},
@@ -56,7 +56,7 @@ TABLE = [
     instead("check", "hf download * --local-dir checkpoints/stable-diffusion-2", checks.base_copied, "no hub"),
     # training
     typed("train", "train.py +exp=hypersim_vkitti model.base=checkpoints/*", checks.headline_trained, PAPER),
-    typed("train", "kill *", checks.killed),
+    Known("train", "kill *", checks.killed),
     typed("train more", "train.py +exp=hypersim_vkitti", trained("hypersim_vkitti"), PAPER),
     *(typed("train", f"train.py +exp=[quickstart,ablation_noise_{name}]", trained(f"noise_{name}", **values), SHORT)
       for name, values in NOISE.items()),
@@ -69,7 +69,7 @@ TABLE = [
     typed("train", "cache_latents.py +exp=[hypersim_vkitti,cached_latents]", checks.cached, FEW),
     typed("train", "train.py +exp=[hypersim_vkitti,cached_latents]",
           trained("cached"), f"{FEW} {PAPER} run_dir=runs/cached"),
-    typed("train", "train.py +exp=quickstart noise=multi_resolution *", checks.not_overwritten("quickstart", SHORT)),
+    Known("train", "train.py +exp=quickstart noise=multi_resolution *", checks.not_overwritten("quickstart", SHORT)),
     typed("train more", "torchrun * scripts/train.py +exp=quickstart device=cpu",
           as_others("two", "quickstart", 2), f"{SHORT} run_dir=runs/two"),
     instead("train more", "accelerate launch --num_processes 8 scripts/train.py +exp=hypersim_vkitti",
@@ -80,14 +80,14 @@ TABLE = [
     instead("train more", "#!/bin/bash*srun*", checks.slurm, "there is no Slurm: bin/srun, until requeued"),
     typed("train more", "train.py -m +exp=[quickstart,ablation_noise_gaussian],*", trained("noise_gaussian"), SHORT),
     # evaluation
-    typed("evaluate", f"{SUITE} checkpoint=MODEL", evaluated(FIVE, 2),
-          f"{TWO} checkpoint=../publishers/runs/quickstart/final", where="archives"),
-    typed("evaluate more", f"{SUITE} checkpoint=DIR", evaluated(FIVE, 2), TWO),
-    typed("evaluate", "eval.py dataset=nyu checkpoint=DIR", evaluated(["nyu"], 2), TWO),
+    typed("evaluate", f"{SUITE} checkpoint=MODEL", evaluated(FIVE, 1),
+          f"{ONE} checkpoint=../publishers/runs/quickstart/final", where="archives"),
+    typed("evaluate more", f"{SUITE} checkpoint=DIR", evaluated(FIVE, 1), ONE),
+    typed("evaluate", "eval.py dataset=nyu checkpoint=DIR", evaluated(["nyu"], 1), ONE),
     typed("table", "accelerate launch --num_processes 4 scripts/eval.py dataset=nyu checkpoint=DIR",
-          checks.as_alone, f"{TWO} output=runs/eval_accelerate"),
-    typed("evaluate", "eval.py dataset=nyu checkpoint=DIR protocol=moge", evaluated(["nyu"], 2, protocol="moge"), TWO),
-    typed("evaluate", "eval.py dataset=nyu checkpoint=DIR protocol=*", checks.refused("affine_depth"), TWO, code=1),
+          checks.as_alone, f"{ONE} output=runs/eval_accelerate"),
+    typed("evaluate", "eval.py dataset=nyu checkpoint=DIR protocol=moge", evaluated(["nyu"], 1, protocol="moge"), ONE),
+    typed("evaluate", "eval.py dataset=nyu checkpoint=DIR protocol=*", checks.refused("affine_depth"), ONE, code=1),
     typed("evaluate", "eval.py dataset=motorcycle *", evaluated(["motorcycle"], 1)),
     typed("evaluate", "eval.py dataset=rooms * sampler.steps=4 *", evaluated(["rooms"], 1), "limit=1"),
     *(typed("evaluate", f"eval.py dataset=rooms checkpoint=runs/{run}/final output=runs/{run}/eval",

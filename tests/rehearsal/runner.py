@@ -86,15 +86,15 @@ class Workplace:
     def path(self, name: str) -> Path:
         return self.folder / name
 
-    def run(self, command: str) -> Result:
-        """Type one command and wait for it: forked where possible."""
+    def run(self, command: str, **variables: str) -> Result:
+        """Type one command, with more variables set, and wait for it: forked where possible."""
         words = shlex.split(command)
         if words[0] != "python" or set(command) & set(";&|<>$`\n"):
-            return self.shell(command)
+            return self.shell(command, **variables)
         with self._lock:
             first = words[1] not in self._started
             self._started.add(words[1])
-        return self.shell(command) if first else self._forked(command, words[1], words[2:])
+        return self.shell(command, **variables) if first else self._forked(command, variables)
 
     def shell(self, command: str, **variables: str) -> Result:
         """As a process of its own, by bash."""
@@ -121,13 +121,16 @@ class Workplace:
             )
         return process, log
 
-    def _forked(self, command: str, script: str, arguments: list[str]) -> Result:
+    def _forked(self, command: str, variables: Mapping[str, str]) -> Result:
         start, log = time.perf_counter(), self._log()
+        _, script, *arguments = shlex.split(command)
         request = {"script": script, "arguments": arguments, "folder": str(self.folder), "log": str(log)}
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(TIMEOUT)
             connection.connect(str(self.zygote))
-            connection.sendall(json.dumps({**request, "environment": self.variables}).encode() + b"\n")
+            connection.sendall(
+                json.dumps({**request, "environment": {**self.variables, **variables}}).encode() + b"\n"
+            )
             code = int(connection.recv(16) or -1)
         return Result(command, code, log.read_text(errors="replace"), time.perf_counter() - start)
 
