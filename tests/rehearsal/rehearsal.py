@@ -2,9 +2,12 @@
 
 import re
 import time
+import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
+from subprocess import SubprocessError
 
 from commands import Command
 from runner import Result, Workplace
@@ -100,9 +103,13 @@ class Rehearsal:
         try:
             assert known is not None, "not in the table"
             more = known.act(self.places[known.where], command)
-        except (AssertionError, OSError, ValueError, LookupError) as error:
-            problem = str(error) if isinstance(error, AssertionError) else f"{type(error).__name__}: {error}"
-        self.outcomes.append(Outcome(command, known, time.perf_counter() - start, problem or ""))
+        except (AssertionError, OSError, ValueError, LookupError, SubprocessError) as error:
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            told = isinstance(error, AssertionError) and str(error)
+            problem = (
+                told or f"{type(error).__name__} {error} at {Path(last.filename).name}:{last.lineno}: {last.line}"
+            )
+        self.outcomes.append(Outcome(command, known, time.perf_counter() - start, problem))
         for following in more or ():
             self._do(following)
 

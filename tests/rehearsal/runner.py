@@ -68,6 +68,7 @@ class Workplace:
     zygote: Path
     _started: set[str] = field(default_factory=set)
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    _running: list[subprocess.Popen[bytes]] = field(default_factory=list)
     _count: int = 0
 
     @classmethod
@@ -119,14 +120,22 @@ class Workplace:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+        self._running.append(process)
         return process, log
+
+    def stop(self) -> None:
+        """End what was started and not waited for."""
+        for process in self._running:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
 
     def _forked(self, command: str, variables: Mapping[str, str]) -> Result:
         start, log = time.perf_counter(), self._log()
         _, script, *arguments = shlex.split(command)
-        request = {"script": script, "arguments": arguments, "folder": str(self.folder), "log": str(log)}
+        request = {"script": script, "arguments": arguments, "folder": str(self.folder), "seconds": TIMEOUT}
         with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(TIMEOUT)
+            connection.settimeout(2 * TIMEOUT)
             connection.connect(str(self.zygote))
             connection.sendall(
                 json.dumps({**request, "environment": {**self.variables, **variables}}).encode() + b"\n"

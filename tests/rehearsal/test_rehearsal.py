@@ -8,7 +8,7 @@ from commands import Command, documented, in_blocks
 from known import TABLE, VARIED
 from marigold.model.random_base import build_components, save
 from publishers import write_own_files, write_publishers
-from rehearsal import Rehearsal, find
+from rehearsal import Known, Rehearsal, find
 from runner import Workplace, environment, zygote
 from server import publishers_online
 
@@ -54,6 +54,15 @@ def test_a_command_that_nobody_knows_is_a_failure():
     assert rehearsal.tally().endswith("1 run, 0 stood in for, 1 failed")
 
 
+def test_a_check_that_fails_without_a_word_is_a_failure(tmp_path):
+    def fail(place, command):
+        raise AssertionError
+
+    rehearsal = Rehearsal([Known("get", "*", fail)], {"publishers": Workplace(tmp_path, {}, tmp_path)})
+    rehearsal.run([Command("a", "b")])
+    assert "raise AssertionError" in rehearsal.outcomes[0].problem
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_from_the_downloads_to_the_table(tmp_path, capsys):
@@ -65,7 +74,11 @@ def test_from_the_downloads_to_the_table(tmp_path, capsys):
         write_own_files(places["publishers"].path("own"))
         places["publishers"].path("own/photos").rename(places["publishers"].path("photos"))
         rehearsal = Rehearsal(TABLE, places)
-        rehearsal.run([*documented(ROOT), *VARIED])
+        try:
+            rehearsal.run([*documented(ROOT), *VARIED])
+        finally:
+            for place in places.values():
+                place.stop()
     with capsys.disabled():
         print(f"\n{rehearsal.tally()}")
     assert not [outcome for outcome in rehearsal.outcomes if outcome.problem]
