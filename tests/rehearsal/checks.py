@@ -182,7 +182,7 @@ def killed(place: Workplace, command: Command) -> None:
     process, log = place.start(typed_text)
     until = "checkpoints/step_*/training_state/manifest.json" if name == "-KILL" else "metrics.jsonl"
     deadline = time.monotonic() + 120
-    while not any(folder.glob(until)):
+    while not any(path.stat().st_size for path in folder.glob(until)):
         assert process.poll() is None, f"ended before it was stopped: {last_words(log.read_text())}"
         assert time.monotonic() < deadline
         time.sleep(0.01)
