@@ -8,6 +8,7 @@ import signal
 import socket
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +16,15 @@ from omegaconf import OmegaConf
 
 from commands import Command, recipe
 from publishers import DIODE, HYPERSIM, HYPERSIM_DROPPED, NYU_SCENES, NYU_TRAIN, SCANNET
-from rehearsal import Act, Check, last_words, typed
+from rehearsal import Act, Check, last_words, type_it
 from runner import BINARIES, Result, Workplace
 from runs import figures, losses, weights
 
 STEPS = 4
 TRAIN = f"train.steps={STEPS} train.log_every=1 train.checkpoint_every=2 train.validate_every={STEPS} train.workers=0"
 SHORT = f"{TRAIN} train.decay_steps={STEPS} train.warmup_steps=1 train.effective_batch=8 train.micro_batch=4"
-VALIDATION = " ".join(f"validation.sets.{name}.reader.limit=2" for name in ("hypersim", "nyu", "kitti"))
-PAPER = f"{TRAIN} train.effective_batch=4 {VALIDATION} validation.panel=1"
+VALIDATION = " ".join(f"validation.sets.{name}.reader.limit=1" for name in ("hypersim", "nyu", "kitti"))
+PAPER = f"{TRAIN} train.effective_batch=2 train.micro_batch=1 {VALIDATION} validation.panel=0"
 # What the archives hold, by the list that they are named in.
 ARCHIVED = {
     "nyu/filename_list_train.txt": len(NYU_TRAIN),
@@ -148,16 +149,21 @@ def as_others(run: str, other: str, processes: int) -> Check:
     return check
 
 
-def not_overwritten(run: str, then: Check) -> Act:
-    """A command whose run folder is there already: done, or refused with all as it was."""
+def dry_run(place: Workplace, command: Command) -> None:
+    """One step, and a checkpoint that was read back."""
+    type_it(lambda *_: None, "model=tiny data.hypersim.transform.size=[96,128]")(place, command)
+    assert [line["step"] for line in figures(place.path("runs/dry_run")) if "loss" in line] == [1]
+
+
+def not_overwritten(run: str, shorten: str) -> Act:
+    """A command that must leave an earlier run's configuration as it was, also where it is refused."""
 
     def act(place: Workplace, command: Command) -> None:
-        before = place.path(f"runs/{run}/config.yaml").read_bytes()
-        result = place.run(f"{command.text} {SHORT}")
-        same = place.path(f"runs/{run}/config.yaml").read_bytes() == before
-        kept = "" if same else f", and runs/{run}/config.yaml is another now"
-        assert result.code == 0, f"exit code {result.code}{kept}: {last_words(result.output)}"
-        then(place, result)
+        config = place.path(f"runs/{run}/config.yaml")
+        before = config.read_bytes()
+        result = place.run(f"{command.text} {shorten}")
+        kept = "" if config.read_bytes() == before else f", and runs/{run}/config.yaml is another now"
+        assert (result.code, kept) == (0, ""), f"exit code {result.code}{kept}: {last_words(result.output)}"
 
     return act
 
@@ -176,7 +182,7 @@ def killed(place: Workplace, command: Command) -> None:
     process, log = place.start(typed_text)
     until = "checkpoints/step_*/training_state/manifest.json" if name == "-KILL" else "metrics.jsonl"
     deadline = time.monotonic() + 120
-    while not any(folder.glob(until)):
+    while not any(path.stat().st_size for path in folder.glob(until)):
         assert process.poll() is None, f"ended before it was stopped: {last_words(log.read_text())}"
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -184,7 +190,7 @@ def killed(place: Workplace, command: Command) -> None:
     code = process.wait(120)
     assert code == (75 if name == "-TERM" else -signal.SIGKILL), f"exit code {code}: {last_words(log.read_text())}"
     assert not (folder / "final").exists()
-    typed(lambda *_: None)(place, Command(typed_text.removeprefix("exec "), command.place))
+    type_it(lambda *_: None)(place, Command(typed_text.removeprefix("exec "), command.place))
     whole = place.path("runs/hypersim_vkitti")
     assert weights(folder) == weights(whole), "the resumed run ended with other weights"
     assert figures(folder) == figures(whole), "the resumed run logged other figures"
@@ -209,8 +215,18 @@ def only_pytest(place: Workplace, command: Command) -> None:
     assert [made.text for made in recipe(place.folder, "test", BINARIES)] == ["pytest"]
 
 
-def two_processes(arguments: str, then: Check) -> Act:
-    return lambda place, _: typed(then)(place, Command(f"torchrun --standalone --nproc_per_node 2 {arguments}", ""))
+def two_processes(text: str, then: Check) -> Act:
+    """The two are started by hand: the launchers are rehearsed elsewhere, and these can be forked."""
+
+    def act(place: Workplace, command: Command) -> None:
+        world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port())}
+        with ThreadPoolExecutor(2) as pool:
+            ranks = [{**world, "RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
+            first, _ = done = list(pool.map(lambda rank: place.run(text, **rank), ranks))
+        assert [result.code for result in done] == [0, 0], last_words(first.output)
+        then(place, first)
+
+    return act
 
 
 def two_machines(place: Workplace, command: Command) -> None:

@@ -3,5 +3,8 @@
 import sys
 from pathlib import Path
 
+import pytest
+
 TESTS = Path(__file__).parents[1]
 sys.path[:0] = [str(TESTS / "data"), str(TESTS / "training")]
+pytest.register_assert_rewrite("checks")  # a failed check says which values it found

@@ -68,6 +68,7 @@ class Workplace:
     zygote: Path
     _started: set[str] = field(default_factory=set)
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    _running: list[subprocess.Popen[bytes]] = field(default_factory=list)
     _count: int = 0
 
     @classmethod
@@ -86,15 +87,15 @@ class Workplace:
     def path(self, name: str) -> Path:
         return self.folder / name
 
-    def run(self, command: str) -> Result:
-        """Type one command and wait for it: forked where possible."""
+    def run(self, command: str, **variables: str) -> Result:
+        """Type one command, with more variables set, and wait for it: forked where possible."""
         words = shlex.split(command)
         if words[0] != "python" or set(command) & set(";&|<>$`\n"):
-            return self.shell(command)
+            return self.shell(command, **variables)
         with self._lock:
             first = words[1] not in self._started
             self._started.add(words[1])
-        return self.shell(command) if first else self._forked(command, words[1], words[2:])
+        return self.shell(command, **variables) if first else self._forked(command, variables)
 
     def shell(self, command: str, **variables: str) -> Result:
         """As a process of its own, by bash."""
@@ -119,15 +120,26 @@ class Workplace:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+        self._running.append(process)
         return process, log
 
-    def _forked(self, command: str, script: str, arguments: list[str]) -> Result:
+    def stop(self) -> None:
+        """End what was started and not waited for."""
+        for process in self._running:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+    def _forked(self, command: str, variables: Mapping[str, str]) -> Result:
         start, log = time.perf_counter(), self._log()
-        request = {"script": script, "arguments": arguments, "folder": str(self.folder), "log": str(log)}
+        _, script, *arguments = shlex.split(command)
+        request = {"script": script, "arguments": arguments, "folder": str(self.folder), "seconds": TIMEOUT}
         with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(TIMEOUT)
+            connection.settimeout(2 * TIMEOUT)
             connection.connect(str(self.zygote))
-            connection.sendall(json.dumps({**request, "environment": self.variables}).encode() + b"\n")
+            connection.sendall(
+                json.dumps({**request, "environment": {**self.variables, **variables}}).encode() + b"\n"
+            )
             code = int(connection.recv(16) or -1)
         return Result(command, code, log.read_text(errors="replace"), time.perf_counter() - start)
 

@@ -44,8 +44,11 @@ def wait_for(connection: socket.socket) -> None:
         os._exit(0)
 
 
-def run_script(script: str, arguments: list[str], folder: str, environment: dict[str, str], log: str) -> None:
-    """As `python SCRIPT ARGUMENTS` in `folder`: ends the process with the script's exit code, or its traceback."""
+def run_script(
+    script: str, arguments: list[str], folder: str, environment: dict[str, str], log: str, seconds: int
+) -> None:
+    """As `python SCRIPT ARGUMENTS` in `folder`, for so long: ends with the script's exit code, or its traceback."""
+    signal.alarm(seconds)
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
