@@ -30,7 +30,7 @@ from marigold.model.diffusion import Diffusion
 from marigold.train import run
 from marigold.training.objective import Objective
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 BATCH = 32
 PLAIN = "plain loop"
 # name -> overrides; every setting takes steps of 32 samples.
