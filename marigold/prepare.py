@@ -1,12 +1,12 @@
 """Prepare a data set for the readers, or check every list of a prepared one."""
 
 from pathlib import Path
-from typing import cast
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from marigold.config import ConfigError, build
 from marigold.data.preparation.check import check, write_report
+from marigold.evaluation_set import changed_reader
 
 
 def run(config: DictConfig) -> bool:
@@ -36,8 +36,7 @@ def check_lists(config: DictConfig) -> bool:
         raise ConfigError("this data set has no lists to check")
     readers = {}
     for name, changes in (config.get("check") or {"reader": {}}).items():
-        readers[name] = cast(DictConfig, OmegaConf.merge(config.dataset.reader, changes))
-        readers[name]._set_parent(config.dataset)  # interpolations look upwards
+        readers[name] = changed_reader(config.dataset, changes)
     there = [name for name, reader in readers.items() if Path(reader.split_list).exists()]
     results = []
     for name in there or list(readers)[:1]:  # of none that is there the reader says how to get it

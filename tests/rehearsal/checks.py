@@ -9,21 +9,24 @@ import socket
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from omegaconf import OmegaConf
 
 from commands import Command, recipe
+from miniature import depth, depth_png, encoded, photo, write
 from publishers import DIODE, HYPERSIM, HYPERSIM_DROPPED, NYU_SCENES, NYU_TRAIN, SCANNET
 from rehearsal import Act, Check, last_words, type_it
 from runner import BINARIES, Result, Workplace
 from runs import figures, losses, weights
 
+FIVE = ("nyu", "kitti", "eth3d", "scannet", "diode")
 STEPS = 4
 TRAIN = f"train.steps={STEPS} train.log_every=1 train.checkpoint_every=2 train.validate_every={STEPS} train.workers=0"
 SHORT = f"{TRAIN} train.decay_steps={STEPS} train.warmup_steps=1 train.effective_batch=8 train.micro_batch=4"
-VALIDATION = " ".join(f"validation.sets.{name}.reader.limit=1" for name in ("hypersim", "nyu", "kitti"))
+VALIDATION = "data.hypersim.held_out.limit=1 data.vkitti.held_out.limit=1"
 PAPER = f"{TRAIN} train.effective_batch=2 train.micro_batch=1 {VALIDATION} validation.panel=0"
 # What the archives hold, by the list that they are named in.
 ARCHIVED = {
@@ -39,7 +42,9 @@ LISTED = {key: count for key, count in ARCHIVED.items() if key != "kitti/eigen_v
 LISTED |= {"eth3d/filename_list.txt": 13, "vkitti/filename_list_train.txt": 20148}
 LISTED |= {f"hypersim/filename_list_{split}.txt": sum(f[0] == split for f in HYPERSIM) for split in ("val", "test")}
 LISTED["hypersim/filename_list_train.txt"] = 4  # of five, the filter drops one
-CHECKED = {"nyu": 4, "kitti": 652, "eth3d": 2, "scannet": 4, "diode": 4}
+# Samples of each list that `prepare.py check` reads, four of each where that is a shortening.
+CHECKED = {"nyu": [4, 2], "kitti": [4, 4], "eth3d": [2], "scannet": [4], "diode": [4]}
+CHECKED |= {"hypersim": [4, 2, 1], "vkitti": [4, 4]}
 
 
 def lines(path: Path) -> list[str]:
@@ -54,10 +59,8 @@ def downloaded(files: int) -> Check:
 
     def check(place: Workplace, result: Result) -> Sequence[Command]:
         assert f"{files:,} of {files:,} files are there and checked" in result.output, last_words(result.output)
-        folder = place.path(re.findall(r"out=(\S+)", result.command)[-1])
-        for source in (place.folder.parent / "web").rglob("*.*"):
-            path = folder / source.name
-            assert not path.is_file() or filecmp.cmp(path, source, shallow=False), f"{path} is not what was served"
+        name = re.findall(r"dataset=(\w+)", result.command)[0]
+        came_whole(place, name)
         text = re.search(r"^next: (.+)$", result.output, re.MULTILINE)
         assert text, "no next step is printed"
         return [Command(text[1], f"printed by {result.command}")]
@@ -65,11 +68,35 @@ def downloaded(files: int) -> Check:
     return check
 
 
-def scannet_refused(place: Workplace, result: Result) -> Sequence[Command]:
-    assert "signing its terms of use" in result.output
-    text = re.search(r"run (python scripts/prepare\.py .+)$", result.output, re.MULTILINE)
-    assert text, "no next step is printed"
-    return [Command(text[1], f"printed by {result.command}")]
+def came_whole(place: Workplace, name: str) -> None:
+    for source in (place.folder.parent / "web").rglob("*.*"):
+        path = place.path(f"downloads/{name}/{source.name}")
+        assert not path.is_file() or filecmp.cmp(path, source, shallow=False), f"{path} is not what was served"
+
+
+def archives_downloaded(place: Workplace, result: Result) -> None:
+    for name in FIVE:
+        came_whole(place, name)
+        assert len(list(place.path(f"downloads/{name}").glob("*.tar"))) == 1
+        assert f"next: python scripts/prepare.py dataset={name} source=archive\n" in result.output
+
+
+def archives_prepared(place: Workplace, result: Result) -> None:
+    for name in FIVE:
+        prepared(ARCHIVED)(place, replace(result, command=f"dataset={name}"))
+        assert all(path.is_symlink() for path in place.path(f"data/{name}").glob("*.tar"))
+
+
+def unpacked(archives: int) -> Act:
+    """The command as it stands; its folder then holds more than the archives."""
+
+    def act(place: Workplace, command: Command) -> None:
+        result = place.shell(command.text)
+        assert result.code == 0, last_words(result.output)
+        folder = place.path("downloads") / ("eth3d" if "eth3d" in command.text else "diode")
+        assert len([path for path in folder.iterdir() if path.is_dir()]) == archives
+
+    return act
 
 
 def prepared(expected: dict[str, int]) -> Check:
@@ -79,7 +106,7 @@ def prepared(expected: dict[str, int]) -> Check:
         name = re.findall(r"dataset=(\w+)", result.command)[-1]
         found = {}
         for key, count in expected.items():
-            if key.startswith(f"{name}/") and ("val_800" not in key or "eigen" not in result.command):
+            if key.startswith(f"{name}/") and (key != "kitti/eigen_val_800.txt" or len(expected) == 1):
                 path = place.path(f"data/{key}")
                 found[key] = (len(lines(path)) if path.is_file() else "no file", count)
         wrong = {key: pair for key, pair in found.items() if pair[0] != pair[1]}
@@ -93,9 +120,9 @@ def prepared(expected: dict[str, int]) -> Check:
 
 def checked(place: Workplace, result: Result) -> None:
     name = re.findall(r"dataset=(\w+)", result.command)[-1]
-    limit = re.search(r"limit=(\d+)", result.command)
-    assert f"{int(limit[1]) if limit else CHECKED[name]} samples checked" in result.output, last_words(result.output)
-    assert "all is well" in result.output
+    counts = [int(count) for count in re.findall(r"(\d+) samples checked", result.output)]
+    assert counts == CHECKED[name], f"{counts} samples: {last_words(result.output)}"
+    assert result.output.count("all is well") == len(counts), last_words(result.output)
 
 
 def rooms_rendered(place: Workplace, _: Result) -> None:
@@ -155,17 +182,44 @@ def dry_run(place: Workplace, command: Command) -> None:
     assert [line["step"] for line in figures(place.path("runs/dry_run")) if "loss" in line] == [1]
 
 
-def not_overwritten(run: str, shorten: str) -> Act:
-    """A command that must leave an earlier run's configuration as it was, also where it is refused."""
+def refused_untouched(run: str, shorten: str) -> Act:
+    """A run that differs from what its folder holds is refused, offered a name, and changes no file there."""
 
     def act(place: Workplace, command: Command) -> None:
-        config = place.path(f"runs/{run}/config.yaml")
-        before = config.read_bytes()
+        files = [path for path in place.path(f"runs/{run}").rglob("*") if path.is_file() and path.name != ".lock"]
+        before = {path: path.read_bytes() for path in files if path.suffix != ".safetensors"}
         result = place.run(f"{command.text} {shorten}")
-        kept = "" if config.read_bytes() == before else f", and runs/{run}/config.yaml is another now"
-        assert (result.code, kept) == (0, ""), f"exit code {result.code}{kept}: {last_words(result.output)}"
+        assert (result.code, "name=" in result.output) == (1, True), last_words(result.output)
+        changed = [path.name for path, content in before.items() if path.read_bytes() != content]
+        assert not changed, f"{changed} are others now"
 
     return act
+
+
+def validated_on(run: str, *sets: str) -> Check:
+    def check(place: Workplace, result: Result) -> None:
+        trained(run)(place, result)
+        found = {key.partition("/")[0] for line in figures(place.path(f"runs/{run}")) for key in line if "/" in key}
+        assert found == set(sets), f"validated on {found}"
+
+    return check
+
+
+def own_set(place: Workplace, command: Command) -> None:
+    """The README's YAML, in a file of the user's, and a few pairs."""
+    text = re.search(r"```yaml\n(.+?)```", place.path("README.md").read_text(), re.DOTALL)
+    assert text, "the README shows no YAML"
+    write(place.path("configs/data/mine.yaml"), text[1])
+    for part, numbers in (("train", range(4)), ("val", range(4, 6))):
+        for number in numbers:
+            write(place.path(f"data/mine/{number}.png"), encoded(photo(number, (480, 640))))
+            write(place.path(f"data/mine/{number}_depth.png"), depth_png(depth(number, (480, 640), 1, 9), 1000))
+        write(place.path(f"data/mine/{part}.txt"), "".join(f"{n}.png {n}_depth.png\n" for n in numbers))
+    type_it(validated_on("mine", "mine"), f"{TRAIN} train.effective_batch=2 train.micro_batch=1")(place, command)
+    card = place.path("runs/mine/best/README.md").read_text()
+    assert "CC BY 4.0" in card
+    assert "CC BY-NC-SA" not in card
+    assert "license: openrail++" in card
 
 
 def headline_trained(place: Workplace, result: Result) -> Sequence[Command]:
@@ -296,7 +350,7 @@ def compared(_: Workplace, result: Result) -> None:
 
 def swept(curve: str, points: int) -> Check:
     def check(place: Workplace, _: Result) -> None:
-        folder = place.path(f"runs/sweep/{curve}")
+        (folder,) = place.path("runs/sweep").glob(f"rooms-marigold-{curve}-*")
         assert len(lines(folder / "points.csv")) == 1 + points
         assert (folder / "curve.png").stat().st_size > 1000
 

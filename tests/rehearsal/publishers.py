@@ -61,14 +61,11 @@ def write_publishers(root: Path) -> None:
 
 
 def write_own_files(folder: Path) -> None:
-    """Photos to predict on, ScanNet's frames (signed for), and the lists of images that no rule gives."""
+    """Images to predict on, and ScanNet's frames, for which one signs."""
     for number in range(3):
         write(folder / f"photos/{number}.jpg", encoded(photo(900 + number, (120, 160)), "JPEG"))
     for name, data in scannet_members((968, 1296)):
         write(folder / "scannet_frames_25k" / name, data)
-    lines = [f"{scan}/color/{frame:06d}.jpg {scan}/depth/{frame:06d}.png" for scan, frame in SCANNET]
-    write(folder / "scannet_list.txt", "\n".join(lines))
-    write(folder / "kitti_list.txt", "\n".join(kitti_lines(KITTI_TEST)))
 
 
 def write_hypersim(root: Path) -> None:

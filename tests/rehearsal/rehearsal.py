@@ -12,7 +12,7 @@ from subprocess import SubprocessError
 from commands import Command
 from runner import Result, Workplace
 
-STAGES = ("get", "check", "train", "train more", "evaluate", "evaluate more", "table")
+STAGES = ("get", "raw", "unpack", "prepare", "check", "train", "train more", "evaluate", "evaluate more", "table")
 Act = Callable[[Workplace, Command], Sequence[Command] | None]
 Check = Callable[[Workplace, Result], Sequence[Command] | None]
 
@@ -30,7 +30,7 @@ class Known:
     text: str
     act: Act
     why: str = ""
-    where: str = "publishers"
+    where: str = "readme"
 
     def fits(self, command: Command) -> bool:
         pattern = ".*".join(map(re.escape, self.text.split("*")))
@@ -42,7 +42,7 @@ def instead(stage: str, text: str, act: Act, why: str) -> Known:
     return Known(stage, text, act, why)
 
 
-def typed(stage: str, text: str, check: Check, shorten: str = "", code: int = 0, where: str = "publishers") -> Known:
+def typed(stage: str, text: str, check: Check, shorten: str = "", code: int = 0, where: str = "readme") -> Known:
     """A command that is typed as it stands, with the overrides `shorten` behind it."""
     return Known(stage, text, type_it(check, shorten, code), where=where)
 

@@ -6,7 +6,7 @@ import pytest
 
 from commands import Command, documented, in_blocks
 from known import TABLE, VARIED
-from marigold.model.random_base import build_components, save
+from marigold.miniature.random_base import build_components, save
 from publishers import write_own_files, write_publishers
 from rehearsal import Known, Rehearsal, find
 from runner import Workplace, environment, zygote
@@ -58,7 +58,7 @@ def test_a_check_that_fails_without_a_word_is_a_failure(tmp_path):
     def fail(place, command):
         raise AssertionError
 
-    rehearsal = Rehearsal([Known("get", "*", fail)], {"publishers": Workplace(tmp_path, {}, tmp_path)})
+    rehearsal = Rehearsal([Known("get", "*", fail)], {"readme": Workplace(tmp_path, {}, tmp_path)})
     rehearsal.run([Command("a", "b")])
     assert "raise AssertionError" in rehearsal.outcomes[0].problem
 
@@ -69,10 +69,12 @@ def test_from_the_downloads_to_the_table(tmp_path, capsys):
     write_publishers(tmp_path / "web")
     save(build_components(0, (8, 8, 8), (4, 4, 4, 4)), tmp_path / "base")
     with publishers_online(tmp_path / "web") as online, zygote(tmp_path, environment(online)) as fork:
-        names = ("publishers", "archives")
+        names = ("readme", "raw")
         places = {n: Workplace.create(ROOT, tmp_path / n, environment(online), fork) for n in names}
-        write_own_files(places["publishers"].path("own"))
-        places["publishers"].path("own/photos").rename(places["publishers"].path("photos"))
+        write_own_files(tmp_path / "own")
+        (tmp_path / "own/photos").rename(places["readme"].path("photos"))
+        (places["raw"].path("downloads")).mkdir()
+        (tmp_path / "own/scannet_frames_25k").rename(places["raw"].path("downloads/scannet_frames_25k"))
         rehearsal = Rehearsal(TABLE, places)
         try:
             rehearsal.run([*documented(ROOT), *VARIED])
