@@ -28,7 +28,7 @@ from marigold.evaluation.rows import RowStore, write_csv
 from marigold.evaluation_set import EvaluationSet, open_set, output_folder, start_processes
 from marigold.files import lock_folder
 from marigold.identity import fingerprint
-from marigold.model.sampling import Sampling
+from marigold.model.settings import Sampling
 from marigold.precision import PRECISIONS
 
 

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from marigold.config import ConfigError, to_dataclass
 from marigold.model.pipeline import MarigoldDepth
-from marigold.model.sampling import Sampling
+from marigold.model.settings import Sampling
 from marigold.precision import PRECISIONS
 from marigold.prediction_files import Job, PointCloud, plan, read_ahead, write
 

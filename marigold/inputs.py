@@ -89,9 +89,17 @@ class Settings:
         return to_dataclass(cls, OmegaConf.create(chosen))
 
 
-def check_inputs(
-    config: DictConfig, settings: Settings
-) -> tuple[list[TrainingSet], list[ValidationSet], Backbone, MixtureDataset[Any]]:
+@dataclass(frozen=True)
+class Inputs:
+    """All that a run reads: training and validation sets, the base model, and the stream of micro-batches."""
+
+    sets: list[TrainingSet]
+    validation_sets: list[ValidationSet]
+    backbone: Backbone
+    data: MixtureDataset[Any]
+
+
+def open_inputs(config: DictConfig, settings: Settings) -> Inputs:
     """Everything that a run needs, built and looked up, or one DataError that names all that is missing."""
     problems: list[str] = []
     sets, backbone = load_inputs(config, settings, problems, files=not settings.cache.enabled)
@@ -110,7 +118,7 @@ def check_inputs(
         raise DataError("cannot start:\n" + "\n".join(f"- {problem}" for problem in problems))
     if not validation_sets:
         logger.warning("no validation and no best/: no training set of this run has a held_out list")
-    return sets, validation_sets, backbone, data
+    return Inputs(sets, validation_sets, backbone, data)
 
 
 def load_inputs(

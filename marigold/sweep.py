@@ -22,7 +22,7 @@ from marigold.evaluation_set import EvaluationSet, open_set, output_folder, star
 from marigold.files import lock_folder
 from marigold.identity import fingerprint
 from marigold.model.pipeline import MarigoldDepth, Members
-from marigold.model.sampling import Sampling
+from marigold.model.settings import Sampling
 from marigold.precision import PRECISIONS
 from marigold.types import DepthSample, Prediction
 

@@ -28,9 +28,9 @@ from marigold.inputs import (
     METRICS,
     Settings,
     ValidationSet,
-    check_inputs,
     chosen_metric,
     lists_of,
+    open_inputs,
     require_same_run,
     run_folder,
     run_identity,
@@ -38,7 +38,7 @@ from marigold.inputs import (
 from marigold.model.base import licence
 from marigold.model.model_card import Score, model_card
 from marigold.model.pipeline import DepthSettings, MarigoldDepth
-from marigold.model.sampling import Sampling
+from marigold.model.settings import Sampling
 from marigold.training.checkpoint import (
     Checkpoint,
     Validated,
@@ -60,49 +60,8 @@ from marigold.training.tracking import Start, Trackers
 logger = logging.getLogger(__name__)
 
 
-def run(config: DictConfig) -> bool:
-    """Train as configured; returns False if a signal or the time limit ended it early, with everything saved.
-
-    Raises ValueError or OSError with a message for the user.
-    """
-    settings, folder = Settings.read(config), run_folder(config)
-    accelerator = make_accelerator(config.precision, config.device)
-    accumulation_steps(settings.train.effective_batch, settings.train.micro_batch, accelerator.num_processes)
-    with lock_folder(folder) if accelerator.is_main_process else nullcontext():
-        sets, validation_sets, backbone, data = check_inputs(config, settings)
-        select_by = chosen_metric(settings.train.select_by, validation_sets)
-        depends_on = run_identity(config, sets, backbone, accelerator)
-        checkpoint = load_latest(folder / "checkpoints")
-        if checkpoint is not None:
-            require_same_run(checkpoint, depends_on, config.precision, folder)
-        accelerator.wait_for_everyone()
-        if accelerator.is_main_process:  # the run is accepted: nothing was written before
-            OmegaConf.save(config, folder / "config.yaml", resolve=True)
-            provenance.write(folder, accelerator.num_processes)
-        # Nothing below draws from the global generators; a fixed seed makes sure that it would not matter.
-        set_seed(settings.train.seed)
-        export = settings.export
-        advice = DepthSettings(
-            "depth", True, True, export.default_denoising_steps, export.default_processing_resolution
-        )
-        model = MarigoldDepth(backbone, advice).to(accelerator.device)
-        settings.performance.apply(backbone.unet)
-        vae = None if settings.cache.enabled else backbone.vae
-        objective = Objective(model.diffusion, settings.noise, model.prompt, vae, settings.train.seed)
-        trainer = Trainer(settings.train, backbone.unet, data, objective, accelerator)
-        finished = train(
-            Run(settings, folder, config, model, trainer, sets, validation_sets, select_by, depends_on, accelerator),
-            checkpoint,
-        )
-        if accelerator.is_main_process and finished:
-            best = f" and {folder / 'best'} ({select_by})" if select_by else ""
-            print(f"trained {settings.train.steps} steps: {folder / 'final'} (last){best}")
-        accelerator.end_training()
-    return finished
-
-
 @dataclass(frozen=True)
-class Run:
+class TrainingRun:
     """An accepted run, complete: all that its steps, checkpoints and validations need."""
 
     settings: Settings
@@ -117,29 +76,108 @@ class Run:
     accelerator: Accelerator
 
 
-def train(run: Run, checkpoint: Checkpoint | None) -> bool:
+@dataclass(frozen=True)
+class Best:
+    """The best validation so far: the metric that chose it, a hash of the lists it was measured on, its value."""
+
+    metric: str
+    lists: str
+    value: float
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """Where a run starts: finished steps, the best validation so far, and whether this checkpoint's is still due."""
+
+    step: int = 0
+    best: Best | None = None
+    validation_due: bool = False
+
+
+def run(config: DictConfig) -> bool:
+    """Train as configured; returns False if a signal or the time limit ended it early, with everything saved.
+
+    Raises ValueError or OSError with a message for the user.
+    """
+    settings, folder = Settings.read(config), run_folder(config)
+    accelerator = make_accelerator(config.precision, config.device)
+    # Batches that do not divide are refused before anything is loaded.
+    accumulation_steps(settings.train.effective_batch, settings.train.micro_batch, accelerator.num_processes)
+    with lock_folder(folder) if accelerator.is_main_process else nullcontext():
+        inputs = open_inputs(config, settings)
+        select_by = chosen_metric(settings.train.select_by, inputs.validation_sets)
+        depends_on = run_identity(config, inputs.sets, inputs.backbone, accelerator)
+        checkpoint = load_latest(folder / "checkpoints")
+        if checkpoint is not None:
+            require_same_run(checkpoint, depends_on, config.precision, folder)
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:  # the run is accepted: nothing was written before
+            OmegaConf.save(config, folder / "config.yaml", resolve=True)
+            provenance.write(folder, accelerator.num_processes)
+        # Nothing below draws from the global generators; a fixed seed makes sure that it would not matter.
+        set_seed(settings.train.seed)
+        depth_settings = DepthSettings(
+            prediction_type="depth",
+            scale_invariant=True,
+            shift_invariant=True,
+            default_denoising_steps=settings.export.default_denoising_steps,
+            default_processing_resolution=settings.export.default_processing_resolution,
+        )
+        unet = inputs.backbone.unet
+        model = MarigoldDepth(inputs.backbone, depth_settings).to(accelerator.device)
+        settings.performance.apply(unet)
+        vae = None if settings.cache.enabled else inputs.backbone.vae
+        objective = Objective(model.diffusion, settings.noise, model.prompt, vae, settings.train.seed)
+        training_run = TrainingRun(
+            settings=settings,
+            folder=folder,
+            config=config,
+            model=model,
+            trainer=Trainer(settings.train, unet, inputs.data, objective, accelerator),
+            sets=inputs.sets,
+            validation_sets=inputs.validation_sets,
+            select_by=select_by,
+            depends_on=depends_on,
+            accelerator=accelerator,
+        )
+        finished = train(training_run, checkpoint)
+        if accelerator.is_main_process and finished:
+            best = f" and {folder / 'best'} ({select_by})" if select_by else ""
+            print(f"trained {settings.train.steps} steps: {folder / 'final'} (last){best}")
+        accelerator.end_training()
+    return finished
+
+
+def train(run: TrainingRun, checkpoint: Checkpoint | None) -> bool:
     """The steps from the checkpoint, or from nothing, to the last, with what happens every N of them."""
     settings, trainer, main = run.settings.train, run.trainer, run.accelerator.is_main_process
-    start, best, validated = resume(run, checkpoint)
-    tracker = make_tracker(run, Start(start, validated)) if main else None
+    resumed = resume(run, checkpoint)
+    best = resumed.best
+    tracker = make_tracker(run, Start(resumed.step, not resumed.validation_due)) if main else None
     deadline = math.inf if settings.time_limit is None else time.monotonic() + 3600 * settings.time_limit
-    advised = False
+    warned = False
     try:
-        if checkpoint is not None and not validated:
-            with trainer.exported():
-                best = validate(run, checkpoint.folder, start, best, tracker)
+        if checkpoint is not None and resumed.validation_due:
+            with trainer.evaluation_weights():
+                values = validate(run, resumed.step, tracker)
+                best = promote(run, checkpoint.folder, resumed.step, values, best)
         bar = tqdm(
-            trainer.steps(start), initial=start, total=settings.steps, disable=not main, desc="train", mininterval=2
+            trainer.steps(resumed.step),
+            initial=resumed.step,
+            total=settings.steps,
+            disable=not main,
+            desc="train",
+            mininterval=2,
         )
         with stop_signals() as stopped:
             for done in bar:
                 last = done == settings.steps
                 if done % settings.log_every == 0 or last:
-                    values = trainer.read_window(done)
-                    bar.set_postfix(shown(values), refresh=False)
+                    metrics = trainer.take_metrics(done)
+                    bar.set_postfix(shown(metrics), refresh=False)
                     if tracker is not None:
-                        tracker.log(done, values)
-                    advised = advised or advise(values["data_wait_share"], run)
+                        tracker.log(done, metrics)
+                    warned = warned or warn_of_slow_data(metrics["data_wait_share"], run)
                 # Several processes must agree on when to stop, and agreeing costs a synchronisation.
                 stopping = stopped() or time.monotonic() > deadline
                 if run.accelerator.num_processes > 1:
@@ -147,10 +185,11 @@ def train(run: Run, checkpoint: Checkpoint | None) -> bool:
                 validating = done % settings.validate_every == 0 or last
                 if validating or stopping or done % settings.checkpoint_every == 0:
                     trainer.check_finite(done)
-                    with trainer.exported():
+                    with trainer.evaluation_weights():
                         saved = save(run, done, best)
                         if validating:
-                            best = validate(run, saved, done, best, tracker)
+                            values = validate(run, done, tracker)
+                            best = promote(run, saved, done, values, best)
                 if stopping and not last:
                     logger.warning("stopped after step %d; the same command resumes from there", done)
                     return False
@@ -160,36 +199,37 @@ def train(run: Run, checkpoint: Checkpoint | None) -> bool:
     return True
 
 
-Best = dict[str, Any]
-"""`metric`, `lists` (what it was measured on) and `value` of the best validation so far; empty before the first."""
-
-
-def resume(run: Run, checkpoint: Checkpoint | None) -> tuple[int, Best, bool]:
-    """Load a checkpoint; returns the steps done, the best validation so far, and whether that step's is finished."""
+def resume(run: TrainingRun, checkpoint: Checkpoint | None) -> Resumed:
+    """Load a checkpoint, if there is one."""
     if checkpoint is None:
-        return 0, {}, True
-    settings = run.settings.train
+        return Resumed()
+    settings, step = run.settings.train, checkpoint.step
     run.trainer.load(checkpoint)
     logger.info("resumed from %s", checkpoint.folder)
-    best: Best = checkpoint.metadata["best"]
+    saved = checkpoint.metadata["best"]
+    best = None if saved is None else Best(**saved)
     validated, lists = checkpoint.validation(), lists_of(run.validation_sets)
-    last = checkpoint.step == settings.steps
-    due = last or checkpoint.step % settings.validate_every == 0
-    changed = best and (best["metric"], best["lists"]) != (run.select_by, lists)
+    last = step == settings.steps
+    due = last or step % settings.validate_every == 0
+    changed = best is not None and (best.metric, best.lists) != (run.select_by, lists)
     if changed or (validated is not None and validated.lists != lists):
         logger.warning("best/ was chosen on other lists or by another metric and is chosen anew")
-        return checkpoint.step, {}, validated is None and not due
+        return Resumed(step, None, validation_due=validated is not None or due)
     if validated is None:
-        return checkpoint.step, best, not due
+        return Resumed(step, best, validation_due=due)
     # A run that was shortened to a step that it had passed still lacks its final/.
-    return checkpoint.step, better(run, best, validated.values)[0], validated.final or not last
+    return Resumed(step, better(run, best, validated.values), validation_due=last and not validated.final)
 
 
-def save(run: Run, done: int, best: Best) -> Path:
+def save(run: TrainingRun, done: int, best: Best | None) -> Path:
     """Write the checkpoint of `done` finished steps, before it is validated; collective, returns its folder."""
     checkpoints, settings = run.folder / "checkpoints", run.settings.train
     if run.accelerator.is_main_process:
-        metadata = {"identity": run.depends_on, "best": best, "pending": run.trainer.pending()}
+        metadata = {
+            "identity": run.depends_on,
+            "best": None if best is None else asdict(best),
+            "pending": run.trainer.pending(),
+        }
         export = partial(run.model.save_pretrained, card=make_card(run, {}))
         saved = save_checkpoint(checkpoints, done, export, run.trainer.state(), metadata)
         run.trainer.saved = str(saved)
@@ -200,42 +240,46 @@ def save(run: Run, done: int, best: Best) -> Path:
     return step_folder(checkpoints, done)
 
 
-def validate(run: Run, saved: Path, done: int, best: Best, tracker: Trackers | None) -> Best:
-    """Evaluate the model on every validation set, then make best/ and final/ of the checkpoint `saved`; collective.
-
-    A killed run repeats all of it: the checkpoint is marked as validated at the end.
-    """
+def validate(run: TrainingRun, done: int, tracker: Trackers | None) -> dict[str, float]:
+    """Evaluate the model on every validation set, log the metrics and draw the panel; collective."""
     values: dict[str, float] = {}
     for part in run.validation_sets:
         values |= evaluate_on(part, run)
     if run.validation_sets and run.accelerator.is_main_process and run.settings.validation.panel:
         draw_panel(run.folder / "panels" / f"step_{done:06d}.png", run.validation_sets[0], run)
-    best, improved = better(run, best, values)
-    last = done == run.settings.train.steps
+    if tracker is not None and values:
+        tracker.log(done, values)
+    return values
+
+
+def promote(run: TrainingRun, saved: Path, done: int, values: Mapping[str, float], best: Best | None) -> Best | None:
+    """Make best/ and final/ of the validated checkpoint `saved` where it is due; returns the best so far; collective.
+
+    The checkpoint is marked as validated at the end: a run that is killed before repeats validation and promotion.
+    """
+    now, last = better(run, best, values), done == run.settings.train.steps
     if run.accelerator.is_main_process:
-        if tracker is not None and values:
-            tracker.log(done, values)
         card = make_card(run, values)
-        if improved:
+        if now != best:
             copy_model(saved, run.folder / "best", card)
         if last:
             copy_model(saved, run.folder / "final", card)
-        record_validation(saved, Validated(values, lists_of(run.validation_sets), last))
+        record_validation(saved, Validated(dict(values), lists_of(run.validation_sets), last))
     run.accelerator.wait_for_everyone()
-    return best
+    return now
 
 
-def better(run: Run, best: Best, values: Mapping[str, float]) -> tuple[Best, bool]:
-    """The best validation after one with these values, and whether that is it; lower is better."""
+def better(run: TrainingRun, best: Best | None, values: Mapping[str, float]) -> Best | None:
+    """The best validation so far, these values included; lower is better, and of equal ones the first counts."""
     if run.select_by is None or run.select_by not in values:
-        return best, False
+        return best
     value = values[run.select_by]
-    if best and best["value"] <= value:
-        return best, False
-    return {"metric": run.select_by, "lists": lists_of(run.validation_sets), "value": value}, True
+    if best is not None and best.value <= value:
+        return best
+    return Best(run.select_by, lists_of(run.validation_sets), value)
 
 
-def evaluate_on(part: ValidationSet, run: Run) -> dict[str, float]:
+def evaluate_on(part: ValidationSet, run: TrainingRun) -> dict[str, float]:
     """`NAME/abs_rel` and `NAME/delta1`; every process takes its share of the images, and all get the same values."""
     count = len(part.samples)
     rows = evaluate(predictor(part, run), part.samples, part.protocol, metrics=METRICS, indices=share(count))
@@ -243,7 +287,7 @@ def evaluate_on(part: ValidationSet, run: Run) -> dict[str, float]:
     return {f"{part.name}/{metric}": summary.metrics[metric].mean for metric in METRICS}
 
 
-def draw_panel(path: Path, part: ValidationSet, run: Run) -> None:
+def draw_panel(path: Path, part: ValidationSet, run: TrainingRun) -> None:
     """The same evenly spaced samples every time, so that the panels of a run can be compared."""
     names = part.samples.names
     count = min(run.settings.validation.panel, len(names))
@@ -251,7 +295,7 @@ def draw_panel(path: Path, part: ValidationSet, run: Run) -> None:
     panels.draw_panel(path, chosen, predictor(part, run), part.samples, part.protocol, part.name)
 
 
-def predictor(part: ValidationSet, run: Run) -> Predict:
+def predictor(part: ValidationSet, run: TrainingRun) -> Predict:
     """The model as validation samples it."""
     how = run.settings.validation
     resolution = part.protocol.benchmark.processing_resolution
@@ -259,7 +303,7 @@ def predictor(part: ValidationSet, run: Run) -> Predict:
     return lambda sample: run.model(sample.image[None], seed=how.seed, **arguments)
 
 
-def make_card(run: Run, values: Mapping[str, float]) -> str:
+def make_card(run: TrainingRun, values: Mapping[str, float]) -> str:
     """The model card, with these validation metrics."""
     settings, model = run.settings, run.settings.model
     weights = {part.name: part.weight for part in run.sets}
@@ -281,7 +325,7 @@ def make_card(run: Run, values: Mapping[str, float]) -> str:
     )
 
 
-def make_tracker(run: Run, start: Start) -> Trackers:
+def make_tracker(run: TrainingRun, start: Start) -> Trackers:
     """Where metrics go; wandb sees the whole configuration."""
     plain: Any = OmegaConf.to_container(run.config, resolve=True)
     facts = {**plain, "commit": provenance.commit()}
@@ -298,7 +342,7 @@ def shown(values: Mapping[str, float]) -> dict[str, str]:
     }
 
 
-def advise(waiting: float, run: Run) -> bool:
+def warn_of_slow_data(waiting: float, run: TrainingRun) -> bool:
     """Warn that data loading is the bottleneck; returns whether it is."""
     advice = waiting_advice(waiting, run.settings.train.workers, cached=run.settings.cache.enabled)
     if advice and run.accelerator.is_main_process:

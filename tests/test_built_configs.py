@@ -43,7 +43,7 @@ from marigold.model.backbone import Backbone
 from marigold.model.base import DiffusionConfig, ModelConfig, random_unet_like
 from marigold.report import ReportSettings
 from marigold.sweep import AXES, SweepSettings
-from marigold.train import Run
+from marigold.train import TrainingRun
 from marigold.types import DepthSample, Prediction
 from stub_tree import CONFIGS, write_tree
 
@@ -105,9 +105,11 @@ class MetaState(PartialState):
 
 
 @pytest.fixture
-def start(once: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[..., Run]]:
+def start(
+    once: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[Callable[..., TrainingRun]]:
     """start(*overrides): scripts/train.py up to its first step, after scripts/cache_latents.py where it is needed."""
-    runs: list[Run] = []
+    runs: list[TrainingRun] = []
     load_trainable = marigold.inputs.load_trainable
 
     def load_once(model: ModelConfig, diffusion: DiffusionConfig, seed: int) -> Backbone:
@@ -137,7 +139,7 @@ def start(once: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     ):
         monkeypatch.setattr(module, function, stub)
 
-    def start(*overrides: str) -> Run:
+    def start(*overrides: str) -> TrainingRun:
         config = composed(
             "train", "device=cpu", f"run_dir={tmp_path}/run", f"cache.folder={tmp_path}/cache", *overrides
         )

@@ -22,8 +22,8 @@ class ModelConfig:
     """`configs/model`: where the base is, and whether its U-Net is replaced by one with random weights.
 
     `base` is a folder or a hub id; None takes the first of `search` whose folder is there, else the last of them.
-    `licence` is that of the models in `search`. `maker`: a function, as package.module.name, that makes the base
-    instead of loading one.
+    `maker` is a function, as package.module.name, that makes the base instead of loading one. `licence` is that of
+    the models in `search`, or of what `maker` makes.
     """
 
     base: str | None
@@ -83,7 +83,7 @@ def check_space(index: Path) -> None:
 def licence(model: ModelConfig) -> str | None:
     """The base's licence under the hub's identifier: that of its README.md, or of the models in `search`, or None."""
     if model.maker is not None:
-        return "apache-2.0"
+        return model.licence
     card = find_folder(model.location, model.revision) / "README.md"
     stated = (metadata_load(card) or {}).get("license") if card.is_file() else None
     return stated or (model.licence if model.location in model.search else None)

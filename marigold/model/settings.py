@@ -1,8 +1,9 @@
-"""What a depth checkpoint says about its predictions: the settings in its model_index.json."""
+"""What a depth checkpoint says about its predictions (model_index.json), and how it is sampled."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from marigold.model.backbone import BaseModelError
 from marigold.types import Space
@@ -44,3 +45,32 @@ def read_settings(folder: Path) -> DepthSettings:
         default_denoising_steps=index.get("default_denoising_steps"),
         default_processing_resolution=index.get("default_processing_resolution"),
     )
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Arguments of a MarigoldDepth's call but for the seed; None leaves the choice to checkpoint or free memory.
+
+    `exact`: the networks see one member at a time, so that no kernel's choice, and no bit of a result, depends
+    on `batch_size`. Otherwise they see `batch_size` members at once.
+    """
+
+    steps: int | None = None
+    ensemble_size: int = 1
+    ensemble_method: str = "procrustes"
+    reduction: str = "median"
+    processing_resolution: int | None = None
+    batch_size: int | None = None
+    exact: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what `exact` would hide; raises ValueError."""
+        if self.batch_size is not None and self.batch_size < 1:
+            raise ValueError(f"sampler.batch_size={self.batch_size}: expected at least 1, or null")
+
+    def arguments(self, default_steps: int | None = None) -> dict[str, Any]:
+        """Keyword arguments of a MarigoldDepth's call."""
+        chosen = asdict(self)
+        if chosen.pop("exact"):
+            chosen["batch_size"] = 1
+        return {**chosen, "steps": default_steps if self.steps is None else self.steps}

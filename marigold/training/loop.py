@@ -155,8 +155,8 @@ class Trainer:
             self.anywhere,
         )
 
-    def read_window(self, done: int) -> dict[str, float]:
-        """The metrics since the last log entry, gathered from all processes; a new window begins."""
+    def take_metrics(self, done: int) -> dict[str, float]:
+        """The metrics since the last log entry, gathered from all processes, and begin anew; collective."""
         self.check_finite(done)
         window, self.window = self.window, Window()
         losses = self.accelerator.gather(torch.stack(window.losses).float())
@@ -173,7 +173,7 @@ class Trainer:
         return values
 
     @contextmanager
-    def exported(self) -> Iterator[None]:
+    def evaluation_weights(self) -> Iterator[None]:
         """Within this context the U-Net is in evaluation mode and holds the moving average, if there is one.
 
         Saving and validation are not training time: images per second must not depend on how often they happen.
