@@ -133,13 +133,18 @@ class Workplace:
     def _forked(self, command: str, variables: Mapping[str, str]) -> Result:
         start, log = time.perf_counter(), self._log()
         _, script, *arguments = shlex.split(command)
-        request = {"script": script, "arguments": arguments, "folder": str(self.folder), "seconds": TIMEOUT}
+        request = {
+            "script": script,
+            "arguments": arguments,
+            "folder": str(self.folder),
+            "environment": {**self.variables, **variables},
+            "log": str(log),
+            "seconds": TIMEOUT,
+        }
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(2 * TIMEOUT)
             connection.connect(str(self.zygote))
-            connection.sendall(
-                json.dumps({**request, "environment": {**self.variables, **variables}}).encode() + b"\n"
-            )
+            connection.sendall(json.dumps(request).encode() + b"\n")
             code = int(connection.recv(16) or -1)
         return Result(command, code, log.read_text(errors="replace"), time.perf_counter() - start)
 
