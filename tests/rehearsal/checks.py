@@ -179,7 +179,7 @@ def as_others(run: str, other: str, processes: int) -> Check:
 def dry_run(place: Workplace, command: Command) -> None:
     """One step, and a checkpoint that was read back."""
     type_it(lambda *_: None, "model=tiny data.hypersim.transform.size=[96,128]")(place, command)
-    assert [line["step"] for line in figures(place.path("runs/dry_run")) if "loss" in line] == [1]
+    assert [line["step"] for line in figures(place.path("runs/hypersim_vkitti-dry_run")) if "loss" in line] == [1]
 
 
 def refused_untouched(run: str, shorten: str) -> Act:

@@ -43,7 +43,6 @@ TABLE = [
     typed("get", "download.py -m dataset=nyu,kitti,eth3d,scannet,diode source=archive", checks.archives_downloaded),
     typed("get", "download.py dataset=kitti source=archive_val", checks.downloaded(1)),
     typed("get", "download.py dataset=* source=archive", checks.downloaded(1), where="raw"),
-    typed("get", "prepare.py dataset=* source=archive paths.*", prepared(ARCHIVED), where="raw"),
     *(typed("get" if name in ("hypersim", "vkitti") else "raw", f"download.py dataset={name}",
             checks.downloaded(files), "verify=false", where="readme" if name in ("hypersim", "vkitti") else "raw")
       for name, files in FILES.items()),
