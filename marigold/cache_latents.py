@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -39,15 +40,13 @@ def run(config: DictConfig) -> None:
     vae = backbone.vae.to(state.device)
     for part in sets:
         folder = Path(settings.cache.folder) / part.name
-        if state.is_main_process:
-            with lock_folder(folder):
-                write(part, folder, settings.cache, vae, vae_hash, state)
-                state.wait_for_everyone()
-            size = sum(file.stat().st_size for file in folder.glob("shard_*.h5"))
-            print(f"{folder}: {len(part.samples)} samples x 2 flips, {size / 1e6:.1f} MB")
-        else:
+        with lock_folder(folder) if state.is_main_process else nullcontext():
+            state.wait_for_everyone()  # nobody writes into a folder that is in use
             write(part, folder, settings.cache, vae, vae_hash, state)
             state.wait_for_everyone()
+        if state.is_main_process:
+            size = sum(file.stat().st_size for file in folder.glob("shard_*.h5"))
+            print(f"{folder}: {len(part.samples)} samples x 2 flips, {size / 1e6:.1f} MB")
 
 
 def write(

@@ -19,7 +19,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from marigold.config import installed
+from marigold.config import ConfigError, installed
 
 
 class Verb(NamedTuple):
@@ -31,8 +31,9 @@ class Verb(NamedTuple):
     error: int = 1
 
 
+STOPPED = 75  # EX_TEMPFAIL: run the same command again
 VERBS = {
-    "train": Verb("marigold.train", "train", incomplete=75),  # EX_TEMPFAIL: run the same command again
+    "train": Verb("marigold.train", "train", incomplete=STOPPED),
     "eval": Verb("marigold.evaluate", "eval"),
     "infer": Verb("marigold.infer", "infer"),
     "prepare": Verb("marigold.prepare", "prepare", error=2),
@@ -83,18 +84,27 @@ def launch(name: str) -> NoReturn:
     """
     verb = VERBS[name]
     words = ["action=check" if name == "prepare" and word == "check" else word for word in sys.argv[1:]]
-    refuse_retired(words)
     codes: dict[str, int] = {}  # of each job, by its overrides
 
     def job(config: DictConfig) -> None:
         codes[" ".join(HydraConfig.get().overrides.task)] = run_job(verb, config)
 
-    with tempfile.TemporaryDirectory() as scratch:
-        sys.argv[1:] = hydra_words(words, scratch)
-        hydra.main(version_base="1.3", config_path=str(installed("configs")), config_name=verb.config)(job)()
-    failed = [overrides for overrides, code in codes.items() if code]
-    if failed and len(codes) > 1:
-        print(f"error: {len(failed)} job(s) failed:", *failed, sep="\n  ", file=sys.stderr)
+    try:
+        refuse_retired(words)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(verb.error)
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            sys.argv[1:] = hydra_words(words, scratch)
+            hydra.main(version_base="1.3", config_path=str(installed("configs")), config_name=verb.config)(job)()
+    finally:  # also after a defect, which keeps its traceback
+        failed = [overrides for overrides, code in codes.items() if code]
+        if failed and len(codes) > 1:
+            print(f"error: {len(failed)} job(s) failed:", *failed, sep="\n  ", file=sys.stderr)
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
     sys.exit(max(codes.values(), default=0))
 
 
@@ -105,9 +115,10 @@ def run_job(verb: Verb, config: DictConfig) -> int:
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         code = verb.error
-    together = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    if code and together and HydraConfig.get().mode == RunMode.MULTIRUN:
-        sys.exit(code)  # the other processes may still be at this job
+    # Who stopped a run stops those after it too; and of several processes, others may still be at a job that failed.
+    stopped, together = code == STOPPED, int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if code and (stopped or together) and HydraConfig.get().mode == RunMode.MULTIRUN:
+        sys.exit(code)
     return code
 
 
@@ -121,12 +132,12 @@ def hydra_words(words: list[str], scratch: str) -> list[str]:
 
 
 def refuse_retired(words: list[str]) -> None:
-    """End with one message for a key of an earlier version, and for GROUP=null, which Hydra answers by a traceback."""
+    """Raise ConfigError for a key of an earlier version, and for GROUP=null, which Hydra answers by a traceback."""
     for word in words:
         key, _, value = word.lstrip("+~").partition("=")
         if "=" in word and value in ("null", "") and key and (installed("configs") / key).is_dir():
             known = ", ".join(sorted(file.stem for file in (installed("configs") / key).glob("*.yaml")))
-            sys.exit(f"error: {word}: {key} is chosen by name; known are {known}")
+            raise ConfigError(f"{word}: {key} is chosen by name; known are {known}")
         for old, successor in RETIRED.items():
             if key == old or key.startswith(f"{old}."):
-                sys.exit(f"error: {word}: there is no {old} any more; {successor}")
+                raise ConfigError(f"{word}: there is no {old} any more; {successor}")

@@ -134,15 +134,15 @@ def experiments() -> list[str]:
     return [str(name) for names in chosen for name in (names if isinstance(names, list) else [names])]
 
 
-def swept_overrides() -> list[str]:
-    """In a multirun, this job's `key=value` of what is swept, but for the experiments; else none."""
+def swept_overrides() -> dict[str, str]:
+    """In a multirun, this job's value of each key that is swept; else nothing."""
     if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
-        return []
+        return {}
     given = OverridesParser.create().parse_overrides([word for word in sys.argv[1:] if "=" in word and word[0] != "-"])
     swept = {override.key_or_group for override in given if override.is_sweep_override()}
     overrides = OverridesParser.create().parse_overrides(task_overrides())
-    return [
-        f"{override.key_or_group}={override.get_value_element_as_str()}"
+    return {
+        override.key_or_group: override.get_value_element_as_str()
         for override in overrides
-        if override.key_or_group in swept - {"exp"}
-    ]
+        if override.key_or_group in swept
+    }

@@ -8,20 +8,20 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping
-from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
-ROUNDING = ("device", "processes", "performance.*")
+# A pattern covers a key and all below it; * stands for one part of a key.
+ROUNDING = ("device", "processes", "performance")
 # Of a training run's configuration (configs/train.yaml); tests/training/test_identity.py trains with other values.
 NOTHING = (
     "name",
     "run_dir",
-    "paths.*",
-    "tracker.*",
-    "export.*",
+    "paths",
+    "tracker",
+    "export",
     # They choose `best/`, not the weights.
-    "protocol.*",
-    "validation.*",
+    "protocol",
+    "validation",
     "train.select_by",
     "train.steps",
     "train.log_every",
@@ -40,20 +40,18 @@ NOTHING = (
     "cache.folder",
     "cache.shard_size",
     "cache.batch",
-    # Of a training set: what is said of it, and how it is evaluated; as a whole where it is empty.
+    # Of a training set: what is said of it, and how it is evaluated.
     "data.*.licence",
-    "data.*.held_out*",
-    "data.*.evaluation*",
-    "data.*.reader_for*",
-    "data.*.reader.cameras*",
+    "data.*.held_out",
+    "data.*.evaluation",
+    "data.*.reader_for",
+    "data.*.reader.cameras",
     # Of any data set: where it lies; the lines that were read are compared instead.
-    "*.reader.name",
-    "*.reader.root",
-    "*.reader.split_list",
-    "*.reader.limit",
-    "*.reader.official_split",
-    "*.reader.how_to_get",
-    "*.reader.image_size",
+    *(
+        f"{entry}.reader.{key}"
+        for entry in ("data.*", "dataset")
+        for key in ("name", "root", "split_list", "limit", "official_split", "how_to_get", "image_size")
+    ),
 )
 
 
@@ -65,14 +63,20 @@ class Difference(NamedTuple):
     ours: Any
 
 
+def covers(pattern: str, key: str) -> bool:
+    """Whether a pattern stands for the dotted key, or for one above it."""
+    parts, wanted = key.split("."), pattern.split(".")
+    return len(parts) >= len(wanted) and all(w in ("*", part) for w, part in zip(wanted, parts, strict=False))
+
+
 def decides_nothing(key: str) -> bool:
     """Whether no bit of a run or result depends on the setting `key`, such as `train.workers`."""
-    return any(fnmatchcase(key, pattern) for pattern in NOTHING)
+    return any(covers(pattern, key) for pattern in NOTHING)
 
 
 def moves_by_rounding(key: str) -> bool:
     """Whether the setting `key` changes the order of sums or the kernels, and nothing else."""
-    return any(fnmatchcase(key, pattern) for pattern in ROUNDING)
+    return any(covers(pattern, key) for pattern in ROUNDING)
 
 
 def identity(settings: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -55,13 +55,20 @@ class Validation:
     seed: int
     panel: int
 
+    def __post_init__(self) -> None:
+        """Raises ConfigError for values without meaning."""
+        for key in ("steps", "ensemble_size"):
+            if getattr(self, key) < 1:
+                raise ConfigError(f"validation.{key}={getattr(self, key)}: expected at least 1")
+
 
 @dataclass(frozen=True)
 class ValidationSet:
-    """A named set of samples and the protocol that evaluates them."""
+    """A named set of samples, what reading them depends on, and the protocol that evaluates them."""
 
     name: str
     samples: DepthDataset
+    reader: Mapping[str, Any]
     protocol: Protocol
 
 
@@ -107,9 +114,13 @@ def open_inputs(config: DictConfig, settings: Settings) -> Inputs:
     for name, node in validation_nodes(config, settings).items():
         with noted(problems, f"validation on {name}"):
             protocol = make_protocol(config.protocol, node)
-            samples: DepthDataset = build(reader_of(node, protocol.name), f"validation.sets.{name}.reader")
+            protocol.require_space("affine_depth")
+            reader = reader_of(node, protocol.name)
+            samples: DepthDataset = build(reader, f"validation.{name}.reader")
             samples.check_files()
-            validation_sets.append(ValidationSet(name, samples, protocol))
+            settings_read: Any = OmegaConf.to_container(reader, resolve=True)
+            read = identity({"dataset": {"reader": settings_read}}, {})
+            validation_sets.append(ValidationSet(name, samples, read, protocol))
     data = None
     if backbone is not None and not problems:
         with noted(problems, "cache"):
@@ -222,9 +233,17 @@ def chosen_metric(select_by: str | None, sets: Sequence[ValidationSet]) -> str |
     return select_by
 
 
-def lists_of(sets: Sequence[ValidationSet]) -> str:
-    """What a validation is measured on: values on other lists are not compared."""
-    return fingerprint({part.name: [part.samples.lines_sha256, part.protocol.name] for part in sets})
+def lists_of(sets: Sequence[ValidationSet], how: Validation) -> str:
+    """A hash of what a validation is measured on, and how: values of another one are not compared."""
+    on = {
+        part.name: {
+            "lines": part.samples.lines_sha256,
+            "reader": part.reader,
+            "protocol": part.protocol.describe(),
+        }
+        for part in sets
+    }
+    return fingerprint(identity({}, {"sets": on, "sampled": [how.steps, how.ensemble_size, how.seed]}))
 
 
 def run_identity(
@@ -238,6 +257,7 @@ def run_identity(
     facts = {
         "base": base_identity(backbone),
         "precision": accelerator.mixed_precision,
+        "precision.setting": config.precision,
         "processes": accelerator.num_processes,
         "device": accelerator.device.type,
         **{f"data.{part.name}.lines": part.samples.lines_sha256 for part in sets},
@@ -245,15 +265,18 @@ def run_identity(
     return identity(plain, facts)
 
 
-def require_same_run(checkpoint: Checkpoint, ours: Mapping[str, Any], precision: str, folder: Path) -> None:
+def require_same_run(checkpoint: Checkpoint, ours: Mapping[str, Any], folder: Path, steps: int) -> None:
     """Raise TrainingError, naming every setting that differs and decides numbers; say what moves by rounding only."""
     advice = f"Give this run a name of its own, such as name={folder.name}_2, or move {folder} away"
     theirs = checkpoint.metadata.get("identity")
     if theirs is None:
         raise TrainingError(f"{checkpoint.folder} was written by an earlier version and cannot be resumed. {advice}")
-    found = differences(theirs, ours)
-    # auto chose another precision because the card is another.
-    rounding = [one for one in found if moves_by_rounding(one.key) or (one.key == "precision" and precision == "auto")]
+    if checkpoint.step > steps:
+        raise TrainingError(f"train.steps={steps}: {checkpoint.folder} has more steps already. {advice}")
+    # auto takes another precision where the card is another; how a precision was chosen decides nothing.
+    automatic = theirs.get("precision.setting") == ours["precision.setting"] == "auto"
+    found = [one for one in differences(theirs, ours) if one.key != "precision.setting"]
+    rounding = [one for one in found if moves_by_rounding(one.key) or (one.key == "precision" and automatic)]
     refused = [one for one in found if one not in rounding]
     if refused:
         raise TrainingError(f"{folder} holds another run: {listed(refused, 'its checkpoint', 'this run')}. {advice}")
@@ -263,8 +286,12 @@ def require_same_run(checkpoint: Checkpoint, ours: Mapping[str, Any], precision:
 
 def run_folder(config: DictConfig) -> Path:
     """`run_dir`, else RUNS/NAME; in a multirun the swept overrides make it one folder per job."""
-    swept = "-".join(override.replace("/", "_") for override in swept_overrides())
+    swept = swept_overrides()
+    others = {key: value for key, value in swept.items() if key not in ("exp", "name", "run_dir")}
+    values = [f"{key}={value}".replace("/", "_") for key, value in others.items()]
+    named = config.run_dir is not None or config.name is not None
+    ending = "-".join([*(experiments() if named and "exp" in swept else ()), *values])
     if config.run_dir is not None:
-        return Path(config.run_dir, swept)
+        return Path(config.run_dir, ending)
     name = config.name or "-".join(experiments()) or "train"
-    return Path(config.paths.runs, "-".join(filter(None, (name, swept))))
+    return Path(config.paths.runs, "-".join(filter(None, (name, ending))))

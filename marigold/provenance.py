@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).resolve().parent
 def commit() -> str:
     """The commit of the source tree, with `-dirty` when tracked files differ from it; `unknown` without git."""
     try:
-        head = _git("rev-parse", "HEAD")
+        head = _git("rev-parse", "HEAD").decode().strip()
         changed = _git("status", "--porcelain", "--untracked-files=no")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
@@ -59,6 +59,7 @@ def write(folder: Path, processes: int) -> None:
     write_atomically(folder / "changes.diff", diff)
 
 
-def _git(*arguments: str) -> str:
-    command = ["git", "-C", str(PACKAGE), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+def _git(*arguments: str) -> bytes:
+    if not (PACKAGE.parent / "pyproject.toml").is_file():
+        raise FileNotFoundError(f"{PACKAGE} is installed: a repository around it is somebody else's")
+    return subprocess.run(["git", "-C", str(PACKAGE), *arguments], capture_output=True, check=True).stdout

@@ -72,8 +72,10 @@ class TrainingRun:
     sets: Sequence[TrainingSet]
     validation_sets: Sequence[ValidationSet]
     select_by: str | None
+    validated_on: str
     depends_on: Mapping[str, Any]
     accelerator: Accelerator
+    licence: str | None  # the base's, looked up once: the base may be gone by the time of a checkpoint
 
 
 @dataclass(frozen=True)
@@ -109,11 +111,7 @@ def run(config: DictConfig) -> bool:
         depends_on = run_identity(config, inputs.sets, inputs.backbone, accelerator)
         checkpoint = load_latest(folder / "checkpoints")
         if checkpoint is not None:
-            require_same_run(checkpoint, depends_on, config.precision, folder)
-        accelerator.wait_for_everyone()
-        if accelerator.is_main_process:  # the run is accepted: nothing was written before
-            OmegaConf.save(config, folder / "config.yaml", resolve=True)
-            provenance.write(folder, accelerator.num_processes)
+            require_same_run(checkpoint, depends_on, folder, settings.train.steps)
         # Nothing below draws from the global generators; a fixed seed makes sure that it would not matter.
         set_seed(settings.train.seed)
         depth_settings = DepthSettings(
@@ -137,14 +135,19 @@ def run(config: DictConfig) -> bool:
             sets=inputs.sets,
             validation_sets=inputs.validation_sets,
             select_by=select_by,
+            validated_on=lists_of(inputs.validation_sets, settings.validation),
             depends_on=depends_on,
             accelerator=accelerator,
+            licence=licence(settings.model),
         )
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:  # the run is accepted: nothing was written before
+            OmegaConf.save(config, folder / "config.yaml", resolve=True)
+            provenance.write(folder, accelerator.num_processes)
         finished = train(training_run, checkpoint)
         if accelerator.is_main_process and finished:
             best = f" and {folder / 'best'} ({select_by})" if select_by else ""
             print(f"trained {settings.train.steps} steps: {folder / 'final'} (last){best}")
-        accelerator.end_training()
     return finished
 
 
@@ -157,19 +160,19 @@ def train(run: TrainingRun, checkpoint: Checkpoint | None) -> bool:
     deadline = math.inf if settings.time_limit is None else time.monotonic() + 3600 * settings.time_limit
     warned = False
     try:
-        if checkpoint is not None and resumed.validation_due:
-            with trainer.evaluation_weights():
-                values = validate(run, resumed.step, tracker)
-                best = promote(run, checkpoint.folder, resumed.step, values, best)
-        bar = tqdm(
-            trainer.steps(resumed.step),
-            initial=resumed.step,
-            total=settings.steps,
-            disable=not main,
-            desc="train",
-            mininterval=2,
-        )
         with stop_signals() as stopped:
+            if checkpoint is not None and resumed.validation_due:
+                with trainer.evaluation_weights():
+                    values = validate(run, resumed.step, tracker)
+                    best = promote(run, checkpoint.folder, resumed.step, values, best)
+            bar = tqdm(
+                trainer.steps(resumed.step),
+                initial=resumed.step,
+                total=settings.steps,
+                disable=not main,
+                desc="train",
+                mininterval=2,
+            )
             for done in bar:
                 last = done == settings.steps
                 if done % settings.log_every == 0 or last:
@@ -208,7 +211,8 @@ def resume(run: TrainingRun, checkpoint: Checkpoint | None) -> Resumed:
     logger.info("resumed from %s", checkpoint.folder)
     saved = checkpoint.metadata["best"]
     best = None if saved is None else Best(**saved)
-    validated, lists = checkpoint.validation(), lists_of(run.validation_sets)
+    validated, lists = checkpoint.validation(), run.validated_on
+    run.accelerator.wait_for_everyone()  # nobody validates, and says so on the disk, before all have read
     last = step == settings.steps
     due = last or step % settings.validate_every == 0
     changed = best is not None and (best.metric, best.lists) != (run.select_by, lists)
@@ -224,12 +228,10 @@ def resume(run: TrainingRun, checkpoint: Checkpoint | None) -> Resumed:
 def save(run: TrainingRun, done: int, best: Best | None) -> Path:
     """Write the checkpoint of `done` finished steps, before it is validated; collective, returns its folder."""
     checkpoints, settings = run.folder / "checkpoints", run.settings.train
+    pending = run.trainer.pending()
     if run.accelerator.is_main_process:
-        metadata = {
-            "identity": run.depends_on,
-            "best": None if best is None else asdict(best),
-            "pending": run.trainer.pending(),
-        }
+        saved_best = None if best is None else asdict(best)
+        metadata = {"identity": run.depends_on, "best": saved_best, "pending": pending}
         export = partial(run.model.save_pretrained, card=make_card(run, {}))
         saved = save_checkpoint(checkpoints, done, export, run.trainer.state(), metadata)
         run.trainer.saved = str(saved)
@@ -264,7 +266,7 @@ def promote(run: TrainingRun, saved: Path, done: int, values: Mapping[str, float
             copy_model(saved, run.folder / "best", card)
         if last:
             copy_model(saved, run.folder / "final", card)
-        record_validation(saved, Validated(dict(values), lists_of(run.validation_sets), last))
+        record_validation(saved, Validated(dict(values), run.validated_on, last))
     run.accelerator.wait_for_everyone()
     return now
 
@@ -276,7 +278,7 @@ def better(run: TrainingRun, best: Best | None, values: Mapping[str, float]) -> 
     value = values[run.select_by]
     if best is not None and best.value <= value:
         return best
-    return Best(run.select_by, lists_of(run.validation_sets), value)
+    return Best(run.select_by, run.validated_on, value)
 
 
 def evaluate_on(part: ValidationSet, run: TrainingRun) -> dict[str, float]:
@@ -312,7 +314,7 @@ def make_card(run: TrainingRun, values: Mapping[str, float]) -> str:
         name=run.folder.name,
         base=model.location,
         revision=model.revision,
-        licence=licence(model),
+        licence=run.licence,
         data={part.name: part.licence for part in run.sets},
         settings={**facts, "commit": provenance.commit()},
         scores=[

@@ -8,6 +8,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from marigold.cli import refuse_retired
+from marigold.config import ConfigError
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = ROOT / "configs"
@@ -69,7 +70,7 @@ def test_the_commands_for_kitti_write_the_list_that_is_read(name, override, plac
 
 @pytest.mark.parametrize("argument", ["validation=null", "+exp=null", "tracker="])
 def test_a_group_that_is_not_chosen_by_name_is_refused_in_one_line(argument):
-    with pytest.raises(SystemExit, match=r"is chosen by name; known are \w+, "):
+    with pytest.raises(ConfigError, match=r"is chosen by name; known are \w+, "):
         refuse_retired([argument])
 
 
@@ -78,7 +79,7 @@ def test_a_group_that_is_not_chosen_by_name_is_refused_in_one_line(argument):
     [("mixture.hypersim=0.95", "data.NAME.weight"), ("train.shard=true", "adam8bit"), ("+export.data=[a]", "licence")],
 )
 def test_a_key_of_an_earlier_version_names_its_successor(argument, successor):
-    with pytest.raises(SystemExit, match=successor):
+    with pytest.raises(ConfigError, match=successor):
         refuse_retired([argument])
 
 

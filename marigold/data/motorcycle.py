@@ -21,12 +21,12 @@ class Motorcycle(Sequence[DepthSample]):
     """One sample of 500x741 px, 2.11 to 5.02 m, 92.65 % valid; unknown disparity is +inf in the file.
 
     z = baseline * focal / (disparity + offset of the principal points). Scharstein et al., GCPR 2014.
-    Raises DataError when scikit-image is not installed.
+    limit: as other sets have it; there is one sample. Raises DataError when scikit-image is not installed.
     """
 
     name = "motorcycle"
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int | None = None) -> None:
         try:
             samples = importlib.import_module("skimage.data")
         except ModuleNotFoundError as error:
@@ -50,6 +50,11 @@ class Motorcycle(Sequence[DepthSample]):
     def names(self) -> list[str]:
         """The one sample's name."""
         return [self._sample.name]
+
+    @property
+    def lines_sha256(self) -> str:
+        """Hash of the sample's content, which has no line."""
+        return self.split.sha256
 
     def check_files(self) -> None:
         """Nothing to look up: the sample is in memory."""

@@ -90,8 +90,13 @@ def licence(model: ModelConfig) -> str | None:
 
 
 def base_identity(backbone: Backbone) -> str:
-    """sha256 over the configuration and weights of U-Net, VAE and text encoder: the same from whatever folder."""
-    digest = hashlib.sha256()
+    """sha256 over weights and configuration of U-Net, VAE and text encoder, the noise schedule, the prompt's tokens.
+
+    It is the same from whatever folder they were loaded.
+    """
+    schedule = {key: value for key, value in backbone.scheduler_config.items() if not key.startswith("_")}
+    tokens = list(backbone.tokenizer("", padding="do_not_pad").input_ids)
+    digest = hashlib.sha256(json.dumps([schedule, tokens], sort_keys=True, default=str).encode())
     for module in (backbone.unet, backbone.vae, backbone.text_encoder):
         config = module.config if isinstance(module.config, Mapping) else module.config.to_dict()
         # Private keys say which library and path the configuration came from.

@@ -153,8 +153,10 @@ def keep_newest(checkpoints: Path, count: int) -> None:
 def copy_model(source: Path, target: Path, card: str) -> None:
     """Put the model of a checkpoint, with `card` as its model card, at `target`, by hard links where possible.
 
-    Complete or not at all; OSError (a full disk) passes through.
+    Complete or not at all; OSError (a full disk) passes through. Raises CheckpointError if there is no model.
     """
+    if not (source / "model_index.json").is_file():
+        raise CheckpointError(f"{source}: the checkpoint is gone, {target.name}/ cannot be made of it")
     partial = target.with_name(f"{PARTIAL}{target.name}")
     shutil.rmtree(partial, ignore_errors=True)
     for name in _files(source):

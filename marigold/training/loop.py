@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from diffusers.models import UNet2DConditionModel
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -65,7 +66,8 @@ class Trainer:
         self.unet.load_state_dict(weights)
         self.average.load(state)
         self.optimizer.load_state_dict(state["optimizer"])
-        pending = checkpoint.metadata["pending"]
+        mine = slice(self.accelerator.process_index, None, self.accelerator.num_processes)
+        pending = checkpoint.metadata["pending"][mine]
         self.window.losses = [torch.tensor(loss, device=self.accelerator.device) for loss in pending]
         self.saved = str(checkpoint.folder)
 
@@ -74,8 +76,9 @@ class Trainer:
         return {"optimizer": self.optimizer.state_dict(), **self.average.state()}
 
     def pending(self) -> list[float]:
-        """This process's losses since the last log entry."""
-        return [loss.item() for loss in self.window.losses]
+        """The losses since the last log entry of all processes, by global micro-batch; collective."""
+        parts = gather_object([[loss.item() for loss in self.window.losses]])
+        return [loss for together in zip(*parts, strict=True) for loss in together]
 
     def steps(self, start: int) -> Iterator[int]:
         """Take the optimiser steps from `start` on; yields the number of steps that are finished.

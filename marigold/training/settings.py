@@ -51,6 +51,19 @@ class TrainConfig:
     workers: int
     time_limit: float | None
 
+    def __post_init__(self) -> None:
+        """Refuse what could only fail later; raises TrainingError naming the key."""
+        for key in ("steps", "log_every", "checkpoint_every", "validate_every", "keep_checkpoints"):
+            if getattr(self, key) < 1:
+                raise TrainingError(f"train.{key}={getattr(self, key)}: expected at least 1")
+        if self.workers < 0:
+            raise TrainingError(f"train.workers={self.workers}: expected at least 0")
+        if not 0 <= self.warmup_steps < self.decay_steps or not 0 < self.final_ratio <= 1:
+            raise TrainingError(
+                f"train: expected 0 <= warmup_steps < decay_steps and 0 < final_ratio <= 1, got {self.warmup_steps}, "
+                f"{self.decay_steps}, {self.final_ratio}"
+            )
+
 
 @dataclass(frozen=True)
 class Performance:
@@ -90,7 +103,7 @@ def make_accelerator(precision: str, device: str | None) -> Accelerator:
         precision = "bf16" if has_bf16 else "no"
     if precision == "fp16" and (cpu or not torch.cuda.is_available()):
         raise TrainingError("precision=fp16: loss scaling needs a GPU; on a CPU take precision=no or bf16")
-    AcceleratorState._reset_state()  # the runs of one -m may differ in precision
+    AcceleratorState._reset_state(reset_partial_state=True)  # the runs of one -m may differ in precision
     # Gradients are summed where they lie instead of in copies.
     parallel = DistributedDataParallelKwargs(gradient_as_bucket_view=True)
     return Accelerator(mixed_precision=precision, cpu=cpu, rng_types=[], kwargs_handlers=[parallel])

@@ -4,6 +4,7 @@ import json
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -73,11 +74,8 @@ class Wandb:
         config: Mapping[str, Any],
         start: Start,
     ) -> None:
-        try:
-            import wandb
-        except ImportError as error:
-            raise ValueError("tracker=wandb needs the package wandb: pip install -e '.[wandb]'") from error
-        self.wandb = wandb
+        import wandb  # optional
+
         identity = folder / "wandb_id.txt"
         if start.step == 0 or not identity.exists():
             identity.write_text(secrets.token_hex(4))
@@ -119,6 +117,11 @@ class TrackerConfig:
 
     mode: str | None
     project: str | None = None
+
+    def __post_init__(self) -> None:
+        """Raises ValueError if wandb is asked for and not installed."""
+        if self.mode is not None and find_spec("wandb") is None:
+            raise ValueError("tracker=wandb needs the package wandb: pip install -e '.[wandb]'")
 
     def make(self, folder: Path, name: str | None, facts: Mapping[str, Any], start: Start) -> Trackers:
         """The trackers of a run in `folder`; wandb shows it as `name` with `facts` as its configuration."""

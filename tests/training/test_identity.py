@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ from omegaconf import OmegaConf
 
 from marigold import train
 from marigold.cache_latents import run as cache_latents
-from marigold.identity import NOTHING, ROUNDING, decides_nothing, differences, flatten, moves_by_rounding
+from marigold.identity import NOTHING, ROUNDING, covers, decides_nothing, differences, flatten, moves_by_rounding
 from marigold.train import run
 from marigold.training.checkpoint import load_latest
 from marigold.training.settings import TrainingError, make_accelerator
@@ -220,7 +219,7 @@ def test_no_pattern_is_dead():
     every = [flatten(composed("eval", f"dataset={path.stem}")) for path in (CONFIGS / "dataset").glob("*.yaml")]
     every += [flatten(composed("train", "+exp=quickstart", "+dataset@data.kitti=kitti"))]
     known = {key for found in every for key in found} | NOT_IN_THE_CONFIGURATION
-    dead = [pattern for pattern in (*ROUNDING, *NOTHING) if not any(fnmatchcase(key, pattern) for key in known)]
+    dead = [pattern for pattern in (*ROUNDING, *NOTHING) if not any(covers(pattern, key) for key in known)]
     assert dead == []
 
 
