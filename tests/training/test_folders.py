@@ -1,5 +1,6 @@
 """A run's folder: its name, what a refused run leaves as it was, and that one process at a time writes to it."""
 
+import json
 import os
 import shutil
 import signal
@@ -9,12 +10,15 @@ import time
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file, save_file
 
-from marigold import train
+from marigold import provenance, train
 from marigold.cache_latents import run as cache_latents
 from marigold.cli import launch
-from marigold.files import LOCK, FolderInUse
+from marigold.config import ConfigError
+from marigold.evaluation.errors import EvaluationError
+from marigold.files import LOCK, FolderInUse, lock_folder
 from marigold.inputs import run_folder
 from marigold.model.base import ModelConfig
 from marigold.train import run
@@ -70,6 +74,44 @@ def test_a_base_is_known_by_its_weights(tmp_path, whole, configure, random_base)
         run(configure(folder, *longer))
 
 
+def test_a_base_is_known_by_its_noise_schedule_too(tmp_path, whole, configure, random_base):
+    folder = copied(whole, tmp_path)
+    base = shutil.copytree(random_base, tmp_path / "base")
+    schedule = json.loads((base / "scheduler/scheduler_config.json").read_text())
+    (base / "scheduler/scheduler_config.json").write_text(json.dumps({**schedule, "beta_end": 0.02}))
+    with pytest.raises(TrainingError, match="base: its checkpoint "):
+        run(configure(folder, f"model.base={base}", "train.steps=8"))
+
+
+@pytest.mark.parametrize(
+    ("override", "error", "key"),
+    [
+        ("train.keep_checkpoints=0", TrainingError, "train.keep_checkpoints"),
+        ("train.validate_every=0", TrainingError, "train.validate_every"),
+        ("train.warmup_steps=900", TrainingError, "warmup_steps"),
+        ("train.steps=3", TrainingError, "train.steps"),
+        ("validation.steps=0", ConfigError, "validation.steps"),
+        ("precision=bf16", TrainingError, "precision"),
+        ("data.hypersim.transform.quantile=0.05", TrainingError, "data.hypersim.transform.quantile"),
+    ],
+)
+def test_what_could_only_fail_later_is_refused_before_anything_is_written(
+    tmp_path, whole, configure, override, error, key
+):
+    folder = copied(whole, tmp_path)
+    before = state(folder)
+    with pytest.raises(error, match=key):
+        run(configure(folder, override))
+    assert state(folder) == before
+
+
+def test_a_protocol_that_cannot_evaluate_depth_is_refused_at_the_start(tmp_path, arguments):
+    with initialize_config_dir(str(SCRIPTS.parent / "configs"), version_base="1.3"):
+        config = compose("train", [*arguments, f"run_dir={tmp_path}", "protocol=disparity"])
+    with pytest.raises(EvaluationError, match="affine_depth"):
+        run(config)
+
+
 def test_a_base_is_the_first_folder_that_is_there(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     model = ModelConfig(None, ["one/folder", "two/folder", "some/model"], None, None, False)
@@ -111,10 +153,66 @@ def test_each_job_of_several_has_a_folder(started, tmp_path):
     assert started(*jobs, "+exp=quickstart") == ["quickstart-train.seed=1", "quickstart-train.seed=2"]
     assert started(*jobs, f"run_dir={tmp_path / 'a'}") == ["a/train.seed=1", "a/train.seed=2"]
     names = ["quickstart-ablation_noise_gaussian", "quickstart-ablation_noise_multi_resolution"]
-    assert (
-        started("-m", "+exp=[quickstart,ablation_noise_gaussian],[quickstart,ablation_noise_multi_resolution]")
-        == names
-    )
+    both = "+exp=[quickstart,ablation_noise_gaussian],[quickstart,ablation_noise_multi_resolution]"
+    assert started("-m", both) == names
+    assert started("-m", both, "name=study") == [f"study-{name}" for name in names]
+    assert started("-m", "+exp=quickstart", "name=a,b") == ["a", "b"]
+
+
+def test_a_stopped_job_ends_those_after_it_and_a_failed_one_does_not(tmp_path, monkeypatch, capsys):
+    ends = iter([False, True])
+    monkeypatch.setattr(train, "run", lambda config: next(ends))
+    more = [f"paths.runs={tmp_path}", "hydra/job_logging=none", "hydra/hydra_logging=none", "+exp=quickstart"]
+    monkeypatch.setattr(sys, "argv", [str(SCRIPTS / "train.py"), "-m", "train.seed=1,2", *more])
+    with pytest.raises(SystemExit, match=r"^75$"):
+        launch("train")
+    assert next(ends) is True  # the second job was not started
+
+    def fail(config):
+        raise ValueError(f"seed {config.train.seed}")
+
+    monkeypatch.setattr(train, "run", fail)
+    monkeypatch.setattr(sys, "argv", [str(SCRIPTS / "train.py"), "-m", "train.seed=1,2", *more])
+    with pytest.raises(SystemExit, match=r"^1$"):
+        launch("train")
+    assert "2 job(s) failed" in capsys.readouterr().err
+
+
+def test_changes_are_recorded_as_a_patch_and_only_of_our_own_checkout(tmp_path, monkeypatch):
+    identity = {f"GIT_{who}_{what}": "x" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+
+    def git(*words):
+        return subprocess.run(["git", "-C", tmp_path, *words], env={**os.environ, **identity}, check=True)
+
+    (tmp_path / "marigold").mkdir()
+    monkeypatch.setattr(provenance, "PACKAGE", tmp_path / "marigold")
+    (tmp_path / "pyproject.toml").write_text("")
+    (tmp_path / "a.txt").write_bytes("na\u00efve \n".encode("latin-1"))
+    git("init", "-q")
+    git("add", "-A")
+    git("commit", "-qm", "x")
+    (tmp_path / "a.txt").write_bytes("na\u00efve\n\n".encode("latin-1"))
+    provenance.write(tmp_path / "run", 1)
+    assert provenance.commit().endswith("-dirty")
+    git("stash", "-q")
+    git("apply", "run/changes.diff")
+    (tmp_path / "pyproject.toml").unlink()  # as in somebody's environment within a repository
+    provenance.write(tmp_path / "other", 1)
+    assert provenance.commit() == "unknown"
+    assert not (tmp_path / "other/changes.diff").exists()
+
+
+def test_no_process_writes_into_a_cache_that_is_in_use(tmp_path, configure, arguments):
+    folder = tmp_path / "cache"
+    log = tmp_path / "log"
+    words = (*arguments, f"cache.folder={folder}", "cache.shard_size=1", "cache.batch=1")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    with lock_folder(folder / "hypersim"), log.open("wb") as file:
+        command = [*torchrun, str(SCRIPTS / "cache_latents.py"), *words]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        assert subprocess.run(command, env=environment, stdout=file, stderr=subprocess.STDOUT).returncode != 0
+    assert "is in use" in log.read_text()
+    assert [path.name for path in (folder / "hypersim").iterdir()] == [LOCK]
 
 
 def start(name, log, *arguments):
