@@ -19,7 +19,7 @@ from marigold.prediction_files import Job, PointCloud, plan, read_ahead, write
 
 @dataclass(frozen=True)
 class Save:
-    """Which files are written for a picture."""
+    """Which files are written for an image."""
 
     npy: bool
     png: bool
@@ -45,7 +45,7 @@ class InferConfig:
     device: str | None
 
     def __post_init__(self) -> None:
-        """Refuse what could only fail after the first picture; raises ConfigError."""
+        """Refuse what could only fail after the first image; raises ConfigError."""
         if self.precision not in PRECISIONS:
             raise ConfigError(f"precision: expected one of {', '.join(PRECISIONS)}, got {self.precision!r}")
         if not any(asdict(self.save).values()):
@@ -55,9 +55,9 @@ class InferConfig:
 
 
 def predict_all(jobs: Sequence[Job], model: MarigoldDepth, settings: InferConfig, shown: bool) -> list[str]:
-    """Predict and write every job; returns what was wrong with the pictures that could not be done."""
+    """Predict and write every job; returns what was wrong with the images that could not be done."""
     failures = []
-    for job, picture in tqdm(read_ahead(jobs), total=len(jobs), unit="picture", disable=not shown):
+    for job, picture in tqdm(read_ahead(jobs), total=len(jobs), unit="image", disable=not shown):
         try:
             image = picture.result()
             prediction = model(image[None], seed=settings.seed, **settings.sampler.arguments())
@@ -69,7 +69,7 @@ def predict_all(jobs: Sequence[Job], model: MarigoldDepth, settings: InferConfig
 
 
 def run(config: DictConfig) -> bool:
-    """Predict as configured; returns whether every picture was done. Raises ValueError for a person."""
+    """Predict as configured; returns whether every image was done. Raises ValueError for the user."""
     settings = to_dataclass(InferConfig, config)
     state = PartialState()
     jobs = plan(

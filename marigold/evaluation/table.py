@@ -76,7 +76,8 @@ def _choose(found: Mapping[str, Result]) -> tuple[list[Result], dict[str, str]]:
 
     def place(folder: str) -> tuple[bool, datetime]:
         result = found[folder]
-        return result.complete and result.facts.limit is None, datetime.fromisoformat(result.date).astimezone()
+        whole = result.complete and result.facts.limit is None and result.facts.split.official is not False
+        return whole, datetime.fromisoformat(result.date).astimezone()
 
     same: dict[tuple[str, ...], list[str]] = {}
     for folder, result in found.items():

@@ -63,7 +63,7 @@ def waiting_advice(share: float, workers: int, cached: bool) -> str | None:
     if share <= WAIT_LIMIT:
         return None
     slow = f"{workers} loading processes are" if workers else "loading in the training process itself is"
-    more = "" if cached else "; scripts/cache_latents.py spares it the pictures altogether"
+    more = "" if cached else "; scripts/cache_latents.py spares it the images altogether"
     return (
         f"training waits for data {share:.0%} of the time: the {slow} too slow. "
         f"More processes (train.workers={max(2 * workers, 2)}) or a faster disk help{more}"
