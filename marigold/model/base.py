@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from diffusers.models import AutoencoderKL, UNet2DConditionModel
+from diffusers.schedulers import DDIMScheduler
 from huggingface_hub.repocard import metadata_load
 
 from marigold.config import imported
@@ -94,7 +95,8 @@ def base_identity(backbone: Backbone) -> str:
 
     It is the same from whatever folder they were loaded.
     """
-    schedule = {key: value for key, value in backbone.scheduler_config.items() if not key.startswith("_")}
+    config = DDIMScheduler.from_config(backbone.scheduler_config).config  # with the defaults that saving writes out
+    schedule = {key: value for key, value in config.items() if not key.startswith("_")}
     tokens = list(backbone.tokenizer("", padding="do_not_pad").input_ids)
     digest = hashlib.sha256(json.dumps([schedule, tokens], sort_keys=True, default=str).encode())
     for module in (backbone.unet, backbone.vae, backbone.text_encoder):
