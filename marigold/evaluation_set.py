@@ -14,15 +14,18 @@ from omegaconf import DictConfig, OmegaConf
 
 from marigold.config import build
 from marigold.data.base import DepthDataset
+from marigold.data.motorcycle import Motorcycle
 from marigold.evaluation.protocol import Protocol, settings_for
 from marigold.identity import identity
+
+Samples = DepthDataset | Motorcycle
 
 
 @dataclass(frozen=True)
 class EvaluationSet:
     """The images of a data set, the protocol that evaluates them, and what reading them depends on."""
 
-    samples: DepthDataset
+    samples: Samples
     protocol: Protocol
     reader: dict[str, object]
 
@@ -36,7 +39,7 @@ def open_set(config: DictConfig, limit: int | None) -> EvaluationSet:
     if limit is not None:
         OmegaConf.update(config, "dataset.reader.limit", limit, force_add=True)
     reader = reader_of(config.dataset, protocol.name)
-    samples: DepthDataset = build(reader, "dataset.reader")
+    samples: Samples = build(reader, "dataset.reader")
     samples.check_files()
     return EvaluationSet(
         samples, protocol, identity({"dataset": {"reader": OmegaConf.to_container(reader, resolve=True)}}, {})

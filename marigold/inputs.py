@@ -20,7 +20,7 @@ from marigold.data.pixels import PixelExamples
 from marigold.data.training_sets import TrainingSet
 from marigold.data.transforms import Transform
 from marigold.evaluation.protocol import Protocol
-from marigold.evaluation_set import changed_reader, make_protocol, reader_of
+from marigold.evaluation_set import Samples, changed_reader, make_protocol, reader_of
 from marigold.identity import differences, fingerprint, identity, listed, moves_by_rounding
 from marigold.model.backbone import Backbone, BaseModelError
 from marigold.model.base import DiffusionConfig, ModelConfig, base_identity, latents_identity, load_trainable
@@ -67,7 +67,7 @@ class ValidationSet:
     """A named set of samples, what reading them depends on, and the protocol that evaluates them."""
 
     name: str
-    samples: DepthDataset
+    samples: Samples
     reader: Mapping[str, Any]
     protocol: Protocol
 
@@ -116,7 +116,7 @@ def open_inputs(config: DictConfig, settings: Settings) -> Inputs:
             protocol = make_protocol(config.protocol, node)
             protocol.require_space("affine_depth")
             reader = reader_of(node, protocol.name)
-            samples: DepthDataset = build(reader, f"validation.{name}.reader")
+            samples: Samples = build(reader, f"validation.{name}.reader")
             samples.check_files()
             settings_read: Any = OmegaConf.to_container(reader, resolve=True)
             read = identity({"dataset": {"reader": settings_read}}, {})

@@ -13,12 +13,11 @@ from tqdm import tqdm
 
 from marigold import provenance
 from marigold.config import to_dataclass
-from marigold.data.base import DepthDataset
 from marigold.evaluation.curves import Point, write_curve
 from marigold.evaluation.errors import EvaluationError
 from marigold.evaluation.evaluate import Predict, Row, evaluate, gather_rows, share, summarise
 from marigold.evaluation.predictors import run_name
-from marigold.evaluation_set import EvaluationSet, open_set, output_folder, start_processes
+from marigold.evaluation_set import EvaluationSet, Samples, open_set, output_folder, start_processes
 from marigold.files import lock_folder
 from marigold.identity import fingerprint
 from marigold.model.pipeline import MarigoldDepth, Members
@@ -165,7 +164,7 @@ def members_of(
 class Latest(Sequence):
     """The samples of a data set, of which the latest is kept: predictors in step read each only once."""
 
-    def __init__(self, samples: DepthDataset) -> None:
+    def __init__(self, samples: Samples) -> None:
         self.samples, self.names = samples, samples.names
         self.kept: dict[int, DepthSample] = {}
 

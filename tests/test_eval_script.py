@@ -232,7 +232,6 @@ def test_exact_shows_the_networks_one_member_at_a_time(workplace, checkpoint, ex
         ),
         (("dataset=rooms", "predictor=theirs:grey", "prediction_unit=0.1"), "prediction_unit=0.1 does nothing"),
         (("dataset=rooms", "checkpoint={root}", "space=affine_depth"), "space=affine_depth does nothing for a check"),
-        (("dataset=motorcycle", "predictions={root}", "limit=1"), "limit"),
         (("dataset=rooms",), "exactly one.*checkpoint"),
         (
             ("dataset=rooms", "predictions={root}", "space=affine_depth", "protocol=moge", VIEW),
