@@ -125,6 +125,12 @@ def checked(place: Workplace, result: Result) -> None:
     assert result.output.count("all is well") == len(counts), last_words(result.output)
 
 
+def moved(place: Workplace, _: Result) -> None:
+    """MARIGOLD_DATA moves the folder that is written."""
+    assert len(lines(place.path("elsewhere/nyu/filename_list_test.txt"))) == ARCHIVED["nyu/filename_list_test.txt"]
+    assert place.path("elsewhere/nyu/nyu_labeled_extracted.tar").is_symlink()
+
+
 def rooms_rendered(place: Workplace, _: Result) -> None:
     frames = json.loads(place.path("data/rooms/rooms.json").read_text())["frames"]
     assert frames == {"hypersim/train": 12, "hypersim/val": 4, "vkitti/train": 12, "vkitti/val": 2, "nyu/test": 4}

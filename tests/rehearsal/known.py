@@ -49,6 +49,7 @@ TABLE = [
     typed("raw", "download.py dataset=kitti split_list=*", checks.downloaded(697 + 652), where="raw"),
     Known("unpack", "(cd downloads/eth3d *", checks.unpacked(13), where="raw"),
     Known("unpack", "tar -xzf *", checks.unpacked(1), where="raw"),
+    typed("check", "MARIGOLD_DATA=elsewhere *", checks.moved),
     typed("prepare", "prepare.py -m dataset=nyu,kitti,eth3d,scannet,diode source=archive", checks.archives_prepared),
     typed("prepare", "prepare.py dataset=kitti source=archive_val", prepared({"kitti/eigen_val_800.txt": 800})),
     typed("prepare", "prepare.py dataset=hypersim workers=8", prepared(LISTED)),
@@ -114,3 +115,4 @@ VARIATIONS = [
     *(f"eval.py dataset=nyu checkpoint=DIR protocol={name}" for name in ("moge", "ppd", "log", "disparity")),
 ]
 VARIED = [Command(f"python scripts/{text}", "varied") for text in VARIATIONS]
+VARIED.append(Command("MARIGOLD_DATA=elsewhere python scripts/prepare.py dataset=nyu source=archive", "README"))
