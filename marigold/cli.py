@@ -70,9 +70,11 @@ def main() -> NoReturn:
     """`marigold VERB ...`."""
     verb = sys.argv[1] if len(sys.argv) > 1 else ""
     if verb not in VERBS:
-        wanted = verb in ("", "-h", "--help")
-        text = f"usage: marigold {{{','.join(VERBS)}}} key=value ...\nEvery key of a verb: marigold VERB --help"
-        sys.exit(text if not wanted else print(text))
+        usage = f"usage: marigold {{{','.join(VERBS)}}} key=value ...\nEvery key of a verb: marigold VERB --help"
+        if verb not in ("", "-h", "--help"):
+            sys.exit(usage)
+        print(usage)
+        sys.exit()
     sys.argv[:2] = [f"marigold {verb}"]
     launch(verb)
 
