@@ -27,9 +27,8 @@ from torch.utils.data import DataLoader
 from marigold.data.decode import decode_depth_png, decode_photo
 from marigold.data.latent_cache import LatentBatch, LatentCache, write_cache
 from marigold.data.mixture import ExampleSource, Mixture, MixtureDataset
-from marigold.data.pixels import PixelExamples
 from marigold.data.training_sets import Hypersim
-from marigold.data.transforms import Transform, resize
+from marigold.data.transforms import PixelExamples, Transform, resize
 from marigold.depth.normalization import normalize_depth
 
 SIZE, TRAINED, LATENT = (768, 1024), (480, 640), (60, 80)

@@ -13,8 +13,8 @@ from tqdm import tqdm
 
 from marigold.data.errors import DataError
 from marigold.data.latent_cache import CacheConfig, CacheError, LatentBatch, write_cache
-from marigold.data.pixels import PixelExamples
 from marigold.data.training_sets import TrainingSet
+from marigold.data.transforms import PixelExamples
 from marigold.files import lock_folder
 from marigold.inputs import Settings, load_inputs
 from marigold.model.base import latents_identity

@@ -8,9 +8,9 @@ import torch
 from omegaconf import DictConfig
 
 from marigold.evaluation.errors import EvaluationError
-from marigold.evaluation.evaluate import evaluate, gather_rows, summarise
 from marigold.evaluation.fits import BestConstant
 from marigold.evaluation.result import Result
+from marigold.evaluation.rows import evaluate, gather_rows, summarise
 from marigold.evaluation_set import EvaluationSet, open_set
 from marigold.identity import differences, listed
 from marigold.types import DepthSample, Prediction

@@ -19,12 +19,11 @@ from marigold import provenance
 from marigold.config import to_dataclass
 from marigold.evaluation import predictors
 from marigold.evaluation.errors import EvaluationError
-from marigold.evaluation.evaluate import OnError, Row, evaluate, gather_rows, share
 from marigold.evaluation.panels import draw_panel, worst_and_median
 from marigold.evaluation.predictors import Predictor
 from marigold.evaluation.report import metrics_table, single_table
 from marigold.evaluation.result import Facts, Result, Split, make_result
-from marigold.evaluation.rows import RowStore, write_csv
+from marigold.evaluation.rows import OnError, Row, RowStore, evaluate, gather_rows, share, write_csv
 from marigold.evaluation_set import EvaluationSet, open_set, output_folder, start_processes
 from marigold.files import lock_folder
 from marigold.identity import fingerprint

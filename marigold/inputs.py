@@ -16,9 +16,8 @@ from marigold.data.base import DepthDataset
 from marigold.data.errors import DataError
 from marigold.data.latent_cache import CacheConfig, CacheError, LatentCache
 from marigold.data.mixture import ExampleSource, Mixture, MixtureDataset
-from marigold.data.pixels import PixelExamples
 from marigold.data.training_sets import TrainingSet
-from marigold.data.transforms import Transform
+from marigold.data.transforms import PixelExamples, Transform
 from marigold.evaluation.protocol import Protocol
 from marigold.evaluation_set import Samples, changed_reader, make_protocol, reader_of
 from marigold.identity import differences, fingerprint, identity, listed, moves_by_rounding

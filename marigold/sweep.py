@@ -15,8 +15,8 @@ from marigold import provenance
 from marigold.config import to_dataclass
 from marigold.evaluation.curves import Point, write_curve
 from marigold.evaluation.errors import EvaluationError
-from marigold.evaluation.evaluate import Predict, Row, evaluate, gather_rows, share, summarise
 from marigold.evaluation.predictors import run_name
+from marigold.evaluation.rows import Predict, Row, evaluate, gather_rows, share, summarise
 from marigold.evaluation_set import EvaluationSet, Samples, open_set, output_folder, start_processes
 from marigold.files import lock_folder
 from marigold.identity import fingerprint

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from marigold import provenance
 from marigold.data.training_sets import TrainingSet
 from marigold.evaluation import panels
-from marigold.evaluation.evaluate import Predict, evaluate, gather_rows, share, summarise
+from marigold.evaluation.rows import Predict, evaluate, gather_rows, share, summarise
 from marigold.files import lock_folder
 from marigold.inputs import (
     METRICS,

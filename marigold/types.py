@@ -5,7 +5,7 @@
 | `image` | (3, H, W) float32 | photo in [0, 1], RGB |
 | `depth` | (1, H, W) float32 | planar depth (z) in metres; 0 where unknown |
 | `valid` | (1, H, W) bool | pixels whose depth counts |
-| `depth_norm` | (1, H, W) float32 | normalised depth in [-1, 1]: near = -1, far = +1 |
+| `depth_norm` | (1, H, W) float32 | normalised depth mapping in [-1, 1]; near = -1, for disparities far |
 | `image_norm` | (3, H, W) float32 | photo in [-1, 1], as the VAE wants it |
 | `*_latent` | (4, h, w) | VAE latent, already multiplied by the VAE's scaling factor; h = H / 8 |
 
@@ -18,7 +18,7 @@ from typing import Literal, get_args
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-Space = Literal["affine_depth", "affine_disparity", "affine_log_depth", "metric_depth"]
+Space = Literal["affine_depth", "affine_disparity", "affine_sqrt_disparity", "affine_log_depth", "metric_depth"]
 SPACES: tuple[str, ...] = get_args(Space)
 
 

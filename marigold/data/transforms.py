@@ -1,12 +1,14 @@
-"""From a sample in metres to what training sees: flipped, normalised, resized. Nothing is drawn here."""
+"""Training examples made from images: flipped, normalised, resized, batched. Nothing is drawn here."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.data import default_collate
 
-from marigold.depth.normalization import normalize_depth
+from marigold.depth.mapping import normalize_depth
 from marigold.types import DepthSample
 
 
@@ -77,3 +79,22 @@ def resize(picture: Float[Tensor, "C H W"], size: tuple[int, int], antialias: bo
     if antialias:
         return F.interpolate(picture[None], size, mode="bilinear", antialias=True, align_corners=False)[0]
     return F.interpolate(picture[None], size, mode="nearest-exact")[0]
+
+
+class PixelExamples:
+    """A data set whose examples are read, flipped, normalised and resized each time."""
+
+    def __init__(self, samples: Sequence[DepthSample], names: Sequence[str], transform: Transform) -> None:
+        self.samples = samples
+        self.names = names
+        self.transform = transform
+
+    def batch(self, indices: Sequence[int], flips: Sequence[bool]) -> PixelBatch:
+        """Read one micro-batch; raises ValueError naming the sample that cannot be used."""
+        examples = [
+            training_example(self.samples[index], self.transform, flip=flip)
+            for index, flip in zip(indices, flips, strict=True)
+        ]
+        # Stacks; in a DataLoader's worker straight into the memory that is shared with the trainer.
+        image_norm, depth_norm, valid = (default_collate(list(part)) for part in zip(*examples, strict=True))
+        return PixelBatch(tuple(self.names[index] for index in indices), image_norm, depth_norm, valid)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from marigold.evaluation.evaluate import Summary
+from marigold.evaluation.rows import Summary
 from marigold.files import write_atomically
 from marigold.visualization import curves
 

@@ -5,13 +5,13 @@ benchmark's range is not its business: it comes after, in `protocol.py`.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from marigold.depth.alignment import apply_affine, fit_affine, fit_log_ransac, fit_robust
+from marigold.depth.mapping import MAPPINGS
 from marigold.evaluation.errors import EvaluationError
 from marigold.types import Prediction
 
@@ -21,43 +21,19 @@ Thinning = Callable[[Tensor], Tensor]
 """Reduces a map to the pixels that the fit sees; the same for prediction, ground truth and mask."""
 
 TINY_DEPTH = 1e-6
-LARGEST_LOG = 5.0  # exp(5) = 148 m; the bound FE2E uses
-SMALLEST_DISPARITY = 1e-3  # 1 km; the bound of the reference's disparity alignment
-
-
-@dataclass(frozen=True)
-class Quantity:
-    """A monotone function of depth in which a prediction is affine, and its bounded inverse."""
-
-    of_depth: Callable[[Tensor], Tensor]
-    to_depth: Callable[[Tensor], Tensor]
-    positive: bool
-    """Whether only pixels with a positive prediction enter the fit, as the disparity protocols have it."""
-
-
-def _invert(disparity: Tensor) -> Tensor:
-    return disparity.clamp_min(SMALLEST_DISPARITY).reciprocal()
-
-
-QUANTITIES = {
-    "depth": Quantity(lambda depth: depth, lambda value: value, positive=False),
-    "disparity": Quantity(torch.reciprocal, _invert, positive=True),
-    "sqrt_disparity": Quantity(torch.rsqrt, lambda root: _invert(root.square()), positive=True),
-    "log_depth": Quantity(torch.log, lambda log: log.clamp_max(LARGEST_LOG).exp(), positive=True),
-}
 
 
 class LeastSquares:
     """Unweighted least squares of a quantity of the true depth on (prediction, 1), before any clipping."""
 
     def __init__(self, *, quantity: str) -> None:
-        if quantity not in QUANTITIES:
-            raise EvaluationError(f"quantity={quantity}: unknown; known are {', '.join(QUANTITIES)}")
+        if quantity not in MAPPINGS:
+            raise EvaluationError(f"quantity={quantity}: unknown; known are {', '.join(MAPPINGS)}")
         self.quantity = quantity
 
     def __call__(self, prediction: Prediction, target: Map, valid: Mask, thin: Thinning) -> Map:
         """Depth in metres; raises EvaluationError where no pixel is left to fit."""
-        quantity = QUANTITIES[self.quantity]
+        quantity = MAPPINGS[self.quantity]
         values = prediction.depth
         usable = valid & (values > 0) if quantity.positive else valid
         if prediction.space == "metric_depth":

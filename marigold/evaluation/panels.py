@@ -5,8 +5,8 @@ from pathlib import Path
 
 import torch.nn.functional as F
 
-from marigold.evaluation.evaluate import Predict, Row, align
 from marigold.evaluation.protocol import Protocol
+from marigold.evaluation.rows import Predict, Row, align
 from marigold.types import DepthSample
 from marigold.visualization import PanelRow, panel
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from marigold import provenance
 from marigold.evaluation.errors import EvaluationError
-from marigold.evaluation.evaluate import Predict
 from marigold.evaluation.protocol import Protocol
+from marigold.evaluation.rows import Predict
 from marigold.pictures import read_picture
 from marigold.types import SPACES, DepthSample, Prediction
 

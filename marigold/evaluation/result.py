@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from marigold.evaluation.errors import EvaluationError
-from marigold.evaluation.evaluate import Row, Summary, summarise
+from marigold.evaluation.rows import Row, Summary, summarise
 from marigold.files import write_atomically
 
 FORMAT = 1

@@ -1,13 +1,169 @@
-"""Rows on disk while an evaluation runs, so that one that was stopped resumes."""
+"""The one evaluator: samples and a predictor in, one row per image out.
+
+Validation, benchmarks, curves, constants and other people's predictions all go through `evaluate`. It is a generator:
+the caller's loop owns the progress bar, the file of rows, and what becomes of them.
+"""
 
 import csv
 import io
+import itertools
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
-from marigold.evaluation.evaluate import Row
+import torch
+import torch.distributed
+
+from marigold.depth.metrics import METRICS, boundary_f1, compute_metrics
+from marigold.evaluation.errors import EvaluationError
+from marigold.evaluation.protocol import Aligned, Protocol
 from marigold.files import write_atomically
+from marigold.types import DepthSample, Prediction
+
+BOUNDARY = "boundary_f1"
+ALL_METRICS = (*METRICS, BOUNDARY)
+
+Predict = Callable[[DepthSample], Prediction]
+"""A sample, as the protocol shows it -> its Prediction, a batch of 1."""
+OnError = Literal["raise", "report"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one image scored; `error` says why it scored nothing (only with `on_error="report"`)."""
+
+    name: str
+    metrics: dict[str, float]
+    error: str | None = None
+
+
+def evaluate(
+    predict: Predict,
+    samples: Sequence[DepthSample],
+    protocol: Protocol,
+    *,
+    metrics: Sequence[str] = ALL_METRICS,
+    indices: Iterable[int] | None = None,
+    on_error: OnError = "raise",
+) -> Iterator[Row]:
+    """One row per sample, in the order of `indices`, or of all samples; each as soon as it is known.
+
+    Raises EvaluationError naming the image; with `on_error="report"` such an image becomes a row with its
+    `error`, and the others are still evaluated.
+    """
+    unknown = sorted(set(metrics) - set(ALL_METRICS))
+    if unknown:
+        raise EvaluationError(f"unknown metric(s) {', '.join(unknown)}; known: {', '.join(ALL_METRICS)}")
+    for index in range(len(samples)) if indices is None else indices:
+        try:
+            sample = protocol.shown(samples[index])
+            yield score(align(predict, sample, protocol), sample.name, metrics)
+        except (ValueError, RuntimeError, OSError) as error:
+            if on_error == "raise":
+                raise
+            yield Row(_name(samples, index), {}, str(error).splitlines()[0])
+
+
+@torch.inference_mode()
+def align(predict: Predict, sample: DepthSample, protocol: Protocol) -> Aligned:
+    """Predict one sample, as the protocol shows it, and bring the prediction into metres; errors name the sample."""
+    try:
+        return protocol.align(predict(sample), sample)
+    except ValueError as error:
+        raise EvaluationError(f"{sample.name}: {error}") from error
+
+
+@torch.inference_mode()
+def score(aligned: Aligned, name: str, metrics: Sequence[str]) -> Row:
+    """The metrics of one image; raises EvaluationError naming image and metric for a value that is not finite."""
+    per_pixel = [metric for metric in metrics if metric != BOUNDARY]
+    values = {
+        metric: float(value)
+        for metric, value in compute_metrics(aligned.depth, aligned.target, aligned.valid, per_pixel).items()
+    }
+    if BOUNDARY in metrics:
+        values[BOUNDARY] = float(boundary_f1(aligned.depth, aligned.target, aligned.valid))
+    for metric, value in values.items():
+        if not math.isfinite(value):
+            raise EvaluationError(f"{name}: {metric} is {value}")
+    return Row(name, {metric: values[metric] for metric in metrics})
+
+
+def share(count: int) -> range:
+    """The indices that are this process's: r, r + w, ... for process r of w."""
+    if not torch.distributed.is_initialized():
+        return range(count)
+    return range(torch.distributed.get_rank(), count, torch.distributed.get_world_size())
+
+
+def gather_rows(mine: Sequence[Row], expected: int) -> list[Row]:
+    """The rows of all processes, sorted by name, the same on every process; collective.
+
+    Raises EvaluationError unless there are exactly `expected` of them, each image once: a prediction that
+    was silently skipped, or a sample that two processes evaluated, would bias the mean.
+    """
+    parts = [list(mine)]
+    if torch.distributed.is_initialized():
+        parts *= torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(parts, list(mine))
+    rows = sorted(itertools.chain(*parts), key=lambda row: row.name)
+    twice = sorted({a.name for a, b in itertools.pairwise(rows) if a.name == b.name})
+    if twice:
+        raise EvaluationError(f"{len(twice)} image(s) were evaluated more than once, first {twice[0]}")
+    if len(rows) != expected:
+        raise EvaluationError(f"{len(rows)} images were evaluated, the data set lists {expected}")
+    return rows
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Plain mean and (population) standard deviation over images."""
+
+    mean: float
+    std: float
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Means over images, of all of them and of each group; `failed` images are in neither."""
+
+    count: int
+    failed: int
+    metrics: dict[str, Statistics]
+    groups: dict[str, "Summary"] = field(default_factory=dict)
+
+
+def summarise(rows: Sequence[Row], groups: dict[str, str] | None = None) -> Summary:
+    """The one place that averages: mean and standard deviation over images, also per group.
+
+    `groups` maps a label to a part of the sample's name. Rows with an error are counted in `failed` and
+    left out. Raises EvaluationError when no row is left.
+    """
+    good = [row for row in rows if row.error is None]
+    if not good:
+        raise EvaluationError(f"none of {len(rows)} image(s) could be evaluated")
+    metrics = {metric: _statistics([row.metrics[metric] for row in good]) for metric in good[0].metrics}
+    parts = {}
+    for label, part in (groups or {}).items():
+        members = [row for row in rows if part in row.name]
+        if any(row.error is None for row in members):  # a limited evaluation may hold none of them
+            parts[label] = summarise(members)
+    return Summary(len(good), len(rows) - len(good), metrics, parts)
+
+
+def _statistics(values: Sequence[float]) -> Statistics:
+    # fsum is exact, so the mean depends neither on the order nor on the number of processes.
+    mean = math.fsum(values) / len(values)
+    return Statistics(mean, math.sqrt(math.fsum((value - mean) ** 2 for value in values) / len(values)))
+
+
+def _name(samples: Sequence[DepthSample], index: int) -> str:
+    names = getattr(samples, "names", None)
+    return names[index] if names is not None else f"sample {index}"
+
 
 Done = dict[tuple[int, str], Row]
 """(seed, image name) -> row."""

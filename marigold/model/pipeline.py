@@ -25,12 +25,18 @@ from marigold.model.backbone import (
     load_base,
     save_folder,
 )
-from marigold.model.batching import choose_batch_size, in_batches
 from marigold.model.diffusion import Diffusion
-from marigold.model.latents import decode_depth, encode_image
+from marigold.model.latents import (
+    choose_batch_size,
+    decode_depth,
+    encode_image,
+    in_batches,
+    pad_to_latent,
+    processing_size,
+    resize,
+)
 from marigold.model.noise import start_noise
 from marigold.model.settings import SPACE_OF, DepthSettings, read_settings
-from marigold.model.sizes import pad_to_latent, processing_size, resize
 from marigold.pictures import to_image
 from marigold.types import Prediction, Space
 

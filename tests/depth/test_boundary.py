@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from marigold.depth.boundary import boundary_f1
+from marigold.depth.metrics import boundary_f1
 
 THRESHOLDS = np.linspace(1.05, 1.25, 10)
 

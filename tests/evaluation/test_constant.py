@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from marigold.compare_constant import constant
-from marigold.evaluation.evaluate import evaluate
 from marigold.evaluation.fits import BestConstant
 from marigold.evaluation.protocol import Benchmark, least_squares
+from marigold.evaluation.rows import evaluate
 from marigold.types import DepthSample
 
 ALIGNED = least_squares(

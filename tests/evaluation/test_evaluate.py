@@ -10,11 +10,10 @@ import pytest
 import torch
 
 from marigold.evaluation.errors import EvaluationError
-from marigold.evaluation.evaluate import Row, evaluate, gather_rows, summarise
 from marigold.evaluation.panels import worst_and_median
 from marigold.evaluation.protocol import Benchmark, least_squares
 from marigold.evaluation.result import Facts, Result, Split, make_result
-from marigold.evaluation.rows import RowStore, write_csv
+from marigold.evaluation.rows import Row, RowStore, evaluate, gather_rows, summarise, write_csv
 from marigold.types import DepthSample, Prediction
 
 PROTOCOL = least_squares(

@@ -7,8 +7,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
-from marigold.evaluation.evaluate import evaluate, gather_rows, summarise
 from marigold.evaluation.predictors import stored
+from marigold.evaluation.rows import evaluate, gather_rows, summarise
 from marigold.evaluation_set import open_set
 from numpy_reference import line, metrics, thin_width
 

@@ -11,8 +11,8 @@ from omegaconf import OmegaConf
 from marigold.config import ConfigError, build
 from marigold.depth.reprojection import reproject
 from marigold.evaluation.errors import EvaluationError
-from marigold.evaluation.evaluate import evaluate
 from marigold.evaluation.protocol import Benchmark, settings_for
+from marigold.evaluation.rows import evaluate
 from marigold.types import Camera, DepthSample, Prediction
 
 CONFIGS = Path(__file__).parents[2] / "configs"

@@ -3,7 +3,7 @@ import logging
 import pytest
 import torch
 
-from marigold.model.batching import OutOfMemoryError, choose_batch_size, in_batches
+from marigold.model.latents import OutOfMemoryError, choose_batch_size, in_batches
 
 
 def doubled_up_to(limit: int, seen: list[int]):

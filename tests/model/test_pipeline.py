@@ -13,9 +13,9 @@ from PIL import Image
 import marigold
 from marigold.miniature.random_base import SIZES, build_components
 from marigold.model.backbone import Backbone, BaseModelError
+from marigold.model.latents import pad_to_latent, processing_size, resize
 from marigold.model.noise import start_noise
 from marigold.model.pipeline import DepthSettings, MarigoldDepth
-from marigold.model.sizes import pad_to_latent, processing_size, resize
 
 
 def photos(batch: int, height: int = 32, width: int = 40) -> torch.Tensor:

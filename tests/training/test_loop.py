@@ -14,7 +14,7 @@ from safetensors.torch import load, save_file
 from marigold.cache_latents import run as cache_latents
 from marigold.data.errors import DataError
 from marigold.data.latent_cache import CacheError
-from marigold.data.pixels import PixelExamples
+from marigold.data.transforms import PixelExamples
 from marigold.model.pipeline import MarigoldDepth
 from marigold.train import run
 from marigold.training.checkpoint import CheckpointError
