@@ -1,0 +1,110 @@
+"""A training recipe as data: the switches by which the published ways of fine-tuning this U-Net differ.
+
+A row is a file configs/recipe/NAME.yaml; it is stored whole in the checkpoint's model_index.json.
+"""
+
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from marigold.data.augmentation import Augmentation
+from marigold.model.diffusion import SPACINGS
+from marigold.model.recipe import VERSION, RecipeError, Switches
+
+FAR = ("mask", "supervise")
+
+
+@dataclass(frozen=True)
+class LossTerm:
+    """One term of the loss: a function as package.module.name, where it compares, its weight, further arguments.
+
+    on: `latents` (prediction and target of the U-Net) or `pixels` (decoded and normalised target, in [-1, 1]).
+    """
+
+    term: str
+    on: str
+    weight: float
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.on not in ("latents", "pixels"):
+            raise RecipeError(f"recipe.loss: {self.term}: on={self.on}: expected latents or pixels")
+        if not 0 <= self.weight < float("inf"):
+            raise RecipeError(f"recipe.loss: {self.term}: weight={self.weight}: expected 0 or more")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One row of the table of recipes: `recipe` in configs/train.yaml.
+
+    far: whether known pixels beyond the valid range (the sky) are masked, or supervised as the far end.
+    noise_strength: of multi-resolution noise. terminal_share: of the samples, trained at the last timestep instead of
+    a uniform one. prediction: as in `Switches`. zero_terminal_snr, timestep_spacing: of the scheduler. reconstruct:
+    weight of the image latent as a second task. inherit: every switch but for the loss is that of the base checkpoint.
+    """
+
+    name: str
+    inherit: bool
+    mapping: str
+    far: str
+    noise: str
+    noise_strength: float
+    timesteps: str
+    terminal_share: float
+    prediction: str
+    zero_terminal_snr: bool
+    timestep_spacing: str
+    prompt_tokens: int
+    reconstruct: float
+    augmentation: Augmentation
+    loss: dict[str, LossTerm]
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no sense; raises RecipeError naming the switches."""
+        silent = self.switches.silent
+        latents = any(term.on == "latents" for term in self.loss.values())
+        for bad, message in (
+            (self.far not in FAR, f"far={self.far}: expected {' or '.join(FAR)}"),
+            (self.timestep_spacing not in SPACINGS, f"timestep_spacing={self.timestep_spacing}: expected {SPACINGS}"),
+            (not 0 <= self.noise_strength < 1, f"noise_strength={self.noise_strength}: expected at least 0, below 1"),
+            (not 0 <= self.terminal_share <= 1, f"terminal_share={self.terminal_share}: expected 0 to 1"),
+            (
+                self.terminal_share > 0 and self.timesteps != "uniform",
+                f"terminal_share={self.terminal_share} does nothing with timesteps={self.timesteps}",
+            ),
+            (self.reconstruct < 0, f"reconstruct={self.reconstruct}: expected 0 or more"),
+            (not self.loss, "loss: no term is left"),
+            (
+                self.prediction == "epsilon" and self.zero_terminal_snr,
+                "prediction=epsilon with zero_terminal_snr=true: nothing but noise is left there to predict from",
+            ),
+            (
+                self.prediction == "epsilon" and silent and latents,
+                f"prediction=epsilon with noise={self.noise}: there is no noise to predict",
+            ),
+            (
+                self.reconstruct > 0 and not latents,
+                f"reconstruct={self.reconstruct} compares latents, and no term of the loss does",
+            ),
+        ):
+            if bad:
+                raise RecipeError(f"recipe {self.name}: {message}")
+
+    @property
+    def switches(self) -> Switches:
+        """What inference has to know."""
+        chosen = {one.name: getattr(self, one.name) for one in fields(Switches)}
+        return Switches(**{**chosen, "reconstruct": self.reconstruct > 0})
+
+    @property
+    def pixels(self) -> bool:
+        """Whether a term compares decoded depth, so that the target's pixels are needed and the VAE's decoder."""
+        return any(term.on == "pixels" and term.weight > 0 for term in self.loss.values())
+
+    @property
+    def latents(self) -> bool:
+        """Whether the depth's latent is needed: as a target, or to add noise to."""
+        return not self.switches.silent or any(term.on == "latents" and term.weight > 0 for term in self.loss.values())
+
+    def stored(self) -> dict[str, Any]:
+        """The recipe as plain values for model_index.json."""
+        return {"version": VERSION, **asdict(self)}
