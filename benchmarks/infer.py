@@ -15,6 +15,7 @@ from diffusers import DDIMScheduler, MarigoldDepthPipeline
 from benchmarks.timing import peak_memory
 from marigold.miniature.random_base import SD2_SCHEDULER, SIZES, build_components, build_sd2_sized
 from marigold.model.pipeline import DepthSettings, MarigoldDepth
+from marigold.model.recipe import Switches
 from marigold.precision import PRECISIONS
 
 GRID = ((1, 1), (4, 1), (1, 10), (50, 10))
@@ -63,7 +64,7 @@ def _model(checkpoint: str | None, name: str, dtype: torch.dtype) -> MarigoldDep
     if dtype != torch.float32:
         for module in (base.unet, base.vae, base.text_encoder):
             module.to(dtype)  # type: ignore[arg-type]
-    return MarigoldDepth(replace(base, scheduler_config=config), DepthSettings("depth", True, True, 1, 0))
+    return MarigoldDepth(replace(base, scheduler_config=config), DepthSettings(Switches(), True, True, 1, 0))
 
 
 def _row(model: MarigoldDepth, image: torch.Tensor, steps: int, members: int, options: argparse.Namespace) -> dict:

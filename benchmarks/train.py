@@ -163,8 +163,8 @@ def _plain(overrides: list[str], steps: int) -> float:
     unet, vae = backbone.unet.train(), backbone.vae
     prompt = empty_prompt_embedding(backbone.text_encoder, backbone.tokenizer).to(device)
     objective = Objective(
+        settings.recipe,
         Diffusion.from_config(backbone.scheduler_config),
-        settings.noise,
         prompt,
         vae,
         config.train.seed,

@@ -48,6 +48,11 @@ VERBS = {
 RETIRED = {
     "mixture": "the weight of a training set stands with the set: data.NAME.weight",
     "export.data": "the sets of nonzero weight and their data.NAME.licence are what the model card lists",
+    "noise.strength": "recipe.noise_strength",
+    "noise.annealed": "recipe.noise=annealed, or noise=annealed",
+    "noise.terminal_share": "recipe.terminal_share",
+    "diffusion.rescale_betas_zero_snr": "recipe.zero_terminal_snr",
+    "diffusion.timestep_spacing": "recipe.timestep_spacing",
     "train.shard": "no base that is supported needs it: train.optimizer=adam8bit and "
     "performance.gradient_checkpointing=true save memory",
 }

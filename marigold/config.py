@@ -90,7 +90,14 @@ def _checked(fields: list[Field], node: DictConfig, where: str) -> dict[str, Any
         name: to_dataclass(hint, OmegaConf.create(plain.pop(name)), f"{where}.{name}" if where else name)  # type: ignore[arg-type]
         for name, hint in nested.items()
     }
-    flat = [field for field in fields if field[0] not in nested]
+    for name, hint, _ in fields:
+        if isinstance(plain.get(name), dict) and name not in nested and (made := _value_dataclass(hint)):
+            place = f"{where}.{name}" if where else name
+            values[name] = {
+                key: to_dataclass(made, OmegaConf.create(value), f"{place}.{key}")
+                for key, value in plain.pop(name).items()
+            }
+    flat = [field for field in fields if field[0] not in values]
     schema = dataclasses.make_dataclass(
         "Settings",
         [
@@ -115,6 +122,12 @@ def _checked(fields: list[Field], node: DictConfig, where: str) -> dict[str, Any
         # OmegaConf has one kind of sequence; a field annotated as a tuple gets a tuple.
         values[name] = tuple(value) if isinstance(value, list) and "tuple" in str(hint).lower() else value
     return values
+
+
+def _value_dataclass(hint: Any) -> Any:
+    """C of a `dict[str, C]` whose C is a dataclass, else None."""
+    arguments = typing.get_args(hint) if typing.get_origin(hint) is dict else ()
+    return arguments[1] if arguments and dataclasses.is_dataclass(arguments[1]) else None
 
 
 def _place(where: str) -> str:

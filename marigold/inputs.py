@@ -4,7 +4,7 @@ import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,11 @@ from marigold.data.transforms import PixelExamples, Transform
 from marigold.evaluation.protocol import Protocol
 from marigold.evaluation_set import Samples, changed_reader, make_protocol, reader_of
 from marigold.identity import differences, fingerprint, identity, listed, moves_by_rounding
-from marigold.model.backbone import Backbone, BaseModelError
-from marigold.model.base import DiffusionConfig, ModelConfig, base_identity, latents_identity, load_trainable
+from marigold.model.backbone import Backbone, BaseModelError, find_folder
+from marigold.model.base import ModelConfig, base_identity, latents_identity, load_trainable
+from marigold.model.recipe import RecipeError, stored_recipe
 from marigold.training.checkpoint import Checkpoint
-from marigold.training.objective import NoiseConfig
+from marigold.training.recipe import Recipe
 from marigold.training.settings import Performance, TrainConfig, TrainingError
 from marigold.training.tracking import TrackerConfig
 
@@ -77,8 +78,7 @@ class Settings:
 
     train: TrainConfig
     model: ModelConfig
-    diffusion: DiffusionConfig
-    noise: NoiseConfig
+    recipe: Recipe
     flip_probability: float
     cache: CacheConfig
     export: Export
@@ -92,7 +92,27 @@ class Settings:
         plain: Any = OmegaConf.to_container(config, resolve=True)
         chosen = {field.name: plain[field.name] for field in fields(cls)}
         chosen["validation"] = {key: value for key, value in plain["validation"].items() if key != "sets"}
+        chosen["recipe"] = complete_recipe(plain["recipe"], to_dataclass(ModelConfig, config.model, "model"))
         return to_dataclass(cls, OmegaConf.create(chosen))
+
+
+def complete_recipe(recipe: dict[str, Any], model: ModelConfig) -> dict[str, Any]:
+    """The recipe, with the switches of the base checkpoint where it inherits them.
+
+    Raises RecipeError for a base without a recipe, and for a switch that is given though it is inherited.
+    """
+    if not recipe.get("inherit"):
+        return recipe
+    own = {"name", "inherit", "loss"}
+    if given := sorted(set(recipe) - own):
+        raise RecipeError(f"recipe {recipe['name']}: its switches are the base checkpoint's; leave out {given}")
+    stored = None if model.maker else stored_recipe(find_folder(model.location, model.revision))
+    if stored is None or "loss" not in stored:
+        raise RecipeError(
+            f"recipe {recipe['name']} continues a training, and {model.location} does not say by which recipe it was "
+            "made; give model.base=DIR, such as runs/NAME/final of another run"
+        )
+    return {**{key: value for key, value in stored.items() if key != "version"}, **recipe}
 
 
 @dataclass(frozen=True)
@@ -113,7 +133,7 @@ def open_inputs(config: DictConfig, settings: Settings) -> Inputs:
     for name, node in validation_nodes(config, settings).items():
         with noted(problems, f"validation on {name}"):
             protocol = make_protocol(config.protocol, node)
-            protocol.require_space("affine_depth")
+            protocol.require_space(settings.recipe.switches.space)
             reader = reader_of(node, protocol.name)
             samples: Samples = build(reader, f"validation.{name}.reader")
             samples.check_files()
@@ -156,7 +176,12 @@ def load_inputs(
         raise ConfigError("data: no training set has a weight above 0")
     backbone = None
     with noted(problems, "model"):
-        backbone = load_trainable(settings.model, settings.diffusion, settings.train.seed)
+        recipe = settings.recipe
+        scheduler = {
+            "rescale_betas_zero_snr": recipe.zero_terminal_snr,
+            "timestep_spacing": recipe.timestep_spacing,
+        }
+        backbone = load_trainable(settings.model, recipe.switches, scheduler, settings.train.seed)
     return sets, backbone
 
 
@@ -246,10 +271,11 @@ def lists_of(sets: Sequence[ValidationSet], how: Validation) -> str:
 
 
 def run_identity(
-    config: DictConfig, sets: Sequence[TrainingSet], backbone: Backbone, accelerator: Accelerator
+    config: DictConfig, recipe: Recipe, sets: Sequence[TrainingSet], backbone: Backbone, accelerator: Accelerator
 ) -> dict[str, Any]:
     """Everything that the weights depend on; the base and the lists by their content."""
     plain: Any = OmegaConf.to_container(config, resolve=True)
+    plain["recipe"] = {key: value for key, value in asdict(recipe).items() if key != "name"}
     if not plain["cache"]["enabled"]:
         plain["cache"] = {"enabled": False}  # how latents would be stored decides nothing
     plain["data"] = {part.name: plain["data"][part.name] for part in sets}

@@ -10,6 +10,7 @@ from typing import BinaryIO
 import numpy as np
 from torch import Tensor
 
+from marigold.depth.mapping import MAPPING_OF, MAPPINGS
 from marigold.depth.point_cloud import assumed_depth, unproject, write_ply
 from marigold.files import atomic_file
 from marigold.pictures import find_pictures, read_picture, write_grey16, write_rgb
@@ -82,8 +83,8 @@ def read_ahead(jobs: Sequence[Job]) -> Iterator[tuple[Job, Future[Tensor]]]:
 def write(job: Job, image: Tensor, prediction: Prediction, assumed: PointCloud) -> None:
     """Write the files of one picture (3, H, W), each under its name only when it is complete."""
     depth = prediction.depth[0].cpu()
-    # Disparity is large where it is near.
-    nearness = 1 - depth if prediction.space == "affine_disparity" else depth
+    # Disparities are large where it is near.
+    nearness = depth if MAPPINGS[MAPPING_OF[prediction.space]].increasing else 1 - depth
 
     def point_cloud(file: BinaryIO) -> None:
         distance = assumed_depth(depth, prediction.space, assumed.near, assumed.far)

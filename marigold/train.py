@@ -108,24 +108,24 @@ def run(config: DictConfig) -> bool:
     with lock_folder(folder) if accelerator.is_main_process else nullcontext():
         inputs = open_inputs(config, settings)
         select_by = chosen_metric(settings.train.select_by, inputs.validation_sets)
-        depends_on = run_identity(config, inputs.sets, inputs.backbone, accelerator)
+        recipe = settings.recipe
+        depends_on = run_identity(config, recipe, inputs.sets, inputs.backbone, accelerator)
         checkpoint = load_latest(folder / "checkpoints")
         if checkpoint is not None:
             require_same_run(checkpoint, depends_on, folder, settings.train.steps)
         # Nothing below draws from the global generators; a fixed seed makes sure that it would not matter.
         set_seed(settings.train.seed)
         depth_settings = DepthSettings(
-            prediction_type="depth",
-            scale_invariant=True,
-            shift_invariant=True,
-            default_denoising_steps=settings.export.default_denoising_steps,
+            switches=recipe.switches,
+            default_denoising_steps=1 if recipe.switches.one_pass else settings.export.default_denoising_steps,
             default_processing_resolution=settings.export.default_processing_resolution,
+            recipe=recipe.stored(),
         )
         unet = inputs.backbone.unet
         model = MarigoldDepth(inputs.backbone, depth_settings).to(accelerator.device)
         settings.performance.apply(unet)
-        vae = None if settings.cache.enabled else inputs.backbone.vae
-        objective = Objective(model.diffusion, settings.noise, model.prompt, vae, settings.train.seed)
+        vae = None if settings.cache.enabled and not recipe.pixels else inputs.backbone.vae
+        objective = Objective(recipe, model.diffusion, model.prompt, vae, settings.train.seed)
         training_run = TrainingRun(
             settings=settings,
             folder=folder,
@@ -309,13 +309,14 @@ def make_card(run: TrainingRun, values: Mapping[str, float]) -> str:
     """The model card, with these validation metrics."""
     settings, model = run.settings, run.settings.model
     weights = {part.name: part.weight for part in run.sets}
-    facts = {**asdict(settings.train), "noise": asdict(settings.noise), "weights": weights}
+    facts = {**asdict(settings.train), "recipe": settings.recipe.name, "weights": weights}
     return model_card(
         name=run.folder.name,
         base=model.location,
         revision=model.revision,
         licence=run.licence,
         data={part.name: part.licence for part in run.sets},
+        switches=settings.recipe.switches,
         settings={**facts, "commit": provenance.commit()},
         scores=[
             Score(f"{part.name} validation", len(part.samples), metric, values[f"{part.name}/{metric}"])

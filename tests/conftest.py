@@ -74,5 +74,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from marigold.miniature.random_base import SIZES, build_components
     from marigold.model.pipeline import DepthSettings, MarigoldDepth
 
-    model = MarigoldDepth(build_components(0, *SIZES["tiny"], in_channels=8), DepthSettings("depth", True, True, 1, 0))
+    model = MarigoldDepth(
+        build_components(0, *SIZES["tiny"], in_channels=8), DepthSettings(Switches(), True, True, 1, 0)
+    )
     return model.save_pretrained(tmp_path_factory.mktemp("model") / "depth")

@@ -40,7 +40,8 @@ from marigold.infer import InferConfig
 from marigold.miniature.pretraining import PretrainConfig
 from marigold.miniature.random_base import build_sd2_sized
 from marigold.model.backbone import Backbone
-from marigold.model.base import DiffusionConfig, ModelConfig, random_unet_like
+from marigold.model.base import ModelConfig, random_unet_like
+from marigold.model.recipe import Switches
 from marigold.report import ReportSettings
 from marigold.sweep import AXES, SweepSettings
 from marigold.train import TrainingRun
@@ -112,9 +113,9 @@ def start(
     runs: list[TrainingRun] = []
     load_trainable = marigold.inputs.load_trainable
 
-    def load_once(model: ModelConfig, diffusion: DiffusionConfig, seed: int) -> Backbone:
-        key = repr([model, diffusion, seed])
-        once[key] = once.get(key) or load_trainable(model, diffusion, seed)
+    def load_once(model: ModelConfig, switches: Switches, scheduler: dict[str, Any], seed: int) -> Backbone:
+        key = repr([model, switches, scheduler, seed])
+        once[key] = once.get(key) or load_trainable(model, switches, scheduler, seed)
         return once[key]
 
     PartialState(cpu=True)

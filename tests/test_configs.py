@@ -38,7 +38,7 @@ def test_paper_recipe_has_the_papers_numbers():
     assert (train.steps, train.effective_batch, train.micro_batch, train.lr) == (30_000, 32, 2, 3e-5)
     assert (train.warmup_steps, train.decay_steps, train.final_ratio) == (100, 25_000, 0.01)
     assert (config.data.hypersim.weight, config.data.vkitti.weight, config.flip_probability) == (0.9, 0.1, 0.5)
-    assert (config.noise.strength, config.noise.annealed) == (0.9, True)
+    assert (config.recipe.noise_strength, config.recipe.noise) == (0.9, "annealed")
     assert config.data.hypersim.transform == {"size": [480, 640], "antialias": False, "quantile": 0.02}
     assert list(config.data.vkitti.reader.crop) == [352, 1216]
 

@@ -8,21 +8,22 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from marigold.depth.mapping import MAPPING_OF, MAPPINGS
 from marigold.types import Space
 
 
 def assumed_depth(prediction: Float[Tensor, "1 H W"], space: Space, near: float, far: float) -> Float[Tensor, "1 H W"]:
     """Put an affine-invariant prediction in [0, 1] between two assumed distances, in their unit.
 
-    Raises ValueError unless 0 < near < far, and for a space that is not affine in depth or disparity.
+    Raises ValueError unless 0 < near < far, and for a space that is not affine.
     """
     if not 0 < near < far:
         raise ValueError(f"a point cloud needs 0 < near < far, got near={near:g} and far={far:g}")
-    if space == "affine_depth":
-        return near + prediction * (far - near)
-    if space == "affine_disparity":
-        return 1 / (1 / far + prediction * (1 / near - 1 / far))
-    raise ValueError(f"a point cloud from {space} is not supported")
+    if space not in MAPPING_OF:
+        raise ValueError(f"a point cloud from {space} is not supported")
+    mapping = MAPPINGS[MAPPING_OF[space]]
+    low, high = sorted(mapping.of_depth(torch.tensor([near, far])).tolist())
+    return mapping.to_depth(low + prediction * (high - low))
 
 
 def unproject(depth: Float[Tensor, "1 H W"], field_of_view: float) -> Float[Tensor, "N 3"]:

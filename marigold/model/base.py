@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,16 @@ from diffusers.schedulers import DDIMScheduler
 from huggingface_hub.repocard import metadata_load
 
 from marigold.config import imported
-from marigold.model.backbone import Backbone, BaseModelError, find_folder, load_base, widen_conv_in
+from marigold.model.backbone import (
+    Backbone,
+    BaseModelError,
+    add_task_switch,
+    find_folder,
+    load_base,
+    narrow_conv_in,
+    widen_conv_in,
+)
+from marigold.model.recipe import KEY, Switches, read_index, stored_switches
 
 MODEL_SEED = 0  # of the U-Net that replaces a pretrained one in the ablation
 
@@ -44,40 +53,41 @@ class ModelConfig:
         return next((place for place in self.search if Path(place).is_dir()), self.search[-1])
 
 
-@dataclass(frozen=True)
-class DiffusionConfig:
-    """What differs from the base's own scheduler."""
+def load_trainable(model: ModelConfig, switches: Switches, scheduler: Mapping[str, Any], seed: int) -> Backbone:
+    """The base with the U-Net that `switches` ask for, and a changed scheduler configuration; the VAE is frozen.
 
-    rescale_betas_zero_snr: bool
-    timestep_spacing: str
-
-
-def load_trainable(model: ModelConfig, diffusion: DiffusionConfig, seed: int) -> Backbone:
-    """The base with a U-Net of 8 input channels and the scheduler settings of this run; the VAE is frozen.
-
-    seed: of the U-Net with random weights. Raises BaseModelError for a base that is missing or does not fit.
+    seed: of what starts from random weights. Raises BaseModelError for a base that is missing or does not fit.
     """
     if model.maker is not None:
         backbone = imported(model.maker, "model.maker")()
     else:
         folder = find_folder(model.location, model.revision)
-        check_space(folder / "model_index.json")
+        check_space(folder, switches)
         backbone = load_base(folder)
     if model.random_unet:
         backbone = replace(backbone, unet=random_unet_like(backbone.unet, MODEL_SEED + seed))
-    if backbone.unet.config["in_channels"] == 4:
+    if switches.in_channels > backbone.unet.config["in_channels"]:
         widen_conv_in(backbone.unet)
+    elif switches.in_channels < backbone.unet.config["in_channels"]:
+        narrow_conv_in(backbone.unet)
+    if switches.reconstruct and backbone.unet.class_embedding is None:
+        add_task_switch(backbone.unet, MODEL_SEED + seed)
     backbone.vae.requires_grad_(False)
-    return replace(backbone, scheduler_config={**backbone.scheduler_config, **asdict(diffusion)})
+    if switches.prediction != "base":
+        scheduler = {**scheduler, "prediction_type": switches.prediction}
+    return replace(backbone, scheduler_config={**backbone.scheduler_config, **scheduler})
 
 
-def check_space(index: Path) -> None:
-    """Refuse to teach depth to a model whose model_index.json says that it predicts something else."""
-    predicts = json.loads(index.read_text()).get("prediction_type") if index.is_file() else None
-    if predicts not in (None, "depth"):
+def check_space(folder: Path, switches: Switches) -> None:
+    """Raise BaseModelError for a base that predicts something else than what it is to learn."""
+    index = read_index(folder)
+    if "prediction_type" not in index and KEY not in index:
+        return  # an image generator
+    predicts = stored_switches(index, folder / "model_index.json").mapping
+    if predicts != switches.mapping:
         raise BaseModelError(
-            f"{index}: this model predicts {predicts}, and training here teaches depth; start from a depth model "
-            f"or from an image generator"
+            f"{folder}: this model predicts {predicts}, and the recipe teaches {switches.mapping}; start from a model "
+            f"of the same mapping or from an image generator"
         )
 
 

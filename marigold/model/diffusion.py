@@ -143,17 +143,22 @@ class Diffusion:
         self, prediction: Float[Tensor, "B 4 h w"], latent: Float[Tensor, "B 4 h w"], step: Step
     ) -> Float[Tensor, "B 4 h w"]:
         """Take one DDIM step from `latent`, given the model's prediction there (Song et al. 2021, eq. 12, eta 0)."""
-        signal, sigma = step.alpha**0.5, (1 - step.alpha) ** 0.5
-        if self.prediction_type == "v_prediction":
-            clean = signal * latent - sigma * prediction
-            noise = signal * prediction + sigma * latent
-        elif self.prediction_type == "epsilon":
-            clean, noise = (latent - sigma * prediction) / signal, prediction
-        else:
-            clean, noise = prediction, (latent - signal * prediction) / sigma
+        clean, noise = self._separate(prediction, latent, step.alpha**0.5, (1 - step.alpha) ** 0.5)
         if self.clip_sample:
             clean = clean.clip(-self.clip_sample_range, self.clip_sample_range)
         return step.alpha_next**0.5 * clean + (1 - step.alpha_next) ** 0.5 * noise
+
+    def clean(
+        self, prediction: Float[Tensor, "B 4 h w"], latent: Float[Tensor, "B 4 h w"], timestep: Int[Tensor, "B"]
+    ) -> Float[Tensor, "B 4 h w"]:
+        """The clean latent that a prediction for `latent` stands for, at the noise level of each sample's timestep."""
+        return self._separate(prediction, latent, *self._amplitudes(timestep, latent))[0]
+
+    def one_pass(
+        self, prediction: Float[Tensor, "B 4 h w"], latent: Float[Tensor, "B 4 h w"], timestep: int
+    ) -> Float[Tensor, "B 4 h w"]:
+        """From the noise level of `timestep` straight to the clean latent, whatever `set_alpha_to_one` says."""
+        return self.step(prediction, latent, Step(timestep, self.alphas_cumprod[timestep], torch.tensor(1.0)))
 
     def sample(
         self,
@@ -169,6 +174,14 @@ class Diffusion:
         for step in self.steps(count):
             latent = self.step(predict(latent, step.timestep).to(latent.dtype), latent, step)
         return latent
+
+    def _separate(self, prediction: Tensor, latent: Tensor, signal: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """Clean latent and noise, of which `latent` = signal x clean + sigma x noise."""
+        if self.prediction_type == "v_prediction":  # v = signal x noise - sigma x clean
+            return signal * latent - sigma * prediction, signal * prediction + sigma * latent
+        if self.prediction_type == "epsilon":
+            return (latent - sigma * prediction) / signal, prediction
+        return prediction, (latent - signal * prediction) / sigma
 
     def _amplitudes(self, timestep: Int[Tensor, "B"], like: Tensor) -> tuple[Tensor, Tensor]:
         alpha = self.alphas_cumprod.to(timestep.device)[timestep].reshape(-1, 1, 1, 1)

@@ -31,11 +31,10 @@ def encode_depth(vae: AutoencoderKL, depth_norm: Float[Tensor, "B 1 H W"]) -> Fl
     return encode_image(vae, depth_norm.expand(-1, 3, -1, -1))
 
 
-@torch.no_grad()
 def decode_depth(vae: AutoencoderKL, depth_latent: Float[Tensor, "B 4 h w"]) -> Float[Tensor, "B 1 H W"]:
     """Decode to normalised depth: the mean of the three channels, clipped to [-1, 1], in float32.
 
-    A value that is not finite stays so, for the caller to see.
+    A value that is not finite stays so, for the caller to see. Gradients pass, but for values that are clipped.
     """
     picture = vae.decode(depth_latent.to(vae.device, vae.dtype) / vae.config["scaling_factor"]).sample
     return picture.float().mean(dim=1, keepdim=True).clip(-1, 1)

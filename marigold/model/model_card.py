@@ -5,16 +5,24 @@ from dataclasses import dataclass
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from marigold.depth.mapping import MAPPINGS
+from marigold.model.recipe import Switches
+
 USAGE = """```python
 import marigold
 from PIL import Image
 
 model = marigold.MarigoldDepth.from_pretrained("PATH")
-prediction = model(Image.open("photo.jpg"), ensemble_size=1)
-prediction.depth  # (1, 1, H, W) in [0, 1], near = 0
+prediction = model(Image.open("photo.jpg"))
+prediction.depth  # (1, 1, H, W) in [0, 1], NEAR
 ```
 
-It also loads as `diffusers.MarigoldDepthPipeline.from_pretrained("PATH")`."""
+"""
+STOCK = 'It also loads as `diffusers.MarigoldDepthPipeline.from_pretrained("PATH")`.'
+NOT_STOCK = (
+    "diffusers' own pipeline does not sample it rightly and refuses it; `python scripts/export.py checkpoint=PATH "
+    "output=DIR format=diffusers` writes a folder that it reads."
+)
 LIMITS = (
     "Depth is affine-invariant: right up to one unknown scale and one unknown shift per picture. Metres need at least "
     "two known distances (`marigold.depth.alignment.align_to`). Mirrors, glass and sky are guesses."
@@ -37,6 +45,7 @@ def model_card(
     base: str,
     licence: str | None,
     data: Mapping[str, str],
+    switches: Switches,
     settings: Mapping[str, object],
     scores: Sequence[Score] = (),
     revision: str | None = None,
@@ -45,7 +54,7 @@ def model_card(
     """Write the README.md of a checkpoint: metadata for the hub, then base, data, settings, scores, licences.
 
     `base` is a hub id or a folder, `licence` the base's, under the hub's identifier; a fine-tuned checkpoint stays
-    under it. `data`: training set -> its licence. `settings`: whatever describes the run (`commit`, `steps`, ...),
+    under it. `data`: training set -> its licence. `switches`: how it predicts. `settings`: whatever describes the run (`commit`, `steps`, ...),
     `notes`: a sentence on what this checkpoint is weak at. Unknown licences (None, "") are reported as unknown.
     """
     results = [
@@ -80,7 +89,8 @@ def model_card(
         )
         if scores
         else "Not evaluated.",
-        "Use": USAGE,
+        "Use": USAGE.replace("NEAR", f"{switches.space}, near = {0 if MAPPINGS[switches.mapping].increasing else 1}")
+        + (STOCK if switches.stock else NOT_STOCK),
         "Limits": f"{LIMITS} {notes}".strip(),
         "Method": "Ke et al., Repurposing Diffusion-Based Image Generators for Monocular Depth Estimation, CVPR 2024 "
         "([arXiv 2312.02145](https://arxiv.org/abs/2312.02145)).",

@@ -1,8 +1,8 @@
-"""From a photo to its depth: resize, encode once, denoise every member, decode, ensemble, resize back."""
+"""From an image to its depth: resize, encode once, denoise every member, decode, ensemble, resize back."""
 
 import copy
 import logging
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from marigold.model.backbone import (
     find_folder,
     load_base,
     save_folder,
+    task_labels,
 )
 from marigold.model.diffusion import Diffusion
 from marigold.model.latents import (
@@ -36,7 +37,8 @@ from marigold.model.latents import (
     resize,
 )
 from marigold.model.noise import start_noise
-from marigold.model.settings import SPACE_OF, DepthSettings, read_settings
+from marigold.model.recipe import Switches
+from marigold.model.settings import DepthSettings, read_settings
 from marigold.pictures import to_image
 from marigold.types import Prediction, Space
 
@@ -59,31 +61,51 @@ class MarigoldDepth:
     """An affine-invariant depth estimator: a latent diffusion model that is conditioned on a photo."""
 
     def __init__(self, backbone: Backbone, settings: DepthSettings) -> None:
-        """Wrap modules as they are, live ones of a training too; raises BaseModelError for a base model."""
-        if backbone.unet.config["in_channels"] != 2 * LATENT_CHANNELS:
+        """Wrap modules as they are, live ones of a training too.
+
+        Raises BaseModelError for a U-Net that is not of the settings' recipe, an image generator's for example.
+        """
+        switches, channels = settings.switches, backbone.unet.config["in_channels"]
+        if channels != switches.in_channels:
             raise BaseModelError(
-                "this U-Net takes 4 channels: it is an image generator, not a depth estimator. Fine-tune it with "
-                "scripts/train.py, or give a depth checkpoint"
+                f"this U-Net takes {channels} channels, and a depth model with noise={switches.noise} takes "
+                f"{switches.in_channels}: is it an image generator? Fine-tune it with scripts/train.py, give a depth "
+                "checkpoint, or say by which recipe it was made (recipe=NAME)"
+            )
+        if switches.reconstruct != (backbone.unet.class_embedding is not None):
+            raise BaseModelError(
+                f"this U-Net has {'no' if switches.reconstruct else 'a'} task switch (class_embedding); its recipe "
+                f"says reconstruct={switches.reconstruct}; say by which recipe it was made (recipe=NAME)"
             )
         self.backbone = backbone
         self.settings = settings
-        self.diffusion = Diffusion.from_config(backbone.scheduler_config)
+        self.switches = switches
+        config = backbone.scheduler_config
+        if switches.prediction != "base":
+            config = {**config, "prediction_type": switches.prediction}
+        self.diffusion = Diffusion.from_config(config)
 
     @classmethod
     def from_pretrained(
-        cls, path: str | Path, torch_dtype: torch.dtype = torch.float32, revision: str | None = None
+        cls,
+        path: str | Path,
+        torch_dtype: torch.dtype = torch.float32,
+        revision: str | None = None,
+        switches: Switches | None = None,
     ) -> "MarigoldDepth":
         """Load a depth checkpoint in diffusers layout from a folder or the Hugging Face hub.
 
-        Raises BaseModelError for a model that is missing, incomplete or not a depth estimator, and SamplerError
-        for a scheduler that is not DDIM-like.
+        switches: how a model was trained that does not say it itself. Raises BaseModelError for a model that is
+        missing, incomplete, not a depth estimator, or says it and is given `switches` too, and SamplerError for a
+        scheduler that is not DDIM-like.
         """
         folder = find_folder(path, revision)
-        return cls(load_base(folder, torch_dtype=torch_dtype), read_settings(folder))
+        settings = read_settings(folder, switches)
+        return cls(load_base(folder, torch_dtype=torch_dtype), settings)
 
     def save_pretrained(self, path: str | Path, card: str | None = None) -> Path:
         """Write a folder that diffusers' Marigold depth pipeline loads, with `card` as its model card."""
-        folder = save_folder(self.backbone, path, "MarigoldDepthPipeline", asdict(self.settings))
+        folder = save_folder(self.backbone, path, "MarigoldDepthPipeline", self.settings.index())
         if card is not None:
             (folder / "README.md").write_text(card)
         return folder
@@ -104,13 +126,13 @@ class MarigoldDepth:
 
     @property
     def default_steps(self) -> int | None:
-        """The number of denoising steps that the checkpoint recommends."""
-        return self.settings.default_denoising_steps
+        """The number of denoising steps that the checkpoint recommends; 1 for one that makes one pass."""
+        return 1 if self.switches.one_pass else self.settings.default_denoising_steps
 
     @property
     def space(self) -> Space:
         """The space that predictions are right in, up to scale and shift."""
-        return SPACE_OF[self.settings.prediction_type]
+        return self.switches.space
 
     @torch.no_grad()
     def __call__(
@@ -126,9 +148,11 @@ class MarigoldDepth:
         ensemble_method: str = "procrustes",
         reduction: str = "median",
     ) -> Prediction:
-        """Predict depth in [0, 1] at the picture's own size, near = 0, with an uncertainty if ensembled.
+        """Predict depth in [0, 1] at the image's own size, with an uncertainty if ensembled.
 
-        `image` is any picture that `marigold.pictures.to_image` takes, or a batch (B, 3, H, W) in [0, 1].
+        Near is 0 in the spaces of depth and log depth, 1 in those of disparity. A model without noise makes one
+        prediction: it takes neither `latents` nor members. `image` is any picture that `marigold.pictures.to_image`
+        takes, or a batch (B, 3, H, W) in [0, 1].
         `steps` and `processing_resolution` (longest edge in pixels; 0 is the picture's own) default to what
         the checkpoint recommends. Member e of every picture starts from the noise of (seed, e), or from
         `latents`, (B * ensemble_size, 4, h, w), members of a picture together. `batch_size` members are
@@ -161,7 +185,8 @@ class MarigoldDepth:
     ) -> "Members":
         """The predictions that `combine` ensembles, at the processing size; arguments and errors as in a call."""
         batch = self._checked(image)
-        steps = self._or_recommended(steps, "default_denoising_steps", "steps")
+        self.switches.check_sampling(steps, ensemble_size)
+        steps = 1 if self.switches.one_pass else self._or_recommended(steps, "default_denoising_steps", "steps")
         longest = self._or_recommended(processing_resolution, "default_processing_resolution", "processing_resolution")
         for name, value, least in (
             ("steps", steps, 1),
@@ -212,6 +237,10 @@ class MarigoldDepth:
     ) -> Float[Tensor, "N 4 h w"]:
         batch, _, height, width = image_norm.shape
         shape = (LATENT_CHANNELS, height // VAE_FACTOR, width // VAE_FACTOR)
+        if self.switches.silent:
+            if latents is not None:
+                raise ValueError("latents: this model sees no noise")
+            return torch.zeros(batch, *shape, device=self.device)
         if latents is not None:
             if latents.shape != (batch * ensemble_size, *shape):
                 raise ValueError(
@@ -248,15 +277,25 @@ class MarigoldDepth:
         return (depth + 1) / 2
 
     def _denoise(self, condition: Tensor, start: Tensor, steps: int) -> Float[Tensor, "N 4 h w"]:
-        unet, dtype = self.backbone.unet, self.backbone.unet.dtype
+        unet, dtype, switches = self.backbone.unet, self.backbone.unet.dtype, self.switches
         prompt = self.prompt.to(dtype).expand(len(start), -1, -1)
         condition = condition.to(dtype)
+        task = None
+        if switches.reconstruct:
+            task = task_labels(len(start), image=False, device=start.device).to(dtype)
 
         def predict(latent: Tensor, timestep: int) -> Tensor:
-            seen = torch.cat([condition, latent.to(dtype)], dim=1)
-            return unet(seen, timestep, encoder_hidden_states=prompt, return_dict=False)[0]
+            seen = condition if switches.noise == "none" else torch.cat([condition, latent.to(dtype)], dim=1)
+            return unet(seen, timestep, encoder_hidden_states=prompt, class_labels=task, return_dict=False)[0]
 
-        return self.diffusion.sample(predict, start, steps)
+        if not switches.one_pass:
+            return self.diffusion.sample(predict, start, steps)
+        total = self.diffusion.num_train_timesteps
+        told = switches.timestep(total)
+        # An input without a signal is at the last noise level, whatever timestep the U-Net is told.
+        return self.diffusion.one_pass(
+            predict(start, told).to(start.dtype), start, total - 1 if switches.silent else told
+        )
 
     def _ensemble(
         self, members: Tensor, ensemble_size: int, method: str, reduction: str
@@ -282,7 +321,8 @@ class MarigoldDepth:
     @cached_property
     def prompt(self) -> Float[Tensor, "1 T width"]:
         """The empty prompt, encoded once."""
-        return empty_prompt_embedding(self.backbone.text_encoder, self.backbone.tokenizer).detach()
+        tokens = self.switches.prompt_tokens
+        return empty_prompt_embedding(self.backbone.text_encoder, self.backbone.tokenizer, tokens).detach()
 
     @cached_property
     def _in_float32(self) -> "MarigoldDepth":

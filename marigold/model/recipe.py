@@ -72,9 +72,24 @@ class Switches:
         return self.silent or self.timesteps != "uniform"
 
     @property
+    def stock(self) -> bool:
+        """Whether diffusers' own Marigold pipeline samples such a model as this package does."""
+        known = self.mapping in ("depth", "disparity")
+        return known and not self.one_pass and self.prompt_tokens == 2 and not self.reconstruct
+
+    @property
     def in_channels(self) -> int:
         """The U-Net's input channels: the image latent, and what `noise` puts beside it."""
         return 4 if self.noise == "none" else 8
+
+    def check_sampling(self, steps: int | None, ensemble_size: int) -> None:
+        """Raise RecipeError for a number of steps or members that this model has no use for; None is its own."""
+        if self.one_pass and steps not in (None, 1):
+            raise RecipeError(f"steps={steps}: this model makes one pass; leave steps out")
+        if self.silent and ensemble_size != 1:
+            raise RecipeError(
+                f"ensemble_size={ensemble_size}: this model sees no noise, so members would be equal; leave it at 1"
+            )
 
     def timestep(self, total: int) -> int:
         """What the one pass tells the U-Net, of a process of `total` timesteps; raises RecipeError beyond its end."""
@@ -88,14 +103,15 @@ class Switches:
 def stored_switches(index: Mapping[str, Any], where: Path) -> Switches:
     """The switches that a model_index.json gives.
 
-    One without a recipe is a model like the paper's: multi-step, depth or disparity by its `prediction_type`. Raises BaseModelError for a recipe of a newer version and for values of the wrong type or without meaning.
+    One without a recipe is a model like the paper's: multi-step, depth or disparity by its `prediction_type`. Raises
+    BaseModelError for a recipe of another version and for values of the wrong type or without meaning.
     """
     stored = index.get(KEY)
+    # Folders that are older than diffusers' pipeline do not say it; they are all depth.
+    kind = index.get("prediction_type") or "depth"
+    if kind not in ("depth", "disparity"):
+        raise BaseModelError(f"{where}: the model predicts {kind!r}; this package handles depth and disparity")
     if stored is None:
-        # Folders that are older than diffusers' pipeline do not say it; they are all depth.
-        kind = index.get("prediction_type") or "depth"
-        if kind not in ("depth", "disparity"):
-            raise BaseModelError(f"{where}: the model predicts {kind!r}; this package handles depth and disparity")
         return Switches(mapping=kind)
     if not isinstance(stored, dict) or stored.get("version") != VERSION:
         version = stored.get("version") if isinstance(stored, dict) else stored

@@ -1,49 +1,70 @@
 """What a depth checkpoint says about its predictions (model_index.json), and how it is sampled."""
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from marigold.depth.mapping import MAPPINGS
 from marigold.model.backbone import BaseModelError
-from marigold.types import Space
-
-SPACE_OF: dict[str, Space] = {"depth": "affine_depth", "disparity": "affine_disparity"}
+from marigold.model.recipe import KEY, VERSION, Switches, read_index, stored_switches
 
 
 @dataclass(frozen=True)
 class DepthSettings:
-    """What a checkpoint says about its predictions, in diffusers' words; None where it says nothing."""
+    """What a checkpoint says about its predictions; None where it says nothing.
 
-    prediction_type: str
-    scale_invariant: bool
-    shift_invariant: bool
-    default_denoising_steps: int | None
-    default_processing_resolution: int | None
+    `recipe`: how it was trained, as plain values for whoever trains on; inference reads `switches` alone.
+    """
+
+    switches: Switches
+    scale_invariant: bool = True
+    shift_invariant: bool = True
+    default_denoising_steps: int | None = None
+    default_processing_resolution: int | None = None
+    recipe: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what is not depth; raises BaseModelError."""
-        if self.prediction_type not in SPACE_OF:
-            raise BaseModelError(
-                f"the model predicts {self.prediction_type!r}; this package handles {', '.join(SPACE_OF)}"
-            )
+        """Raises BaseModelError for a combination without a meaning."""
         if self.shift_invariant and not self.scale_invariant:
             raise BaseModelError("a model that is shift-invariant but not scale-invariant is not supported")
 
+    def index(self) -> dict[str, Any]:
+        """Entries of model_index.json, in diffusers' words and ours.
 
-def read_settings(folder: Path) -> DepthSettings:
-    """The settings in `folder`/model_index.json; raises BaseModelError for one that is broken or is not depth."""
-    try:
-        index = json.loads((folder / "model_index.json").read_text())
-    except json.JSONDecodeError as error:
-        raise BaseModelError(f"{folder / 'model_index.json'} is not JSON: {error}") from error
+        What diffusers' own pipeline would sample wrongly names a U-Net class that diffusers does not find, so that it
+        refuses the folder; scripts/export.py writes one that it reads.
+        """
+        switches = self.switches
+        return {
+            **(
+                {}
+                if switches.stock
+                else {"_class_name": "MarigoldDepth", "unet": ["marigold", "UNet2DConditionModel"]}
+            ),
+            "prediction_type": "depth" if MAPPINGS[switches.mapping].increasing else "disparity",
+            "scale_invariant": self.scale_invariant,
+            "shift_invariant": self.shift_invariant,
+            "default_denoising_steps": self.default_denoising_steps,
+            "default_processing_resolution": self.default_processing_resolution,
+            KEY: self.recipe or {"version": VERSION, **asdict(switches)},
+        }
+
+
+def read_settings(folder: Path, switches: Switches | None = None) -> DepthSettings:
+    """The settings in `folder`/model_index.json, `switches` if it does not give any.
+
+    Raises BaseModelError for a file that is broken, or not of a depth model, or gives switches of its own.
+    """
+    index = read_index(folder)
+    if switches is not None and KEY in index:
+        raise BaseModelError(f"{folder} says itself by which recipe it was made; leave recipe=NAME out")
     return DepthSettings(
-        # Folders that are older than diffusers' pipeline do not say it; they are all depth.
-        prediction_type=index.get("prediction_type") or "depth",
+        switches=switches or stored_switches(index, folder / "model_index.json"),
         scale_invariant=index.get("scale_invariant", True),
         shift_invariant=index.get("shift_invariant", True),
         default_denoising_steps=index.get("default_denoising_steps"),
         default_processing_resolution=index.get("default_processing_resolution"),
+        recipe=index.get(KEY),
     )
 
 

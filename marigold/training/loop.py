@@ -54,7 +54,7 @@ class Trainer:
         self.config, self.unet, self.data = config, unet, data
         self.objective, self.accelerator = objective, accelerator
         self.accumulation = accumulation_steps(config.effective_batch, config.micro_batch, accelerator.num_processes)
-        self.optimizer = make_optimizer(config.optimizer, unet.parameters(), config.lr)
+        self.optimizer = make_optimizer(config, unet.parameters())
         self.average = MovingAverage(unet, config.ema_decay)
         self.window = Window()
         self.saved: str | None = None  # the last checkpoint, for messages
@@ -117,7 +117,10 @@ class Trainer:
     def _optimise(self, module: torch.nn.Module, step: int, loader: Iterator[Any]) -> None:
         config, accelerator = self.config, self.accelerator
         factor = learning_rate_factor(
-            step, warmup_steps=config.warmup_steps, total_steps=config.decay_steps, final_ratio=config.final_ratio
+            step,
+            warmup_steps=config.warmup_steps,
+            total_steps=config.decay_steps,
+            final_ratio=config.final_ratio if config.schedule == "exponential" else 1.0,
         )
         for group in self.optimizer.param_groups:
             group["lr"] = config.lr * factor

@@ -1,6 +1,8 @@
 """One micro-batch to one loss: encode, draw timesteps and noise, predict, compare."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -9,27 +11,16 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from marigold.config import imported
 from marigold.data.latent_cache import LatentBatch
 from marigold.data.transforms import PixelBatch
-from marigold.model.backbone import LATENT_CHANNELS, VAE_FACTOR
+from marigold.model.backbone import LATENT_CHANNELS, VAE_FACTOR, task_labels
 from marigold.model.diffusion import Diffusion
-from marigold.model.latents import encode_depth, encode_image
+from marigold.model.latents import decode_depth, encode_depth, encode_image
 from marigold.model.noise import annealed_strength, multi_resolution_noise
+from marigold.training.recipe import LossTerm, Recipe
 
 NOISE_STREAM = 3  # the data mixture uses streams 0 to 2 of the same seed
-
-
-@dataclass(frozen=True)
-class NoiseConfig:
-    """Training noise: multi-resolution of this strength, scaled with the timestep if annealed; 0 is Gaussian.
-
-    Timesteps are uniform, but for a share of `terminal_share` of the samples (0 in the paper) that is trained at
-    the last timestep, where sampling starts: it teaches one-step sampling in fewer steps.
-    """
-
-    strength: float
-    annealed: bool
-    terminal_share: float
 
 
 def latent_validity(valid: Bool[Tensor, "B 1 H W"]) -> Bool[Tensor, "B 1 h w"]:
@@ -49,19 +40,23 @@ def encode_batch(vae: AutoencoderKL, batch: PixelBatch) -> LatentBatch:
 
 @torch.no_grad()
 def draw(
-    shape: tuple[int, int, int, int], noise: NoiseConfig, diffusion: Diffusion, seed: int, g: int
+    shape: tuple[int, int, int, int], recipe: Recipe, total: int, seed: int, g: int
 ) -> tuple[Int[Tensor, "B"], Float[Tensor, "B 4 h w"]]:
-    """Timesteps and noise of global micro-batch `g`: a function of (seed, g), drawn on the CPU."""
+    """Timesteps, of a process of `total`, and noise of global micro-batch `g`: a function of (seed, g), on the CPU."""
     key = np.random.SeedSequence([seed, NOISE_STREAM, g]).generate_state(1, np.uint64)[0]
     generator = torch.Generator().manual_seed(int(key >> np.uint64(1)))
-    timesteps = torch.randint(0, diffusion.num_train_timesteps, (shape[0],), generator=generator)
-    if noise.terminal_share > 0:
-        terminal = torch.rand(shape[0], generator=generator) < noise.terminal_share
-        timesteps = torch.where(terminal, diffusion.num_train_timesteps - 1, timesteps)
-    strength: float | Tensor = noise.strength
-    if noise.annealed:
-        strength = annealed_strength(timesteps, noise.strength, diffusion.num_train_timesteps)
-    if noise.strength == 0:
+    timesteps = torch.randint(0, total, (shape[0],), generator=generator)
+    if recipe.terminal_share > 0:
+        terminal = torch.rand(shape[0], generator=generator) < recipe.terminal_share
+        timesteps = torch.where(terminal, total - 1, timesteps)
+    if recipe.timesteps != "uniform":
+        timesteps = torch.full_like(timesteps, recipe.switches.timestep(total))
+    if recipe.switches.silent:
+        return timesteps, torch.zeros(shape)
+    strength: float | Tensor = recipe.noise_strength
+    if recipe.noise == "annealed":
+        strength = annealed_strength(timesteps, recipe.noise_strength, total)
+    if recipe.noise == "gaussian" or recipe.noise_strength == 0:
         return timesteps, torch.randn(shape, generator=generator)
     return timesteps, multi_resolution_noise(shape, strength, generator=generator)
 
@@ -78,38 +73,84 @@ def masked_mse(
 
 @dataclass(frozen=True)
 class Objective:
-    """The training loss of method section 3 of the paper, as a function of the U-Net, a batch and its index.
+    """The training loss of a recipe, as a function of the U-Net, a batch and its index.
 
-    `prompt` is the encoded empty prompt (1, T, width). `vae` may be None when every batch comes as latents.
+    `prompt` is the encoded empty prompt (1, T, width). `vae` may be None when every batch comes as latents and no term
+    of the loss compares pixels. Raises ConfigError for a term that cannot be imported.
     """
 
+    recipe: Recipe
     diffusion: Diffusion
-    noise: NoiseConfig
     prompt: Float[Tensor, "1 T width"]
     vae: AutoencoderKL | None
     seed: int
 
+    def __post_init__(self) -> None:
+        self.terms  # noqa: B018 - what cannot be imported is refused here, and not in the first step
+        if self.vae is not None and self.recipe.pixels:
+            self.vae.enable_gradient_checkpointing()  # the decoder's activations would be most of the memory
+
+    @cached_property
+    def terms(self) -> list[tuple[LossTerm, Callable[..., Tensor]]]:
+        """The terms of the loss that count, with their functions."""
+        return [
+            (term, imported(term.term, f"recipe.loss.{name}.term"))
+            for name, term in self.recipe.loss.items()
+            if term.weight > 0
+        ]
+
     def __call__(self, unet: nn.Module, batch: PixelBatch | LatentBatch, g: int) -> Float[Tensor, ""]:
-        """The loss of global micro-batch `g`; raises ValueError for pictures without a VAE."""
+        """The loss of global micro-batch `g`; raises ValueError for a batch without what the recipe needs."""
         if isinstance(batch, PixelBatch):
             if self.vae is None:
-                raise ValueError("objective: a batch of pictures needs the VAE to encode it")
+                raise ValueError("objective: a batch of images needs the VAE to encode it")
             batch = encode_batch(self.vae, batch)
         device = self.prompt.device
-        shape = batch.depth_latent.shape
-        timesteps, noise = draw((shape[0], shape[1], shape[2], shape[3]), self.noise, self.diffusion, self.seed, g)
-        image, depth, valid, timesteps, noise = (
-            part.to(device, non_blocking=True)
-            for part in (
-                batch.image_latent.float(),
-                batch.depth_latent.float(),
-                batch.valid_latent,
-                timesteps,
-                noise,
-            )
+        shape = batch.image_latent.shape
+        total = self.diffusion.num_train_timesteps
+        timesteps, noise = draw((shape[0], shape[1], shape[2], shape[3]), self.recipe, total, self.seed, g)
+        image, timesteps, noise = (
+            part.to(device, non_blocking=True) for part in (batch.image_latent.float(), timesteps, noise)
         )
-        noisy = self.diffusion.add_noise(depth, noise, timesteps)
-        target = self.diffusion.target(depth, noise, timesteps)
-        prompt = self.prompt.expand(shape[0], -1, -1)
-        prediction = unet(torch.cat([image, noisy], dim=1), timesteps, prompt, return_dict=False)[0]
-        return masked_mse(prediction.float(), target, valid)
+        depth = noise if batch.depth_latent is None else batch.depth_latent.float().to(device, non_blocking=True)
+        silent = self.recipe.switches.silent
+        # An input without a signal is at the last noise level, whatever timestep the U-Net is told.
+        level = torch.full_like(timesteps, total - 1) if silent else timesteps
+        # What is predicted: depth, and with a task switch the image too (Lotus, ICLR 2025, section 4.3).
+        tasks = [depth, image] if self.recipe.reconstruct > 0 else [depth]
+        noisy = [noise if silent else self.diffusion.add_noise(latent, noise, timesteps) for latent in tasks]
+        prediction, *again = self._predict(unet, image, noisy, timesteps)
+        loss = prediction.new_zeros(())
+        decoded = None
+        for term, compare in self.terms:
+            options = term.options or {}
+            if term.domain == "latents":
+                target = self.diffusion.target(depth, noise, level)
+                value = compare(prediction, target, batch.valid_latent.to(device, non_blocking=True), **options)
+            else:
+                if decoded is None:
+                    decoded = self._decode(self.diffusion.clean(prediction, noisy[0], level))
+                known = (batch.depth_norm, batch.valid, batch.half_range)
+                value = compare(decoded, *(part.to(device, non_blocking=True) for part in known), **options)
+            loss = loss + term.weight * value
+        for one in again:
+            loss = loss + self.recipe.reconstruct * F.mse_loss(one, self.diffusion.target(image, noise, level))
+        return loss
+
+    def _predict(
+        self, unet: nn.Module, image: Tensor, noisy: list[Tensor], timesteps: Tensor
+    ) -> tuple[Float[Tensor, "B 4 h w"], ...]:
+        """The U-Net's prediction for each of the noisy latents, from one call."""
+        count, tasks = len(image), len(noisy)
+        image, timesteps = image.repeat(tasks, 1, 1, 1), timesteps.repeat(tasks)
+        seen = image if self.recipe.noise == "none" else torch.cat([image, torch.cat(noisy)], dim=1)
+        labels = None
+        if tasks > 1:
+            labels = torch.cat([task_labels(count, image=flag, device=image.device) for flag in (False, True)])
+        prompt = self.prompt.expand(len(image), -1, -1)
+        return unet(seen, timesteps, prompt, class_labels=labels, return_dict=False)[0].float().chunk(tasks)
+
+    def _decode(self, latent: Float[Tensor, "B 4 h w"]) -> Float[Tensor, "B 1 H W"]:
+        if self.vae is None:
+            raise ValueError("objective: a term of the loss compares pixels, which needs the VAE to decode")
+        return decode_depth(self.vae, latent)

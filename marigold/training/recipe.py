@@ -3,7 +3,7 @@
 A row is a file configs/recipe/NAME.yaml; it is stored whole in the checkpoint's model_index.json.
 """
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from marigold.data.augmentation import Augmentation
@@ -17,17 +17,17 @@ FAR = ("mask", "supervise")
 class LossTerm:
     """One term of the loss: a function as package.module.name, where it compares, its weight, further arguments.
 
-    on: `latents` (prediction and target of the U-Net) or `pixels` (decoded and normalised target, in [-1, 1]).
+    domain: `latents` (prediction and target of the U-Net) or `pixels` (decoded and normalised target, in [-1, 1]).
     """
 
     term: str
-    on: str
+    domain: str
     weight: float
-    options: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        if self.on not in ("latents", "pixels"):
-            raise RecipeError(f"recipe.loss: {self.term}: on={self.on}: expected latents or pixels")
+        if self.domain not in ("latents", "pixels"):
+            raise RecipeError(f"recipe.loss: {self.term}: domain={self.domain}: expected latents or pixels")
         if not 0 <= self.weight < float("inf"):
             raise RecipeError(f"recipe.loss: {self.term}: weight={self.weight}: expected 0 or more")
 
@@ -61,7 +61,7 @@ class Recipe:
     def __post_init__(self) -> None:
         """Refuse what makes no sense; raises RecipeError naming the switches."""
         silent = self.switches.silent
-        latents = any(term.on == "latents" for term in self.loss.values())
+        latents = any(term.domain == "latents" for term in self.loss.values())
         for bad, message in (
             (self.far not in FAR, f"far={self.far}: expected {' or '.join(FAR)}"),
             (self.timestep_spacing not in SPACINGS, f"timestep_spacing={self.timestep_spacing}: expected {SPACINGS}"),
@@ -98,12 +98,14 @@ class Recipe:
     @property
     def pixels(self) -> bool:
         """Whether a term compares decoded depth, so that the target's pixels are needed and the VAE's decoder."""
-        return any(term.on == "pixels" and term.weight > 0 for term in self.loss.values())
+        return any(term.domain == "pixels" and term.weight > 0 for term in self.loss.values())
 
     @property
     def latents(self) -> bool:
         """Whether the depth's latent is needed: as a target, or to add noise to."""
-        return not self.switches.silent or any(term.on == "latents" and term.weight > 0 for term in self.loss.values())
+        return not self.switches.silent or any(
+            term.domain == "latents" and term.weight > 0 for term in self.loss.values()
+        )
 
     def stored(self) -> dict[str, Any]:
         """The recipe as plain values for model_index.json."""

@@ -12,6 +12,8 @@ from diffusers.models import UNet2DConditionModel
 from marigold.precision import AUTOCAST
 
 MIXED_PRECISIONS = ("auto", *AUTOCAST)
+OPTIMIZERS = ("adam", "adamw", "adam8bit")
+SCHEDULES = ("exponential", "constant")
 
 
 class TrainingError(ValueError):
@@ -23,8 +25,9 @@ class TrainConfig:
     """Settings of the loop, as `configs/train.yaml` gives them.
 
     `steps` counts optimiser steps of `effective_batch` samples, taken in micro-batches. The learning rate is
-    `lr` times `learning_rate_factor`, which has fallen to `final_ratio` at `decay_steps`. `optimizer` is adam, or
-    adam8bit for bitsandbytes' 8-bit moments. `max_grad_norm` null does not clip. With `ema_decay` a moving average
+    `lr` times `learning_rate_factor`: `schedule` exponential falls to `final_ratio` at `decay_steps`, constant stays
+    after the warm-up. `optimizer` is adam, adamw, or adam8bit for bitsandbytes' 8-bit moments; `weight_decay` is
+    decoupled (adamw), or added to the gradient. `max_grad_norm` null does not clip. With `ema_decay` a moving average
     of the weights is kept, validated and exported instead of the weights themselves; null for none. With
     `verify_checkpoints` each checkpoint is read back and compared with the weights in memory. `time_limit` is in
     hours, null for none. `select_by` names the validation metric (lower is better) that decides which checkpoint
@@ -35,10 +38,12 @@ class TrainConfig:
     effective_batch: int
     micro_batch: int
     lr: float
+    schedule: str
     warmup_steps: int
     decay_steps: int
     final_ratio: float
     optimizer: str
+    weight_decay: float
     max_grad_norm: float | None
     ema_decay: float | None
     seed: int
@@ -56,6 +61,11 @@ class TrainConfig:
         for key in ("steps", "log_every", "checkpoint_every", "validate_every", "keep_checkpoints"):
             if getattr(self, key) < 1:
                 raise TrainingError(f"train.{key}={getattr(self, key)}: expected at least 1")
+        for key, known in (("schedule", SCHEDULES), ("optimizer", OPTIMIZERS)):
+            if getattr(self, key) not in known:
+                raise TrainingError(f"train.{key}={getattr(self, key)}: expected one of {', '.join(known)}")
+        if not 0 <= self.weight_decay < 1:
+            raise TrainingError(f"train.weight_decay={self.weight_decay}: expected at least 0, below 1")
         if self.workers < 0:
             raise TrainingError(f"train.workers={self.workers}: expected at least 0")
         if not 0 <= self.warmup_steps < self.decay_steps or not 0 < self.final_ratio <= 1:
@@ -109,18 +119,19 @@ def make_accelerator(precision: str, device: str | None) -> Accelerator:
     return Accelerator(mixed_precision=precision, cpu=cpu, rng_types=[], kwargs_handlers=[parallel])
 
 
-def make_optimizer(name: str, parameters: Iterable[torch.nn.Parameter], lr: float) -> torch.optim.Optimizer:
-    """Adam, or bitsandbytes' Adam with 8-bit moments; raises TrainingError for another name or without the package."""
-    parameters = list(parameters)
-    if name == "adam":
-        return torch.optim.Adam(parameters, lr=lr, fused=parameters[0].device.type in ("cpu", "cuda"))
-    if name != "adam8bit":
-        raise TrainingError(f"train.optimizer={name}: expected adam or adam8bit")
+def make_optimizer(config: TrainConfig, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    """Adam, AdamW, or bitsandbytes' Adam with 8-bit moments; raises TrainingError without that package."""
+    parameters, lr, decay = list(parameters), config.lr, config.weight_decay
+    fused = parameters[0].device.type in ("cpu", "cuda")
+    if config.optimizer == "adam":
+        return torch.optim.Adam(parameters, lr=lr, weight_decay=decay, fused=fused)
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, lr=lr, weight_decay=decay, fused=fused)
     try:
         from bitsandbytes.optim import Adam8bit
     except ImportError as error:
         raise TrainingError("train.optimizer=adam8bit needs bitsandbytes: pip install -e '.[adam8bit]'") from error
-    return Adam8bit(parameters, lr=lr)
+    return Adam8bit(parameters, lr=lr, weight_decay=decay)
 
 
 def accumulation_steps(effective_batch: int, micro_batch: int, world: int) -> int:

@@ -7,6 +7,7 @@ import transformers
 from marigold.miniature.random_base import SIZES, build_components, build_random_base
 from marigold.model.backbone import Backbone
 from marigold.model.pipeline import DepthSettings, MarigoldDepth
+from marigold.model.recipe import Switches
 
 diffusers.utils.logging.disable_progress_bar()
 transformers.utils.logging.disable_progress_bar()
@@ -28,4 +29,4 @@ def base() -> Backbone:
 def depth_model() -> MarigoldDepth:
     """A depth estimator with random weights; not to be changed."""
     base = build_components(0, *SIZES["tiny"], in_channels=8)
-    return MarigoldDepth(base, DepthSettings("depth", True, True, 2, 0))
+    return MarigoldDepth(base, DepthSettings(Switches(), True, True, 2, 0))

@@ -8,6 +8,7 @@ import torch
 from diffusers import DDIMScheduler, MarigoldDepthPipeline
 
 from marigold.model.pipeline import DepthSettings, MarigoldDepth
+from marigold.model.recipe import Switches
 
 
 def with_scheduler(model: MarigoldDepth, settings: DepthSettings | None = None, **changes: object) -> MarigoldDepth:
@@ -23,7 +24,7 @@ def in_diffusers(model: MarigoldDepth) -> MarigoldDepthPipeline:
         text_encoder=parts.text_encoder,
         tokenizer=parts.tokenizer,
         scheduler=DDIMScheduler.from_config(parts.scheduler_config),
-        prediction_type=settings.prediction_type,
+        prediction_type=settings.switches.mapping,
         scale_invariant=settings.scale_invariant,
         shift_invariant=settings.shift_invariant,
         default_denoising_steps=settings.default_denoising_steps,
@@ -141,7 +142,7 @@ def test_two_pictures_with_three_members_each(depth_model: MarigoldDepth):
 
 @pytest.mark.parametrize("prediction_type", ["depth", "disparity"])
 def test_our_folder_loads_in_diffusers(depth_model: MarigoldDepth, tmp_path: Path, prediction_type: str):
-    settings = DepthSettings(prediction_type, True, True, 2, 40)
+    settings = DepthSettings(Switches(mapping=prediction_type), True, True, 2, 40)
     with_scheduler(depth_model, settings, timestep_spacing="trailing").save_pretrained(tmp_path)
     theirs = MarigoldDepthPipeline.from_pretrained(tmp_path)
     theirs.set_progress_bar_config(disable=True)

@@ -16,6 +16,7 @@ from marigold.model.backbone import Backbone, BaseModelError
 from marigold.model.latents import pad_to_latent, processing_size, resize
 from marigold.model.noise import start_noise
 from marigold.model.pipeline import DepthSettings, MarigoldDepth
+from marigold.model.recipe import Switches
 
 
 def photos(batch: int, height: int = 32, width: int = 40) -> torch.Tensor:
@@ -24,7 +25,7 @@ def photos(batch: int, height: int = 32, width: int = 40) -> torch.Tensor:
 
 def fresh() -> MarigoldDepth:
     base = build_components(0, *SIZES["tiny"], in_channels=8)
-    return MarigoldDepth(base, DepthSettings("depth", True, True, 2, 0))
+    return MarigoldDepth(base, DepthSettings(Switches(), True, True, 2, 0))
 
 
 def test_the_package_exports_it_and_imports_lightly():

@@ -20,11 +20,10 @@ ABLATIONS = {
     "ablation_hypersim_95": {"data.hypersim.weight": 0.95},
     "ablation_hypersim_only": {"data.vkitti.weight": 0.0},
     "ablation_vkitti_only": {"data.hypersim.weight": 0.0},
-    "marigold_v1_1": {"diffusion.rescale_betas_zero_snr": True},
 }
 QUICK = {
-    "ablation_noise_gaussian": {"noise.strength": 0.0},
-    "ablation_noise_multi_resolution": {"noise.annealed": False},
+    "ablation_noise_gaussian": {"recipe.noise": "gaussian"},
+    "ablation_noise_multi_resolution": {"recipe.noise": "multi_resolution"},
     "ablation_no_pretraining": {"model.random_unet": True},
 }
 
@@ -79,7 +78,7 @@ TABLE = [
     typed("train", "train.py +exp=[hypersim_vkitti,cached_latents]",
           trained("hypersim_vkitti-cached_latents"), f"{FEW} {PAPER}"),
     typed("train", "train.py +exp=quickstart noise=multi_resolution * name=noise_and_mixture",
-          trained("noise_and_mixture", **{"noise.annealed": False, "data.vkitti.weight": 0.05}), SHORT),
+          trained("noise_and_mixture", **{"recipe.noise": "multi_resolution", "data.vkitti.weight": 0.05}), SHORT),
     Known("train", "train.py +exp=quickstart noise=multi_resolution", checks.refused_untouched("quickstart", SHORT)),
     typed("train more", "torchrun * scripts/train.py +exp=quickstart device=cpu",
           as_others("two", "quickstart", 2), f"{SHORT} run_dir=runs/two"),
