@@ -11,10 +11,11 @@ from torch.nn import functional as F
 
 from marigold.data.latent_cache import LatentBatch
 from marigold.data.transforms import PixelBatch
-from marigold.model.backbone import LATENT_CHANNELS, VAE_FACTOR
+from marigold.model.backbone import VAE_FACTOR
 from marigold.model.diffusion import Diffusion
 from marigold.model.latents import encode_depth, encode_image
 from marigold.model.noise import annealed_strength, multi_resolution_noise
+from marigold.training.losses import latent_mse
 
 NOISE_STREAM = 3  # the data mixture uses streams 0 to 2 of the same seed
 
@@ -66,16 +67,6 @@ def draw(
     return timesteps, multi_resolution_noise(shape, strength, generator=generator)
 
 
-def masked_mse(
-    prediction: Float[Tensor, "B 4 h w"], target: Float[Tensor, "B 4 h w"], valid: Bool[Tensor, "B 1 h w"]
-) -> Float[Tensor, ""]:
-    """Mean squared error over the valid latent elements of the micro-batch; 0 if there is none."""
-    weight = valid.to(prediction.dtype)
-    squares = (prediction - target).square() * weight
-    # Multiplied and not selected: selecting would wait for the device to count.
-    return squares.sum() / (weight.sum() * LATENT_CHANNELS).clamp(min=1)
-
-
 @dataclass(frozen=True)
 class Objective:
     """The training loss of method section 3 of the paper, as a function of the U-Net, a batch and its index.
@@ -112,4 +103,4 @@ class Objective:
         target = self.diffusion.target(depth, noise, timesteps)
         prompt = self.prompt.expand(shape[0], -1, -1)
         prediction = unet(torch.cat([image, noisy], dim=1), timesteps, prompt, return_dict=False)[0]
-        return masked_mse(prediction.float(), target, valid)
+        return latent_mse(prediction, target, valid)
