@@ -54,8 +54,8 @@ def model_card(
     """Write the README.md of a checkpoint: metadata for the hub, then base, data, settings, scores, licences.
 
     `base` is a hub id or a folder, `licence` the base's, under the hub's identifier; a fine-tuned checkpoint stays
-    under it. `data`: training set -> its licence. `switches`: how it predicts. `settings`: whatever describes the run (`commit`, `steps`, ...),
-    `notes`: a sentence on what this checkpoint is weak at. Unknown licences (None, "") are reported as unknown.
+    under it. `data`: training set -> its licence. `switches`: how it predicts. `settings`: whatever describes the run
+    (`commit`, `steps`, ...), `notes`: a sentence on what this checkpoint is weak at. Unknown licences (None, "") are reported as unknown.
     """
     results = [
         EvalResult(

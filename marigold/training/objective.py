@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from marigold.config import imported
 from marigold.data.latent_cache import LatentBatch
 from marigold.data.transforms import PixelBatch
-from marigold.model.backbone import LATENT_CHANNELS, VAE_FACTOR, task_labels
+from marigold.model.backbone import VAE_FACTOR, task_labels
 from marigold.model.diffusion import Diffusion
 from marigold.model.latents import decode_depth, encode_depth, encode_image
 from marigold.model.noise import annealed_strength, multi_resolution_noise
@@ -59,16 +59,6 @@ def draw(
     if recipe.noise == "gaussian" or recipe.noise_strength == 0:
         return timesteps, torch.randn(shape, generator=generator)
     return timesteps, multi_resolution_noise(shape, strength, generator=generator)
-
-
-def masked_mse(
-    prediction: Float[Tensor, "B 4 h w"], target: Float[Tensor, "B 4 h w"], valid: Bool[Tensor, "B 1 h w"]
-) -> Float[Tensor, ""]:
-    """Mean squared error over the valid latent elements of the micro-batch; 0 if there is none."""
-    weight = valid.to(prediction.dtype)
-    squares = (prediction - target).square() * weight
-    # Multiplied and not selected: selecting would wait for the device to count.
-    return squares.sum() / (weight.sum() * LATENT_CHANNELS).clamp(min=1)
 
 
 @dataclass(frozen=True)

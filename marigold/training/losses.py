@@ -1,0 +1,170 @@
+"""The loss terms of the recipes: functions of a prediction, its target and where the target is valid.
+
+A term on latents is called as term(prediction, target, valid, **options), a term on pixels as
+term(prediction, target, valid, half_range, **options). There prediction and target are normalised depth, the target
+in [-1, 1], and half_range (B,) is half of the distance between the two quantiles of each image that became -1 and 1,
+in the units of the depth mapping: metres for plain depth. Values at invalid pixels do not matter as long as they and
+their squares are finite. Every term is computed in float32, or in float64 if so given, whatever autocast made of the
+prediction, and is 0 with a gradient of 0 where nothing is valid.
+"""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+AXES = ((0, 1), (1, 0))  # where a neighbour is: pixels down, pixels to the right
+DIAGONALS = ((1, 1), (1, -1))
+
+
+def latent_mse(
+    prediction: Float[Tensor, "B 4 h w"], target: Float[Tensor, "B 4 h w"], valid: Bool[Tensor, "B 1 h w"]
+) -> Float[Tensor, ""]:
+    """Mean squared error over the valid latent elements of the micro-batch.
+
+    Source: Ke et al., CVPR 2024, section 3.2.
+    """
+    return _mean((_full(prediction) - _full(target)).square(), valid)
+
+
+def mse(
+    prediction: Float[Tensor, "B 1 H W"],
+    target: Float[Tensor, "B 1 H W"],
+    valid: Bool[Tensor, "B 1 H W"],
+    half_range: Float[Tensor, "B"],
+) -> Float[Tensor, ""]:
+    """Mean squared error over the valid pixels of the micro-batch; half_range is not used."""
+    return _mean((_full(prediction) - _full(target)).square(), valid)
+
+
+def l1(
+    prediction: Float[Tensor, "B 1 H W"],
+    target: Float[Tensor, "B 1 H W"],
+    valid: Bool[Tensor, "B 1 H W"],
+    half_range: Float[Tensor, "B"],
+) -> Float[Tensor, ""]:
+    """Mean absolute error over the valid pixels of the micro-batch; half_range is not used."""
+    return _mean((_full(prediction) - _full(target)).abs(), valid)
+
+
+def ssi_l1(
+    prediction: Float[Tensor, "B 1 H W"],
+    target: Float[Tensor, "B 1 H W"],
+    valid: Bool[Tensor, "B 1 H W"],
+    half_range: Float[Tensor, "B"],
+    *,
+    weighting: str,
+    pooling: str,
+    detach_fit: bool = False,
+) -> Float[Tensor, ""]:
+    """Mean absolute error of scale * prediction + shift, the least-squares fit of each image to its target.
+
+    weighting: `metres` multiplies an image's errors by its half_range, which makes them those of the mapped depth;
+    `unit` leaves them as normalised. pooling: the mean over all valid pixels of the micro-batch together (`batch`),
+    or over each image and then over the images that have some (`image`). The gradient flows through scale and shift
+    unless detach_fit. Both are 0, and so is the gradient, where the prediction of an image is constant. Raises
+    ValueError for another weighting or pooling. Source: E2E-FT (Garcia et al., WACV 2025) is `metres`,
+    `batch`.
+    """
+    if weighting not in ("metres", "unit"):
+        raise ValueError(f"ssi_l1: weighting={weighting}: expected metres or unit")
+    if pooling not in ("batch", "image"):
+        raise ValueError(f"ssi_l1: pooling={pooling}: expected batch or image")
+    predicted, wanted = _full(prediction), _full(target)
+    fitted = predicted.detach() if detach_fit else predicted
+    # The normal equations with a00 = sum p^2, a01 = sum p, a11 = n, b0 = sum p t, b1 = sum t give
+    #   scale = (a11 b0 - a01 b1) / det,  shift = (a00 b1 - a01 b0) / det,  det = a00 a11 - a01^2.
+    # About the means that is det = n^2 var(p), scale = cov(p, t) / var(p), shift = mean(t) - scale mean(p), where
+    # float32 does not lose a small variance in the difference of two large sums. The mean itself is taken about a
+    # valid pixel: of a constant it is then that constant, not rounded, and the variance is 0 and not almost 0.
+    anchor = predicted.detach().flatten(1).gather(1, valid.flatten(1).byte().argmax(1, keepdim=True))[:, :, None, None]
+    center = anchor + _image_means(fitted - anchor, valid)
+    wanted_mean = _image_means(wanted, valid)
+    variance = _image_means((fitted - center).square(), valid)
+    covariance = _image_means((fitted - center) * (wanted - wanted_mean), valid)
+    solvable = variance > 0
+    # Also the branch that `where` does not take is differentiated: divide by something in both.
+    scale = covariance / torch.where(solvable, variance, 1)
+    aligned = torch.where(solvable, scale * (predicted - center) + wanted_mean, 0)
+    errors = (aligned - wanted).abs()
+    if weighting == "metres":
+        errors = errors * half_range.to(errors.dtype)[:, None, None, None]
+    if pooling == "batch":
+        return _mean(errors, valid)
+    return _mean(_image_means(errors, valid), valid.flatten(1).any(1)[:, None, None, None])
+
+
+def gradient_l1(
+    prediction: Float[Tensor, "B 1 H W"],
+    target: Float[Tensor, "B 1 H W"],
+    valid: Bool[Tensor, "B 1 H W"],
+    half_range: Float[Tensor, "B"],
+    *,
+    scales: int = 1,
+) -> Float[Tensor, ""]:
+    """Mean absolute difference of the error, prediction - target, between neighbours that are both valid.
+
+    The mean is over all pairs of the micro-batch, horizontal and vertical together. Of further scales, each takes
+    every second pixel of the one before, and the means are added. half_range is not used. Raises ValueError for fewer
+    scales than 1. Source: Li and Snavely, CVPR 2018, section 4 (MegaDepth), without the logarithm.
+    """
+    if scales < 1:
+        raise ValueError(f"gradient_l1: scales={scales}: expected 1 or more")
+    error = _full(prediction) - _full(target)
+    means = []
+    for step in (2**scale for scale in range(scales)):
+        differences, both = _differences(error[..., ::step, ::step], valid[..., ::step, ::step], AXES)
+        means.append(_mean(differences.abs(), both))
+    return torch.stack(means).sum()
+
+
+def gradient_huber(
+    prediction: Float[Tensor, "B 1 H W"],
+    target: Float[Tensor, "B 1 H W"],
+    valid: Bool[Tensor, "B 1 H W"],
+    half_range: Float[Tensor, "B"],
+    *,
+    delta: float = 0.2,
+) -> Float[Tensor, ""]:
+    """Mean reverse Huber of the error's differences between valid neighbours, in four directions.
+
+    With x a difference of prediction - target along a row, a column or a diagonal: |x| up to delta, (x^2 + delta^2) /
+    (2 delta) above. half_range is not used. Raises ValueError unless delta > 0.
+
+    Source: DepthMaster's second stage, which computes delta |x| + delta^2 / 2 and x^2 / 2: a value that falls at
+    delta from 1.5 to 0.5 delta^2, with delta times this one's gradient (a weight of 0.001 there is one of 0.0002
+    here). It also sets invalid pixels to 0 and compares these with their neighbours, which this does not.
+    """
+    if not delta > 0:
+        raise ValueError(f"gradient_huber: delta={delta}: expected more than 0")
+    differences, both = _differences(_full(prediction) - _full(target), valid, (*AXES, *DIAGONALS))
+    size = differences.abs()
+    return _mean(torch.where(size <= delta, size, (size.square() + delta**2) / (2 * delta)), both)
+
+
+def _full(values: Tensor) -> Tensor:
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+# Means multiply by the mask and do not select by it: selecting would wait for the device to count.
+def _mean(values: Float[Tensor, "*shape"], valid: Bool[Tensor, "*mask"]) -> Float[Tensor, ""]:
+    weight = valid.to(values.dtype).expand_as(values)
+    return (values * weight).sum() / weight.sum().clamp(min=1)
+
+
+def _image_means(values: Float[Tensor, "B 1 H W"], valid: Bool[Tensor, "B 1 H W"]) -> Float[Tensor, "B 1 1 1"]:
+    weight = valid.to(values.dtype)
+    return (values * weight).sum((1, 2, 3), keepdim=True) / weight.sum((1, 2, 3), keepdim=True).clamp(min=1)
+
+
+def _differences(
+    error: Float[Tensor, "B 1 H W"], valid: Bool[Tensor, "B 1 H W"], neighbours: tuple[tuple[int, int], ...]
+) -> tuple[Float[Tensor, "N"], Bool[Tensor, "N"]]:
+    """A neighbour's error less the pixel's own and whether both are valid, of every pair in these directions."""
+    height, width = error.shape[-2:]
+    differences, both = [], []
+    for down, right in neighbours:
+        pixel = (..., slice(0, height - down), slice(max(0, -right), width - max(0, right)))
+        other = (..., slice(down, height), slice(max(0, right), width - max(0, -right)))
+        differences.append((error[other] - error[pixel]).flatten())
+        both.append((valid[other] & valid[pixel]).flatten())
+    return torch.cat(differences), torch.cat(both)
