@@ -55,7 +55,8 @@ def model_card(
 
     `base` is a hub id or a folder, `licence` the base's, under the hub's identifier; a fine-tuned checkpoint stays
     under it. `data`: training set -> its licence. `switches`: how it predicts. `settings`: whatever describes the run
-    (`commit`, `steps`, ...), `notes`: a sentence on what this checkpoint is weak at. Unknown licences (None, "") are reported as unknown.
+    (`commit`, `steps`, ...), `notes`: a sentence on what this checkpoint is weak at. Unknown licences (None, "") are
+    reported as unknown.
     """
     results = [
         EvalResult(
