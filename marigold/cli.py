@@ -1,13 +1,15 @@
 """The console command `marigold VERB key=value ...`; `python scripts/VERB.py ...` is the same.
 
 A verb is a module with `run(config)`, which returns False for what is not complete and raises ValueError or OSError
-with a message for the user. Any other exception is a defect of this package and keeps its traceback.
+with a message for the user. Any other exception, and a ValueError that a library raised, is a defect of this package
+and keeps its traceback.
 """
 
 import importlib
 import os
 import sys
 import tempfile
+import traceback
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
@@ -19,7 +21,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from marigold.config import ConfigError, installed
+from marigold.config import PACKAGE, ConfigError, installed
 
 
 class Verb(NamedTuple):
@@ -63,12 +65,17 @@ class OwnConfigs(SearchPathPlugin):
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         """Hydra calls this before it composes."""
-        own = Path("configs").resolve()
-        if own.is_dir() and own != installed("configs"):
+        if (own := own_configs()) is not None:
             search_path.prepend("own configs", f"file://{own}", anchor="main")
 
 
 Plugins.instance().register(OwnConfigs)
+
+
+def own_configs() -> Path | None:
+    """`./configs`, unless it is the package's own or there is none."""
+    own = Path("configs").resolve()
+    return own if own.is_dir() and own != installed("configs") else None
 
 
 def main() -> NoReturn:
@@ -101,6 +108,8 @@ def launch(name: str) -> NoReturn:
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(verb.error)
+    if (own := own_configs()) is not None:  # it may be another project's
+        print(f"{own} is searched before this package's configurations", file=sys.stderr)
     try:
         with tempfile.TemporaryDirectory() as scratch:
             sys.argv[1:] = hydra_words(words, scratch)
@@ -120,6 +129,8 @@ def run_job(verb: Verb, config: DictConfig) -> int:
     try:
         code = verb.incomplete if importlib.import_module(verb.module).run(config) is False else 0
     except (ValueError, OSError) as error:
+        if not for_people(error):
+            raise
         print(f"error: {error}", file=sys.stderr)
         code = verb.error
     # Who stopped a run stops those after it too; and of several processes, others may still be at a job that failed.
@@ -127,6 +138,14 @@ def run_job(verb: Verb, config: DictConfig) -> int:
     if code and (stopped or together) and HydraConfig.get().mode == RunMode.MULTIRUN:
         sys.exit(code)
     return code
+
+
+def for_people(error: Exception) -> bool:
+    """Whether an error's message was written for the user: ours, or the system's about a file."""
+    if isinstance(error, OSError) or type(error).__module__.startswith("marigold."):
+        return True
+    raised_in = traceback.extract_tb(error.__traceback__)[-1].filename
+    return Path(raised_in).is_relative_to(PACKAGE)
 
 
 def hydra_words(words: list[str], scratch: str) -> list[str]:

@@ -139,12 +139,12 @@ def task_overrides() -> list[str]:
     return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
 
 
-def experiments() -> list[str]:
-    """The names of the experiments on the command line, in order; none outside of a Hydra program."""
+def choices(group: str) -> list[str]:
+    """The names that the command line chooses of a group, such as exp or recipe; none outside of a Hydra program."""
     # Hydra's own record of what was chosen leaves out a list.
     overrides = OverridesParser.create().parse_overrides(task_overrides())
-    chosen = [override.value() for override in overrides if override.key_or_group == "exp"]
-    return [str(name) for names in chosen for name in (names if isinstance(names, list) else [names])]
+    found = [override.value() for override in overrides if override.key_or_group == group]
+    return [str(name) for names in found for name in (names if isinstance(names, list) else [names])]
 
 
 def swept_overrides() -> dict[str, str]:

@@ -11,7 +11,7 @@ from typing import Any
 from accelerate import Accelerator
 from omegaconf import DictConfig, OmegaConf
 
-from marigold.config import ConfigError, build, experiments, swept_overrides, to_dataclass
+from marigold.config import ConfigError, build, choices, swept_overrides, to_dataclass
 from marigold.data.base import DepthDataset
 from marigold.data.errors import DataError
 from marigold.data.latent_cache import CacheConfig, CacheError, LatentCache
@@ -127,6 +127,7 @@ class Inputs:
 
 def open_inputs(config: DictConfig, settings: Settings) -> Inputs:
     """Everything that a run needs, built and looked up, or one DataError that names all that is missing."""
+    settings.recipe.switches.check_sampling(settings.validation.steps, settings.validation.ensemble_size)
     problems: list[str] = []
     sets, backbone = load_inputs(config, settings, problems, files=not settings.cache.enabled)
     validation_sets = []
@@ -310,13 +311,17 @@ def require_same_run(checkpoint: Checkpoint, ours: Mapping[str, Any], folder: Pa
 
 
 def run_folder(config: DictConfig) -> Path:
-    """`run_dir`, else RUNS/NAME; in a multirun the swept overrides make it one folder per job."""
+    """`run_dir`, else RUNS/NAME, else RUNS/ and the experiments and recipe that were chosen, joined by -.
+
+    In a multirun the swept overrides make it one folder per job.
+    """
     swept = swept_overrides()
-    others = {key: value for key, value in swept.items() if key not in ("exp", "name", "run_dir")}
+    others = {key: value for key, value in swept.items() if key not in ("exp", "recipe", "name", "run_dir")}
     values = [f"{key}={value}".replace("/", "_") for key, value in others.items()]
     named = config.run_dir is not None or config.name is not None
-    ending = "-".join([*(experiments() if named and "exp" in swept else ()), *values])
+    names = [name for group in ("exp", "recipe") if not named or group in swept for name in choices(group)]
+    ending = "-".join([*(names if named else ()), *values])
     if config.run_dir is not None:
         return Path(config.run_dir, ending)
-    name = config.name or "-".join(experiments()) or "train"
+    name = config.name or "-".join(names) or "train"
     return Path(config.paths.runs, "-".join(filter(None, (name, ending))))

@@ -169,13 +169,27 @@ def test_a_stopped_job_ends_those_after_it_and_a_failed_one_does_not(tmp_path, m
     assert next(ends) is True  # the second job was not started
 
     def fail(config):
-        raise ValueError(f"seed {config.train.seed}")
+        raise ConfigError(f"seed {config.train.seed}")
 
     monkeypatch.setattr(train, "run", fail)
     monkeypatch.setattr(sys, "argv", [str(SCRIPTS / "train.py"), "-m", "train.seed=1,2", *more])
     with pytest.raises(SystemExit, match=r"^1$"):
         launch("train")
     assert "2 job(s) failed" in capsys.readouterr().err
+
+
+def test_a_defect_keeps_its_traceback_and_a_message_for_people_is_one_line(tmp_path, monkeypatch):
+    sys_argv = [str(SCRIPTS / "train.py"), f"paths.runs={tmp_path}", "hydra/job_logging=none", "+exp=quickstart"]
+    for error, expected in ((ConfigError("train.steps"), SystemExit), (FileNotFoundError("x"), SystemExit)):
+        monkeypatch.setattr(train, "run", lambda config, error=error: exec("raise error", {"error": error}))
+        monkeypatch.setattr(sys, "argv", list(sys_argv))
+        with pytest.raises(expected):
+            launch("train")
+    monkeypatch.setattr(train, "run", lambda config: np.zeros(2) + np.zeros(3))
+    monkeypatch.setattr(sys, "argv", list(sys_argv))
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    with pytest.raises(ValueError, match="broadcast"):
+        launch("train")
 
 
 def test_changes_are_recorded_as_a_patch_and_only_of_our_own_checkout(tmp_path, monkeypatch):

@@ -1,0 +1,288 @@
+"""Every published row on one micro-batch, against its formulas written out; what makes no sense is refused by name."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from marigold.config import ConfigError, to_dataclass
+from marigold.data.transforms import PixelBatch, Target, Transform, training_example
+from marigold.miniature.random_base import SIZES, build_components, save
+from marigold.model.backbone import empty_prompt_embedding
+from marigold.model.base import ModelConfig, load_trainable
+from marigold.model.diffusion import Diffusion
+from marigold.model.recipe import RecipeError
+from marigold.training.objective import Objective, draw
+from marigold.training.recipe import Recipe
+from marigold.types import DepthSample
+
+CONFIGS = Path(__file__).parent.parent.parent / "configs"
+ROWS = sorted(file.stem for file in (CONFIGS / "recipe").glob("*.yaml") if file.stem != "sharpen")
+ONE_PASS = sorted(set(ROWS) - {"marigold", "marigold_v1_1", "marigold_few_step"})
+G = 5  # the micro-batch's index
+
+
+def row(name: str, *overrides: str) -> Recipe:
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config = compose("train", [f"recipe={name}", *overrides])
+    return to_dataclass(Recipe, config.recipe, "recipe")
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> Path:
+    """An image generator whose VAE's decoder has a few more decimals of contrast than random weights give it."""
+    made = build_components(3, *SIZES["tiny"])
+    with torch.no_grad():
+        made.vae.decoder.conv_out.weight.mul_(8)
+    return save(made, tmp_path_factory.mktemp("base"))
+
+
+def samples() -> list[DepthSample]:
+    """Two of 32x40 pixels: a tilted wall with unknown pixels, and a street whose upper rows are sky."""
+    generator = torch.Generator().manual_seed(1)
+    x, y = torch.linspace(0, 1, 40), torch.linspace(0, 1, 32)[:, None]
+    wall = (1.5 + 2 * x + y * y + 0.3 * torch.rand(32, 40, generator=generator))[None]
+    unknown = torch.zeros(1, 32, 40, dtype=torch.bool)
+    unknown[:, 8:16, 24:] = True
+    street = (60 - 50 * y + 5 * torch.sin(9 * x))[None].clone()
+    street[:, :8] = 655.35
+    images = torch.rand(2, 3, 32, 40, generator=generator)
+    return [
+        DepthSample("wall", images[0], torch.where(unknown, 0, wall), ~unknown),
+        DepthSample("street", images[1], street, street < 80),
+    ]
+
+
+def batch_of(recipe: Recipe) -> PixelBatch:
+    transform, target = Transform(None, False, 0.02), Target(recipe.mapping, recipe.far, recipe.augmentation)
+    parts = zip(*(training_example(one, transform, target, flip=False) for one in samples()), strict=True)
+    image, depth, valid, half_range = (torch.stack(list(part)) for part in parts)
+    return PixelBatch(("wall", "street"), image, depth, valid, half_range)
+
+
+class Setup:
+    """A recipe's objective over a base, and what the formulas below start from."""
+
+    def __init__(self, recipe: Recipe, base: Path) -> None:
+        scheduler = {"rescale_betas_zero_snr": recipe.zero_terminal_snr, "timestep_spacing": recipe.timestep_spacing}
+        model = ModelConfig(str(base), [], None, None, False)
+        self.recipe = recipe
+        self.backbone = load_trainable(model, recipe.switches, scheduler, seed=0)
+        self.unet, self.vae = self.backbone.unet, self.backbone.vae
+        self.prompt = empty_prompt_embedding(self.backbone.text_encoder, self.backbone.tokenizer, recipe.prompt_tokens)
+        self.diffusion = Diffusion.from_config(self.backbone.scheduler_config)
+        self.objective = Objective(recipe, self.diffusion, self.prompt, self.vae, seed=7)
+        self.batch = batch_of(recipe)
+        self.abar = self.diffusion.alphas_cumprod.double()
+
+    def loss(self) -> torch.Tensor:
+        return self.objective(self.unet, self.batch, G)
+
+    def encode(self, image: torch.Tensor) -> torch.Tensor:
+        return 0.18215 * self.vae.encode(image.expand(-1, 3, -1, -1)).latent_dist.mean
+
+    def predict(self, seen: torch.Tensor, timestep: int | torch.Tensor, labels=None) -> torch.Tensor:
+        prompt = self.prompt.expand(len(seen), -1, -1)
+        return self.unet(seen, timestep, prompt, class_labels=labels).sample
+
+    def decode(self, latent: torch.Tensor) -> torch.Tensor:
+        return self.vae.decode(latent / 0.18215).sample.mean(1, keepdim=True).clip(-1, 1)
+
+
+def normalised(of_depth, valid_of=lambda sample: sample.valid) -> torch.Tensor:
+    """numpy's quantiles of the mapped valid depths become -1 and 1."""
+    maps = []
+    for sample in samples():
+        mapped = of_depth(sample.depth.double().clamp(min=1e-9))
+        low, high = np.quantile(mapped[sample.valid].numpy(), [0.02, 0.98])
+        maps.append(((mapped - low) / (high - low) * 2 - 1).clip(-1, 1).float())
+    return torch.stack(maps)
+
+
+def cells(valid: torch.Tensor) -> torch.Tensor:
+    """Latent cells all of whose 8 x 8 pixels count."""
+    return valid.unfold(2, 8, 8).unfold(3, 8, 8).flatten(4).all(-1)
+
+
+def masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    return values[mask.expand_as(values)].mean()
+
+
+VALID = torch.stack([sample.valid for sample in samples()])
+IMAGES = torch.stack([sample.image for sample in samples()]) * 2 - 1
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["marigold", "marigold_v1_1"])
+def test_marigold(name, base):
+    """v = sqrt(abar) noise - sqrt(1 - abar) x0, at the timesteps and noise that the recipe draws."""
+    setup = Setup(row(name), base)
+    x0 = setup.encode(normalised(lambda z: z))
+    timesteps, noise = draw(tuple(x0.shape), setup.recipe, 1000, 7, G)
+    abar = setup.abar[timesteps].reshape(-1, 1, 1, 1).float()
+    assert (setup.abar[-1] < 1e-9) == (name == "marigold_v1_1")
+    noisy = abar.sqrt() * x0 + (1 - abar).sqrt() * noise
+    v = setup.predict(torch.cat([setup.encode(IMAGES), noisy], 1), timesteps)
+    target = abar.sqrt() * noise - (1 - abar).sqrt() * x0
+    torch.testing.assert_close(setup.loss(), masked_mean((v - target) ** 2, cells(VALID)))
+
+
+def test_few_steps_are_trained_at_the_last_timestep(base):
+    recipe = row("marigold_few_step")
+    timesteps = torch.cat([draw((64, 4, 1, 1), recipe, 1000, 7, g)[0] for g in range(20)])
+    assert 0.85 < float((timesteps == 999).double().mean()) < 0.95
+
+
+@torch.no_grad()
+def test_e2e_ft(base):
+    """Zeros, t = 999, x0 = -sqrt(1 - abar) v; least squares on depth in metres, L1 over all valid pixels."""
+    setup = Setup(row("e2e_ft"), base)
+    image = setup.encode(IMAGES)
+    x0 = -((1 - setup.abar[999]).sqrt().float()) * setup.predict(torch.cat([image, torch.zeros_like(image)], 1), 999)
+    decoded = setup.decode(x0).double().numpy()
+    errors = []
+    for index, sample in enumerate(samples()):
+        valid = sample.valid.numpy()
+        metres = sample.depth.double().numpy()
+        metres = metres.clip(*np.quantile(metres[valid], [0.02, 0.98]))
+        columns = np.stack([decoded[index][valid], np.ones(valid.sum())], 1)
+        fit = np.linalg.lstsq(columns, metres[valid], rcond=None)[0]
+        errors.append(np.abs(columns @ fit - metres[valid]))
+    expected = np.concatenate(errors).mean()
+    assert float(setup.loss()) == pytest.approx(expected, rel=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["lotus_d", "lotus_g"])
+def test_lotus(name, base):
+    """x0 of disparity, sky supervised as far, and x0 of the image under the other task."""
+    setup = Setup(row(name), base)
+    image, depth = setup.encode(IMAGES), setup.encode(normalised(lambda z: 1 / z))
+    noise = draw(tuple(depth.shape), setup.recipe, 1000, 7, G)[1]
+    abar = setup.abar[999].float()
+    one_hot = {"depth": torch.tensor([1.0, 0.0]), "image": torch.tensor([0.0, 1.0])}
+    expected = 0
+    known = torch.stack([sample.depth > 0 for sample in samples()])  # the sky too
+    for task, x0, mask in (("depth", depth, cells(known)), ("image", image, torch.ones(2, 1, 4, 5, dtype=torch.bool))):
+        labels = torch.cat([one_hot[task].sin(), one_hot[task].cos()]).expand(2, -1)
+        noisy = abar.sqrt() * x0 + (1 - abar).sqrt() * noise
+        seen = image if name == "lotus_d" else torch.cat([image, noisy], 1)
+        expected = expected + masked_mean((setup.predict(seen, 999, labels) - x0) ** 2, mask)
+    torch.testing.assert_close(setup.loss(), expected)
+
+
+@torch.no_grad()
+def test_genpercept(base):
+    """x0 = -v; MSE + 0.5 x L1 after least squares + 2 x L1 of the gradients, all on normalised depth."""
+    setup = Setup(row("genpercept"), base)
+    timesteps = draw((2, 4, 4, 5), setup.recipe, 1000, 7, G)[0]
+    decoded = setup.decode(-setup.predict(setup.encode(IMAGES), timesteps)).double()
+    target = normalised(lambda z: z).double()
+    mse = masked_mean((decoded - target) ** 2, VALID)
+    fitted = []
+    for one, true, valid in zip(decoded, target, VALID, strict=True):
+        slope, shift = np.polyfit(one[valid].numpy(), true[valid].numpy(), 1)
+        fitted.append((slope * one[valid] + shift - true[valid]).abs().mean())
+    error = decoded - target
+    steps = [(error.diff(dim=d).abs(), VALID.narrow(d, 1, VALID.shape[d] - 1) & VALID.narrow(d, 0, VALID.shape[d] - 1))
+             for d in (2, 3)]  # fmt: skip
+    gradient = torch.cat([step[mask] for step, mask in steps]).mean()
+    expected = mse + 0.5 * torch.stack(fitted).mean() + 2 * gradient
+    torch.testing.assert_close(setup.loss().double(), expected, rtol=1e-4, atol=1e-6)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("name", "timestep"), [("depthmaster", 1), ("one_step", 999)])
+def test_one_pass_from_the_image_alone(name, timestep, base):
+    """The clean latent of sqrt(1 / depth) itself (depthmaster), or its v, -sqrt(1 - abar) x0 (one_step)."""
+    setup = Setup(row(name), base)
+    x0 = setup.encode(normalised(lambda z: z**-0.5))
+    target = x0 if name == "depthmaster" else -((1 - setup.abar[999]).sqrt().float()) * x0
+    error = setup.predict(setup.encode(IMAGES), timestep) - target
+    torch.testing.assert_close(setup.loss(), masked_mean(error**2, cells(VALID)))
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_gradients_reach_the_first_convolution_and_not_the_vae(name, base):
+    setup = Setup(row(name), base)
+    setup.loss().backward()
+    assert float(setup.unet.conv_in.weight.grad.norm()) > 0
+    assert all(parameter.grad is None for parameter in setup.vae.parameters())
+
+
+def test_recomputing_the_decoder_changes_no_gradient(base):
+    gradients = []
+    for checkpointed in (True, False):
+        setup = Setup(row("e2e_ft"), base)
+        if not checkpointed:
+            setup.vae.disable_gradient_checkpointing()
+        setup.loss().backward()
+        gradients.append(setup.unet.conv_in.weight.grad)
+    assert torch.equal(*gradients)
+
+
+@torch.no_grad()
+def test_no_reconstruction_is_the_plain_loss(base):
+    plain = Setup(row("lotus_d", "recipe.reconstruct=0"), base)
+    x0 = plain.encode(normalised(lambda z: 1 / z))
+    known = torch.stack([sample.depth > 0 for sample in samples()])
+    expected = masked_mean((plain.predict(plain.encode(IMAGES), 999) - x0) ** 2, cells(known))
+    torch.testing.assert_close(plain.loss(), expected)
+
+
+def doubled(prediction, target, valid, *, factor=2.0):
+    """A user's own term: `recipe.loss.mine`."""
+    return factor * ((prediction - target).abs() * valid).sum()
+
+
+@torch.no_grad()
+def test_a_term_of_ones_own_is_one_function_and_one_line(base, monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    line = "+recipe.loss.mine={term: test_recipes.doubled, domain: latents, weight: 0.5, options: {factor: 4}}"
+    setup, plain = Setup(row("one_step", line), base), Setup(row("one_step"), base)
+    x0 = setup.encode(normalised(lambda z: z**-0.5))
+    error = (setup.predict(setup.encode(IMAGES), 999) + (1 - setup.abar[999]).sqrt().float() * x0).abs()
+    expected = plain.loss() + 0.5 * 4 * (error * cells(VALID)).sum()
+    torch.testing.assert_close(setup.loss(), expected)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key"),
+    [
+        (["recipe.prediction=epsilon", "recipe.zero_terminal_snr=true"], "zero_terminal_snr"),
+        (["recipe.prediction=epsilon", "noise=zeros"], "prediction=epsilon"),
+        (["recipe.mapping=metres"], "recipe.mapping"),
+        (["recipe.timesteps=last"], "recipe.timesteps"),
+        (["recipe.timesteps=terminal", "recipe.terminal_share=0.5"], "terminal_share"),
+        (["~recipe.loss.latent"], "loss"),
+        (["recipe.far=drop"], "far"),
+        (["recipe.noise_strength=1.0"], "noise_strength"),
+        (["recipe.prompt_tokens=3"], "prompt_tokens"),
+        (["recipe.reconstruct=1.0", "recipe.loss.latent.domain=pixels"], "reconstruct"),
+        (["recipe.loss.latent.weight=-1"], "weight"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_by_name(overrides, key):
+    with pytest.raises(RecipeError, match=key):
+        row("marigold", *overrides)
+
+
+def test_a_term_that_is_not_there_is_refused_before_the_first_step(base):
+    with pytest.raises(ConfigError, match=r"recipe\.loss\.latent\.term"):
+        Setup(row("one_step", "recipe.loss.latent.term=marigold.training.losses.nothing"), base)
+
+
+def test_a_recipe_holds_its_whole_row():
+    """`+exp=quickstart recipe=NAME` changes no switch of the method."""
+    for name in ROWS:
+        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            alone, inside = (
+                compose("train", [f"recipe={name}"]),
+                compose("train", ["+exp=quickstart", f"recipe={name}"]),
+            )
+        assert OmegaConf.to_container(alone.recipe) == OmegaConf.to_container(inside.recipe)
+        for key in ("optimizer", "weight_decay", "max_grad_norm", "schedule"):
+            assert alone.train[key] == inside.train[key], (name, key)
