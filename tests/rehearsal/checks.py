@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from diffusers import MarigoldDepthPipeline
 from omegaconf import OmegaConf
 
 from commands import Command, recipe
@@ -166,7 +167,17 @@ def trained(run: str, processes: int = 1, **config: object) -> Check:
         differing = {key: value for key, value in found.items() if value != config[key]}
         assert not differing, f"{folder}/config.yaml: {differing}"
         for name in ("final", "best"):
-            assert json.loads((folder / name / "unet/config.json").read_text())["in_channels"] == 8
+            channels = json.loads((folder / name / "unet/config.json").read_text())["in_channels"]
+            assert channels == (4 if saved.recipe.get("noise") == "none" or saved.recipe.inherit else 8)
+
+    return check
+
+
+def exported(folder: str) -> Check:
+    """A model that diffusers' own pipeline loads."""
+
+    def check(place: Workplace, _: Result | None) -> None:
+        assert MarigoldDepthPipeline.from_pretrained(place.path(folder)).default_denoising_steps == 1
 
     return check
 

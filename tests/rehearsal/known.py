@@ -27,6 +27,9 @@ QUICK = {
     "ablation_no_pretraining": {"model.random_unet": True},
 }
 
+RECIPES = ("marigold_v1_1", "e2e_ft", "lotus_g", "lotus_d", "genpercept", "depthmaster", "one_step")
+PIXELS = "cache.enabled=false"
+
 # fmt: off
 # The first entry that fits a command counts; * stands for anything.
 TABLE = [
@@ -68,6 +71,13 @@ TABLE = [
           checks.validated_on("paper_validation", "hypersim", "vkitti", "nyu", "kitti"),
           f"{PAPER} validation.sets.nyu.reader.limit=1 validation.sets.kitti.reader.limit=1"),
     Known("train", "train.py +exp=hypersim_vkitti data=mine name=mine", checks.own_set),
+    typed("train", "train.py +exp=hypersim_vkitti recipe=lotus_d", trained("hypersim_vkitti-lotus_d"), f"{PAPER} {SMALL}"),
+    typed("train", "train.py +exp=hypersim_vkitti recipe=one_step recipe.mapping=log_depth name=one_step_log",
+          trained("one_step_log", **{"recipe.mapping": "log_depth"}), f"{PAPER} {SMALL}"),
+    typed("train more", "train.py +exp=hypersim_vkitti recipe=sharpen *", trained("sharpened"), f"{PAPER} {SMALL}"),
+    *(typed("train", f"train.py +exp=quickstart recipe={name}", trained(f"quickstart-{name}", **{"recipe.name": name}),
+            f"{SHORT} {PIXELS}") for name in RECIPES),
+    typed("evaluate", "export.py checkpoint=runs/hypersim_vkitti-lotus_d/final *", checks.exported("lotus_d_diffusers")),
     *(typed("train", f"train.py +exp=[quickstart,{name}]", trained(f"quickstart-{name}", **values), SHORT)
       for name, values in QUICK.items()),
     *(typed("train", f"train.py +exp=[hypersim_vkitti,{name}]",
@@ -109,6 +119,7 @@ TABLE = [
 
 # What the documentation says in other words than a command in a block.
 VARIATIONS = [
+    *(f"train.py +exp=quickstart recipe={name}" for name in RECIPES),
     *(f"prepare.py check dataset={name}" for name in ("hypersim", "vkitti", *FIVE[1:])),
     "train.py +exp=quickstart noise=multi_resolution",
     *(f"eval.py dataset=nyu checkpoint=DIR protocol={name}" for name in ("moge", "ppd", "log", "disparity")),
