@@ -22,6 +22,7 @@ from omegaconf import OmegaConf
 
 from marigold.cache_latents import run as cache_latents
 from marigold.config import build
+from marigold.data.transforms import Target
 from marigold.inputs import Settings, load_inputs, mixture_dataset
 from marigold.miniature.rooms import write_rooms
 from marigold.miniature.rooms.write import RoomsSize
@@ -169,7 +170,7 @@ def _plain(overrides: list[str], steps: int) -> float:
         vae,
         config.train.seed,
     )
-    data = mixture_dataset(settings, sets, backbone)
+    data = mixture_dataset(settings, sets, backbone, Target(), latents=True, pixels=False)
     optimizer = torch.optim.Adam(unet.parameters(), lr=3e-5, foreach=False, fused=False)
     accumulation = BATCH // 2
     seconds = []
@@ -190,5 +191,5 @@ def _plain(overrides: list[str], steps: int) -> float:
 
 
 def _moved(batch: Any, device: torch.device) -> Any:
-    parts = (part.to(device) for part in (batch.image_norm, batch.depth_norm, batch.valid))
+    parts = (part.to(device) for part in (batch.image_norm, batch.depth_norm, batch.valid, batch.half_range))
     return type(batch)(batch.names, *parts)

@@ -17,7 +17,7 @@ from marigold.data.errors import DataError
 from marigold.data.latent_cache import CacheConfig, CacheError, LatentCache
 from marigold.data.mixture import ExampleSource, Mixture, MixtureDataset
 from marigold.data.training_sets import TrainingSet
-from marigold.data.transforms import PixelExamples, Transform
+from marigold.data.transforms import PixelExamples, Target, Transform
 from marigold.evaluation.protocol import Protocol
 from marigold.evaluation_set import Samples, changed_reader, make_protocol, reader_of
 from marigold.identity import differences, fingerprint, identity, listed, moves_by_rounding
@@ -123,7 +123,7 @@ def open_inputs(config: DictConfig, settings: Settings) -> Inputs:
     data = None
     if backbone is not None and not problems:
         with noted(problems, "cache"):
-            data = mixture_dataset(settings, sets, backbone)
+            data = mixture_dataset(settings, sets, backbone, Target(), latents=True, pixels=False)
     if problems or backbone is None or data is None:
         raise DataError("cannot start:\n" + "\n".join(f"- {problem}" for problem in problems))
     if not validation_sets:
@@ -200,24 +200,35 @@ def validation_nodes(config: DictConfig, settings: Settings) -> dict[str, DictCo
     return {**nodes, **{str(name): node for name, node in config.validation.sets.items()}}
 
 
-def mixture_dataset(settings: Settings, sets: Sequence[TrainingSet], backbone: Backbone) -> MixtureDataset[Any]:
-    """The stream of micro-batches, from images or from cached latents; raises CacheError for an incomplete cache."""
+def mixture_dataset(
+    settings: Settings,
+    sets: Sequence[TrainingSet],
+    backbone: Backbone,
+    target: Target,
+    *,
+    latents: bool,
+    pixels: bool,
+) -> MixtureDataset[Any]:
+    """The stream of micro-batches, from images or from a cache that holds targets as `latents`, `pixels` or both.
+
+    Raises CacheError for an incomplete cache.
+    """
     cache = settings.cache
     vae_hash = latents_identity(backbone.vae) if cache.enabled else ""
     sources: list[ExampleSource[Any]] = []
     for part in sets:
         if cache.enabled:
-            depends_on = part.identity(vae_hash, cache.precision)
-            folder = Path(cache.folder) / part.name
-            sources.append(LatentCache(folder, part.samples.names, depends_on, cache.dtype, cache.shard_size))
+            stores = part.stores(cache, target, vae_hash, latents=latents, pixels=pixels)
+            sources.append(LatentCache(part.samples.names, stores))
         else:
-            sources.append(PixelExamples(part.samples, part.samples.names, part.transform))
+            sources.append(PixelExamples(part.samples, part.samples.names, part.transform, target))
     mixture = Mixture(
         [len(part.samples) for part in sets],
         [part.weight for part in sets],
         settings.train.micro_batch,
         settings.flip_probability,
         settings.train.seed,
+        target.augmentation.variants,
     )
     return MixtureDataset(mixture, sources)
 

@@ -1,5 +1,6 @@
 """One micro-batch to one loss: encode, draw timesteps and noise, predict, compare."""
 
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from marigold.data.latent_cache import LatentBatch
+from marigold.data.latent_cache import IMAGE, LATENTS, PIXELS, LatentBatch
 from marigold.data.transforms import PixelBatch
 from marigold.model.backbone import LATENT_CHANNELS, VAE_FACTOR
 from marigold.model.diffusion import Diffusion
@@ -37,14 +38,17 @@ def latent_validity(valid: Bool[Tensor, "B 1 H W"]) -> Bool[Tensor, "B 1 h w"]:
     return F.max_pool2d((~valid).float(), VAE_FACTOR) == 0
 
 
-def encode_batch(vae: AutoencoderKL, batch: PixelBatch) -> LatentBatch:
-    """Encode a batch of pictures with the frozen VAE, on the VAE's device and in its precision."""
-    return LatentBatch(
-        batch.names,
-        encode_image(vae, batch.image_norm),
-        encode_depth(vae, batch.depth_norm),
-        latent_validity(batch.valid),
-    )
+def encode_batch(
+    vae: AutoencoderKL, batch: PixelBatch, parts: Collection[str] = (*IMAGE, *LATENTS, *PIXELS)
+) -> LatentBatch:
+    """These parts of a batch of pictures, latents by the frozen VAE, on its device and in its precision."""
+    encoders: dict[str, Callable[[], Tensor]] = {
+        "image_latent": lambda: encode_image(vae, batch.image_norm),
+        "depth_latent": lambda: encode_depth(vae, batch.depth_norm),
+        "valid_latent": lambda: latent_validity(batch.valid),
+    }
+    made = {part: encoders[part]() if part in encoders else getattr(batch, part) for part in parts}
+    return LatentBatch(batch.names, **made)
 
 
 @torch.no_grad()
@@ -95,6 +99,9 @@ class Objective:
             if self.vae is None:
                 raise ValueError("objective: a batch of pictures needs the VAE to encode it")
             batch = encode_batch(self.vae, batch)
+        assert batch.image_latent is not None
+        assert batch.depth_latent is not None
+        assert batch.valid_latent is not None
         device = self.prompt.device
         shape = batch.depth_latent.shape
         timesteps, noise = draw((shape[0], shape[1], shape[2], shape[3]), self.noise, self.diffusion, self.seed, g)
