@@ -25,11 +25,11 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from marigold.data.decode import decode_depth_png, decode_photo
-from marigold.data.latent_cache import LatentBatch, LatentCache, write_cache
+from marigold.data.latent_cache import IMAGE, LATENTS, LatentBatch, LatentCache, Store, write_cache
 from marigold.data.mixture import ExampleSource, Mixture, MixtureDataset
 from marigold.data.training_sets import Hypersim
-from marigold.data.transforms import PixelExamples, Transform, resize
-from marigold.depth.normalization import normalize_depth
+from marigold.data.transforms import PixelExamples, Target, Transform, resize
+from marigold.depth.mapping import normalize_depth
 
 SIZE, TRAINED, LATENT = (768, 1024), (480, 640), (60, 80)
 PAIRS, BATCH = 32, 2
@@ -115,25 +115,28 @@ def sources(roots: dict[str, Path]) -> dict[str, PixelExamples]:
     found = {}
     for name, root in roots.items():
         samples = hypersim(root, roots["folder"].parent / "list.txt")
-        found[name] = PixelExamples(samples, samples.names, transform)
+        found[name] = PixelExamples(samples, samples.names, transform, Target())
     return found
 
 
 def cached(folder: Path) -> LatentCache:
     """A cache of 512 samples with random latents of the size that 480x640 pictures have."""
-    count, stamp = 512, {"made by": "benchmark"}
-    rng = torch.Generator().manual_seed(0)
+    count, rng = 512, torch.Generator().manual_seed(0)
 
-    def encode(indices: Sequence[int], flips: Sequence[bool]) -> LatentBatch:
+    def encode(
+        indices: Sequence[int], flips: Sequence[bool], variants: Sequence[int], parts: Sequence[str]
+    ) -> LatentBatch:
         shape = (len(indices), 4, *LATENT)
         valid = torch.ones(len(indices), 1, *LATENT, dtype=torch.bool)
         return LatentBatch((), torch.randn(shape, generator=rng), torch.randn(shape, generator=rng), valid)
 
-    for _ in write_cache(
-        folder / "cache", encode, count=count, fingerprint=stamp, dtype="float16", shard_size=256, batch=8
-    ):
+    stores = [
+        Store(folder / "cache" / name, parts, {"made by": "benchmark"}, count, 0, "float16", 256)
+        for name, parts in (("image", IMAGE), ("depth", LATENTS))
+    ]
+    for _ in write_cache(stores, encode, batch=8):
         pass
-    return LatentCache(folder / "cache", [f"sample {index}" for index in range(count)], stamp, "float16", 256)
+    return LatentCache([f"sample {index}" for index in range(count)], stores)
 
 
 def speed(source: ExampleSource, workers: int, count: int) -> float:
@@ -184,7 +187,7 @@ def plain_loop(root: Path, lines: Path) -> float:
 def profile(root: Path, lines: Path, repetitions: int = 9) -> dict[str, float]:
     """Least seconds of each stage of one sample; `rest` is what the whole path takes beyond them."""
     samples = hypersim(root, lines)
-    source = PixelExamples(samples, samples.names, Transform(TRAINED, False, 0.02))
+    source = PixelExamples(samples, samples.names, Transform(TRAINED, False, 0.02), Target())
     names = lines.read_text().split()[:2]
     photo, depth_png = (samples.storage.read(name) for name in names)
     sample = samples[0]
@@ -207,7 +210,7 @@ def profile(root: Path, lines: Path, repetitions: int = 9) -> dict[str, float]:
         "resize": resized,
     }
     costs = {name: _least(stage, repetitions) for name, stage in stages.items()}
-    whole = _least(lambda: source.batch([0], [True]), repetitions)
+    whole = _least(lambda: source.batch([0], [True], [0]), repetitions)
     return {**costs, "rest": whole - sum(costs.values()), "whole": whole}
 
 

@@ -190,5 +190,5 @@ def _plain(overrides: list[str], steps: int) -> float:
 
 
 def _moved(batch: Any, device: torch.device) -> Any:
-    parts = (part.to(device) for part in (batch.image_norm, batch.depth_norm, batch.valid))
+    parts = (part.to(device) for part in (batch.image_norm, batch.depth_norm, batch.valid, batch.half_range))
     return type(batch)(batch.names, *parts)

@@ -1,4 +1,4 @@
-"""Encode both flips of every training sample once, so that training never runs the VAE's encoder."""
+"""Encode every training sample once, in every flip and variant, so that training never runs the VAE's encoder."""
 
 import functools
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from marigold.data.errors import DataError
-from marigold.data.latent_cache import CacheConfig, CacheError, LatentBatch, write_cache
+from marigold.data.latent_cache import FLIPS, CacheError, LatentBatch, Store, write_cache
 from marigold.data.training_sets import TrainingSet
 from marigold.data.transforms import PixelExamples
 from marigold.files import lock_folder
@@ -42,25 +42,26 @@ def run(config: DictConfig) -> None:
         folder = Path(settings.cache.folder) / part.name
         with lock_folder(folder) if state.is_main_process else nullcontext():
             state.wait_for_everyone()  # nobody writes into a folder that is in use
-            write(part, folder, settings.cache, vae, vae_hash, state)
+            stores = write(part, settings, vae, vae_hash, state)
             state.wait_for_everyone()
         if state.is_main_process:
-            size = sum(file.stat().st_size for file in folder.glob("shard_*.h5"))
-            print(f"{folder}: {len(part.samples)} samples x 2 flips, {size / 1e6:.1f} MB")
+            for store in stores:
+                size = sum(file.stat().st_size for file in store.folder.glob("shard_*.h5"))
+                versions = f"{FLIPS} flips" + (f" x {store.variants} variants" if store.variants else "")
+                print(f"{store.folder}: {store.count} samples x {versions}, {size / 1e6:.1f} MB")
 
 
 def write(
-    part: TrainingSet, folder: Path, cache: CacheConfig, vae: AutoencoderKL, vae_hash: str, state: PartialState
-) -> None:
-    """This process's shards of one training set."""
-    source = PixelExamples(part.samples, part.samples.names, part.transform)
+    part: TrainingSet, settings: Settings, vae: AutoencoderKL, vae_hash: str, state: PartialState
+) -> list[Store]:
+    """This process's shards of what the recipe needs of one training set."""
+    cache, recipe = settings.cache, settings.recipe
+    target = recipe.target(settings.train.seed)
+    stores = part.stores(cache, target, vae_hash, latents=recipe.latents, pixels=recipe.pixels)
+    source = PixelExamples(part.samples, part.samples.names, part.transform, target)
     written = write_cache(
-        folder,
+        stores,
         functools.partial(encode, vae, source, AUTOCAST[cache.precision]),
-        count=len(part.samples),
-        fingerprint=part.identity(vae_hash, cache.precision),
-        dtype=cache.dtype,
-        shard_size=cache.shard_size,
         batch=cache.batch,
         rank=state.process_index,
         world=state.num_processes,
@@ -69,6 +70,7 @@ def write(
     with tqdm(total=total, desc=f"encode {part.name}", disable=not state.is_main_process, mininterval=2) as bar:
         for done in written:
             bar.update(done)
+    return stores
 
 
 def encode(
@@ -77,8 +79,10 @@ def encode(
     autocast: torch.dtype | None,
     indices: Sequence[int],
     flips: Sequence[bool],
+    variants: Sequence[int],
+    parts: Sequence[str],
 ) -> LatentBatch:
-    """Latents of the chosen samples, the encoder computing in `autocast` (None: in its own precision)."""
-    batch = source.batch(indices, flips)
+    """These parts of the chosen samples, the encoder computing in `autocast` (None: in its own precision)."""
+    batch = source.batch(indices, flips, variants)
     with torch.autocast(vae.device.type, autocast, enabled=autocast is not None):
-        return encode_batch(vae, batch)
+        return encode_batch(vae, batch, parts)

@@ -227,23 +227,24 @@ def validation_nodes(config: DictConfig, settings: Settings) -> dict[str, DictCo
 
 
 def mixture_dataset(settings: Settings, sets: Sequence[TrainingSet], backbone: Backbone) -> MixtureDataset[Any]:
-    """The stream of micro-batches, from images or from cached latents; raises CacheError for an incomplete cache."""
-    cache = settings.cache
+    """The stream of micro-batches, from images or from the cache; raises CacheError for an incomplete one."""
+    cache, recipe = settings.cache, settings.recipe
+    target = recipe.target(settings.train.seed)
     vae_hash = latents_identity(backbone.vae) if cache.enabled else ""
     sources: list[ExampleSource[Any]] = []
     for part in sets:
         if cache.enabled:
-            depends_on = part.identity(vae_hash, cache.precision)
-            folder = Path(cache.folder) / part.name
-            sources.append(LatentCache(folder, part.samples.names, depends_on, cache.dtype, cache.shard_size))
+            stores = part.stores(cache, target, vae_hash, latents=recipe.latents, pixels=recipe.pixels)
+            sources.append(LatentCache(part.samples.names, stores))
         else:
-            sources.append(PixelExamples(part.samples, part.samples.names, part.transform))
+            sources.append(PixelExamples(part.samples, part.samples.names, part.transform, target))
     mixture = Mixture(
         [len(part.samples) for part in sets],
         [part.weight for part in sets],
         settings.train.micro_batch,
         settings.flip_probability,
         settings.train.seed,
+        target.augmentation.variants,
     )
     return MixtureDataset(mixture, sources)
 

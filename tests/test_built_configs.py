@@ -161,8 +161,10 @@ def on_meta(make: Callable[..., Any]) -> Callable[..., Any]:
     return made
 
 
-def no_latents(vae: object, source: Any, autocast: object, indices: Any, flips: Any) -> LatentBatch:
-    source.batch(indices[:1], flips[:1])
+def no_latents(
+    vae: object, source: Any, autocast: object, indices: Any, flips: Any, variants: Any, parts: Any
+) -> LatentBatch:
+    source.batch(indices[:1], flips[:1], variants[:1])
     count, chosen = len(indices), tuple(source.names[index] for index in indices)
     image, depth = torch.zeros(2, count, 4, 1, 1)
     return LatentBatch(chosen, image, depth, torch.ones(count, 1, 1, 1, dtype=torch.bool))

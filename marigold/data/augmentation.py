@@ -1,8 +1,18 @@
 """Changed versions of a training sample: crops, and colours as other cameras would give them."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
 
 from marigold.data.errors import DataError
+from marigold.types import DepthSample
+
+ATTEMPTS = 10  # crops that are drawn before the whole picture is kept
 
 
 @dataclass(frozen=True)
@@ -25,3 +35,64 @@ class Augmentation:
         ):
             if not good:
                 raise DataError(f"recipe.augmentation.{key}={getattr(self, key)}: out of its range")
+
+
+NO_AUGMENTATION = Augmentation(variants=0, crop=1.0, photometric=0.0)
+
+
+def augment(sample: DepthSample, settings: Augmentation, key: Sequence[int]) -> DepthSample:
+    """The version of a sample that the random numbers of `key` give: the same bits for the same key.
+
+    A crop of the photo's shape keeps a share of both sides that is uniform in [crop, 1], at a uniform place, and is
+    resized to the sample's size: the photo bilinearly, depth and validity to the nearest pixel. Depth stays in metres;
+    `camera` becomes None. Colours of strength s: gamma 2**(+-s), gains of the channels 1 +- s/5, saturation 1 +- s,
+    contrast 1 +- s/2, brightness +-s/5, each uniform in these bounds; with probability s/4 the channels change places;
+    normal noise of a standard deviation uniform in [0, s/20] on each value.
+    """
+    rng = np.random.default_rng(key)
+    if settings.crop < 1:
+        sample = _crop(sample, settings.crop, rng)
+    if settings.photometric > 0:
+        sample = replace(sample, image=_recolour(sample.image, settings.photometric, rng))
+    return sample
+
+
+def _crop(sample: DepthSample, smallest: float, rng: np.random.Generator) -> DepthSample:
+    size = height, width = sample.image.shape[-2:]
+    maps = torch.stack([sample.depth, sample.valid.float()])
+    known = int((sample.valid & (sample.depth > 0)).count_nonzero())
+    for _ in range(ATTEMPTS):
+        share = rng.uniform(smallest, 1)
+        rows, columns = max(1, round(share * height)), max(1, round(share * width))
+        top, left = (int(rng.integers(1 + rest)) for rest in (height - rows, width - columns))
+        window = (..., slice(top, top + rows), slice(left, left + columns))
+        depth, valid = F.interpolate(maps[window], size, mode="nearest-exact")
+        if _teaches(depth[(valid > 0.5) & (depth > 0)], known):
+            image = F.interpolate(sample.image[None][window], size, mode="bilinear", antialias=True)[0]
+            return replace(sample, image=image.clamp_(0, 1), depth=depth, valid=valid > 0.5, camera=None)
+    return sample
+
+
+def _teaches(depth: Float[Tensor, "N"], known: int) -> bool:
+    """Whether a crop's valid depth is of at least half as many pixels as the picture's, and has a range.
+
+    Nothing but sky or a wall seen head-on could not be normalised.
+    """
+    if 2 * len(depth) < known or len(depth) == 0:
+        return False
+    low, high = np.quantile(depth.numpy(), (0.25, 0.75))
+    return bool(low < high)
+
+
+def _recolour(image: Float[Tensor, "3 H W"], strength: float, rng: np.random.Generator) -> Float[Tensor, "3 H W"]:
+    # numpy, whose results do not depend on the number of threads; Python's floats leave float32 as it is.
+    gamma, saturation, contrast, brightness = (strength * rng.uniform(-1, 1, 4)).tolist()
+    gains = 1 + strength / 5 * rng.uniform(-1, 1, (3, 1, 1))
+    order = rng.permutation(3) if rng.random() < strength / 4 else np.arange(3)
+    deviation = rng.uniform(0, strength / 20)
+    picture = image.numpy()[order] ** 2**gamma * gains.astype(np.float32)
+    grey = picture.mean(axis=0)
+    picture = grey + (1 + saturation) * (picture - grey)
+    picture = (1 + contrast / 2) * (picture - 0.5) + (0.5 + brightness / 5)
+    picture += deviation * rng.standard_normal(picture.shape, dtype=np.float32)
+    return torch.from_numpy(picture.clip(0, 1))

@@ -1,14 +1,17 @@
-"""HDF5 store of encoded samples: both flips of the photo's and the depth map's latent, and the valid grid.
+"""HDF5 stores of encoded samples: latents of photos and depth maps, and targets as pixels, in every version.
 
-A cache is a folder of shards; each shard holds a range of sample indices, is written to a partial file and
-renamed when whole, and carries the fingerprint of everything that its numbers depend on.
+The cache of a data set is a folder of stores. A store is a folder of shards; each shard holds a range of sample
+indices, one row per variant and flip of a sample, is written to a partial file and renamed when whole, and carries the
+fingerprint of everything that its numbers depend on.
 """
 
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -20,7 +23,11 @@ from marigold.identity import differences, listed
 from marigold.precision import AUTOCAST
 
 FLIPS = 2
-PARTS = ("image_latent", "depth_latent", "valid_latent")
+# The parts of a batch that are stored together.
+IMAGE: tuple[str, ...] = ("image_latent",)
+LATENTS: tuple[str, ...] = ("depth_latent", "valid_latent")
+PIXELS: tuple[str, ...] = ("depth_norm", "valid", "half_range")
+FLAGS = ("valid_latent", "valid")
 DTYPES = {"float16": np.float16, "float32": np.float32}
 
 
@@ -47,143 +54,183 @@ class CacheConfig:
 
 @dataclass(frozen=True)
 class LatentBatch:
-    """Training examples of one data set as scaled latents; `valid_latent` marks cells with only valid pixels."""
+    """Training examples of one data set as scaled latents and targets, each part None where it is not there.
+
+    `valid_latent` marks cells with only valid pixels; the parts as pixels are those of `PixelBatch`.
+    """
 
     names: tuple[str, ...]
-    image_latent: Float[Tensor, "B 4 h w"]
-    depth_latent: Float[Tensor, "B 4 h w"]
-    valid_latent: Bool[Tensor, "B 1 h w"]
+    image_latent: Float[Tensor, "B 4 h w"] | None = None
+    depth_latent: Float[Tensor, "B 4 h w"] | None = None
+    valid_latent: Bool[Tensor, "B 1 h w"] | None = None
+    depth_norm: Float[Tensor, "B 1 H W"] | None = None
+    valid: Bool[Tensor, "B 1 H W"] | None = None
+    half_range: Float[Tensor, "B"] | None = None
 
     def pin_memory(self) -> "LatentBatch":
         """The same batch in page-locked memory; torch's DataLoader calls this."""
-        return LatentBatch(
-            self.names, self.image_latent.pin_memory(), self.depth_latent.pin_memory(), self.valid_latent.pin_memory()
-        )
+        parts: dict[str, Any] = {key: part for key, part in vars(self).items() if isinstance(part, Tensor)}
+        return replace(self, **{key: part.pin_memory() for key, part in parts.items()})
 
 
-Encode = Callable[[Sequence[int], Sequence[bool]], LatentBatch]
+@dataclass(frozen=True)
+class Store:
+    """One folder of shards with the same `parts` of every sample.
+
+    `depends_on` is what the numbers are made from, `count` the number of samples, `variants` that of their changed
+    versions (0: only the sample itself), `dtype` what numbers are stored as; half ranges are always float32.
+    """
+
+    folder: Path
+    parts: tuple[str, ...]
+    depends_on: Mapping[str, object]
+    count: int
+    variants: int
+    dtype: str
+    shard_size: int
+
+    @property
+    def shards(self) -> list[range]:
+        """The sample indices of each shard."""
+        starts = range(0, self.count, self.shard_size)
+        return [range(start, min(start + self.shard_size, self.count)) for start in starts]
+
+    @property
+    def _stamp(self) -> str:
+        layout = {"dtype": self.dtype, "shard_size": self.shard_size, "count": self.count}
+        return json.dumps({**self.depends_on, **layout}, sort_keys=True)
+
+    def file(self, shard: int) -> Path:
+        """The file of shard number `shard`."""
+        return self.folder / f"shard_{shard:05d}.h5"
+
+    def absent(self) -> list[int]:
+        """The numbers of the shards that are not there.
+
+        Raises CacheError for a shard that was made from something else, naming every value that differs, and for a
+        folder that an earlier version wrote.
+        """
+        if earlier := sorted(self.folder.parent.glob("shard_*.h5")):
+            raise CacheError(
+                f"{self.folder.parent} holds latents as an earlier version stored them ({earlier[0].name} ...). "
+                "Delete its shards or give another cache.folder, and run scripts/cache_latents.py again"
+            )
+        absent = []
+        for shard in range(len(self.shards)):
+            file = self.file(shard)
+            if not file.is_file():
+                absent.append(shard)
+                continue
+            with h5py.File(file) as existing:
+                found = json.loads(str(existing.attrs["fingerprint"]))
+            if different := differences(found, json.loads(self._stamp)):
+                raise CacheError(
+                    f"{file} was made from something else. {listed(different, 'cache', 'this run')}. "
+                    f"Delete {self.folder} or give another cache.folder, and run scripts/cache_latents.py again"
+                )
+        return absent
+
+    @contextmanager
+    def new(self, shard: int, rank: int) -> Iterator[h5py.File]:
+        """The file of a shard to write, which appears under its name when whole."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        partial = self.file(shard).with_suffix(f".partial{rank}")
+        with h5py.File(partial, "w") as out:
+            out.attrs["fingerprint"] = self._stamp
+            yield out
+        with partial.open("rb") as written:
+            os.fsync(written.fileno())
+        partial.replace(self.file(shard))
+
+    def put(self, out: h5py.File, batch: LatentBatch, samples: slice, size: int, variant: int, flip: bool) -> None:
+        """Write this store's parts of a batch: `samples` of a shard of `size`, in one variant and flip."""
+        for part in self.parts:
+            tensor = getattr(batch, part).cpu()
+            if part in FLAGS:
+                values = tensor.numpy().view(np.uint8)  # HDF5 has no bool; what h5py makes of it is six times as slow
+            else:
+                values = tensor.float().numpy().astype(DTYPES["float32" if part == "half_range" else self.dtype])
+            shape = (max(1, self.variants), FLIPS, *values.shape[1:])
+            stored = out.require_dataset(part, (size, *shape), values.dtype, chunks=(1, 1, 1, *values.shape[1:]))
+            stored[samples, variant, int(flip)] = values
 
 
-def shard_file(folder: Path, shard: int) -> Path:
-    """The file of shard number `shard`."""
-    return folder / f"shard_{shard:05d}.h5"
+Encode = Callable[[Sequence[int], Sequence[bool], Sequence[int], Sequence[str]], LatentBatch]
+"""encode(indices, flips, variants, parts) -> a batch that has at least these parts."""
 
 
 def write_cache(
-    folder: Path,
-    encode: Encode,
-    *,
-    count: int,
-    fingerprint: Mapping[str, object],
-    dtype: str,
-    shard_size: int,
-    batch: int,
-    rank: int = 0,
-    world: int = 1,
+    stores: Sequence[Store], encode: Encode, *, batch: int, rank: int = 0, world: int = 1
 ) -> Iterator[int]:
-    """Encode `count` samples into shards, this process taking every `world`-th; yields samples done.
+    """Encode the samples of `stores` shard by shard, this process taking every `world`-th; yields samples done.
 
-    Shards that are there already with the same fingerprint are not made again. Raises CacheError if one
-    carries another fingerprint.
+    The stores are of the same samples and shard size. A shard that a store has is kept, and only the parts of stores
+    that lack it are made. Raises CacheError if a shard was made from something else, before any is written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    stamp = json.dumps({**fingerprint, "dtype": dtype, "shard_size": shard_size, "count": count}, sort_keys=True)
-    for shard in range(rank, -(-count // shard_size), world):
-        indices = range(shard * shard_size, min((shard + 1) * shard_size, count))
-        file = shard_file(folder, shard)
-        if file.exists():
-            with h5py.File(file) as existing:
-                check_fingerprint(file, str(existing.attrs["fingerprint"]), stamp)
+    absent = {store.folder: store.absent() for store in stores}
+    shards = stores[0].shards
+    for shard in range(rank, len(shards), world):
+        indices = shards[shard]
+        lacking = [store for store in stores if shard in absent[store.folder]]
+        if not lacking:
             yield len(indices)
             continue
-        partial = file.with_suffix(f".partial{rank}")
-        with h5py.File(partial, "w") as out:
-            out.attrs["fingerprint"] = stamp
+        parts = [part for store in lacking for part in store.parts]
+        with ExitStack() as files:
+            opened = [(store, files.enter_context(store.new(shard, rank))) for store in lacking]
             for start in range(0, len(indices), batch):
                 chunk = indices[start : start + batch]
-                for flip in (False, True):
-                    latents = encode(chunk, [flip] * len(chunk))
-                    for part in PARTS:
-                        tensor = getattr(latents, part).cpu()
-                        values = (
-                            tensor.numpy() if part == "valid_latent" else tensor.float().numpy().astype(DTYPES[dtype])
-                        )
-                        store = out.require_dataset(
-                            part,
-                            (len(indices), FLIPS, *values.shape[1:]),
-                            values.dtype,
-                            chunks=(1, 1, *values.shape[1:]),
-                        )
-                        store[start : start + len(chunk), int(flip)] = values
+                for variant in range(max(1, stores[0].variants)):
+                    for flip in (False, True):
+                        encoded = encode(chunk, [flip] * len(chunk), [variant] * len(chunk), parts)
+                        for store, out in opened:
+                            samples = slice(start, start + len(chunk))
+                            store.put(out, encoded, samples, len(indices), variant, flip)
                 yield len(chunk)
-        with partial.open("rb") as written:
-            os.fsync(written.fileno())
-        partial.replace(file)
-
-
-def check_fingerprint(file: Path, found: str, wanted: str) -> None:
-    """Refuse a shard made from something else, naming every value that differs."""
-    different = differences(json.loads(found), json.loads(wanted))
-    if different:
-        raise CacheError(
-            f"{file} was made from something else. {listed(different, 'cache', 'this run')}. "
-            f"Delete {file.parent} or give another cache.folder, and run scripts/cache_latents.py again"
-        )
 
 
 class LatentCache:
-    """Reads a cache written by `write_cache`; opened lazily, so that it can be sent to worker processes.
+    """Reads stores that `write_cache` wrote; opened lazily, so that it can be sent to worker processes.
 
-    `names` are the data set's sample names, `fingerprint` what the cache must have been made from.
-    Raises CacheError if shards are missing or were made from something else.
+    `names` are the data set's sample names. Raises CacheError if shards are missing or were made from something else.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        names: Sequence[str],
-        fingerprint: Mapping[str, object],
-        dtype: str,
-        shard_size: int,
-    ) -> None:
-        self.folder = folder
-        self.names = names
-        self.shard_size = shard_size
-        count = len(names)
-        stamp = json.dumps({**fingerprint, "dtype": dtype, "shard_size": shard_size, "count": count}, sort_keys=True)
+    def __init__(self, names: Sequence[str], stores: Sequence[Store]) -> None:
+        self.names, self.stores = names, stores
+        self.parts = [part for store in stores for part in store.parts]
         missing = []
-        for shard in range(-(-count // shard_size)):
-            file = shard_file(folder, shard)
-            if not file.is_file():
-                missing.append(file.name)
-                continue
-            with h5py.File(file) as existing:
-                check_fingerprint(file, str(existing.attrs["fingerprint"]), stamp)
+        for store in stores:
+            if absent := store.absent():
+                first = store.file(absent[0]).name
+                lacks = f"lacks {len(absent)} of {len(store.shards)} shards ({first} ...)"
+                missing.append(f"the latent cache {store.folder.absolute()} {lacks}")
         if missing:
-            raise CacheError(
-                f"the latent cache {folder.absolute()} lacks {len(missing)} of {-(-count // shard_size)} shards "
-                f"({missing[0]} ...). Run: python scripts/cache_latents.py with the same +exp"
-            )
-        self._open: dict[int, tuple[h5py.Dataset, ...]] = {}  # of each shard, its PARTS
+            raise CacheError(f"{'; '.join(missing)}. Run: python scripts/cache_latents.py with the same +exp")
+        self._open: dict[int, list[h5py.Dataset]] = {}  # of each shard, its parts
         self._owner = os.getpid()
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_open": {}}
 
-    def batch(self, indices: Sequence[int], flips: Sequence[bool]) -> LatentBatch:
-        """Read one micro-batch as float32 latents."""
-        rows = [self._row(index, flip) for index, flip in zip(indices, flips, strict=True)]
-        image, depth, valid = (torch.from_numpy(np.stack(part)) for part in zip(*rows, strict=True))
-        return LatentBatch(tuple(self.names[index] for index in indices), image.float(), depth.float(), valid)
+    def batch(self, indices: Sequence[int], flips: Sequence[bool], variants: Sequence[int]) -> LatentBatch:
+        """Read one micro-batch, its numbers as float32."""
+        rows = [self._row(*which) for which in zip(indices, flips, variants, strict=True)]
+        found = {}
+        for part, values in zip(self.parts, zip(*rows, strict=True), strict=True):
+            stacked = np.stack(values)
+            found[part] = torch.from_numpy(stacked.view(bool)) if part in FLAGS else torch.from_numpy(stacked).float()
+        return LatentBatch(tuple(self.names[index] for index in indices), **found)
 
-    def _row(self, index: int, flip: bool) -> list[np.ndarray]:
+    def _row(self, index: int, flip: bool, variant: int) -> list[np.ndarray | np.generic]:
         if self._owner != os.getpid():
             # A forked worker must not share its parent's file handles.
             self._open, self._owner = {}, os.getpid()
-        shard, offset = divmod(index, self.shard_size)
+        shard, offset = divmod(index, self.stores[0].shard_size)
         if shard not in self._open:
             # Looking a dataset up takes four times as long as reading a row. HDF5's own cache of 8 MiB a dataset would
             # grow with every shard and never be hit: a row is one chunk.
-            file = h5py.File(shard_file(self.folder, shard), rdcc_nbytes=0)
-            self._open[shard] = tuple(file[part] for part in PARTS)
-        return [part[offset, int(flip)] for part in self._open[shard]]
+            files = [h5py.File(store.file(shard), rdcc_nbytes=0) for store in self.stores]
+            self._open[shard] = [
+                file[part] for store, file in zip(self.stores, files, strict=True) for part in store.parts
+            ]
+        return [part[offset, variant, int(flip)] for part in self._open[shard]]

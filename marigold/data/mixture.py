@@ -14,23 +14,26 @@ from torch.utils.data import Dataset
 
 BLOCK = 1 << 16  # micro-batches whose data sets are drawn together
 # One stream of random numbers per purpose, so that none depends on how much another has drawn.
-CHOICE, ORDER, FLIP = range(3)
+# Training draws its noise from stream 3, augmentation its changes from stream 5.
+CHOICE, ORDER, FLIP, VARIANT = 0, 1, 2, 4
 
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """What micro-batch number g holds: a data set's number, sample indices, and which samples are mirrored."""
+    """What micro-batch number g holds: a data set's number, sample indices, which are mirrored, and their variants."""
 
     dataset: int
     indices: tuple[int, ...]
     flips: tuple[bool, ...]
+    variants: tuple[int, ...]
 
 
 class Mixture:
     """Mixes data sets: each micro-batch comes from one of them, drawn by weight.
 
     Each set runs through its own shuffled epochs; the samples that do not fill a last micro-batch wait for
-    another epoch's order. `sizes` are the numbers of samples, `weights` are normalised to sum to 1.
+    another epoch's order. `sizes` are the numbers of samples, `weights` are normalised to sum to 1. `variants` is the
+    number of changed versions of every sample; without any, a micro-batch's are 0.
     Raises ValueError for weights that do not fit and for a set smaller than a micro-batch.
     """
 
@@ -41,6 +44,7 @@ class Mixture:
         micro_batch: int,
         flip_probability: float,
         seed: int,
+        variants: int = 0,
     ) -> None:
         if len(sizes) != len(weights) or not sizes or min(weights) < 0 or sum(weights) <= 0:
             raise ValueError(f"mixture: need one weight >= 0 per data set, not all 0; got {list(weights)}")
@@ -53,6 +57,7 @@ class Mixture:
         self.micro_batch = micro_batch
         self.flip_probability = flip_probability
         self.seed = seed
+        self.variants = variants
         self.thresholds = np.cumsum(np.asarray(weights, np.float64) / sum(weights))
         self._choices = lru_cache(maxsize=4)(self._draw_choices)
         self._order = lru_cache(maxsize=2 * len(sizes))(self._draw_order)
@@ -76,7 +81,10 @@ class Mixture:
         order = self._order(dataset, epoch)
         indices = order[start * self.micro_batch : (start + 1) * self.micro_batch]
         flips = np.random.default_rng([self.seed, FLIP, g]).random(self.micro_batch) < self.flip_probability
-        return MicroBatch(dataset, tuple(indices.tolist()), tuple(flips.tolist()))
+        variants = np.random.default_rng([self.seed, VARIANT, g]).integers(
+            max(1, self.variants), size=self.micro_batch
+        )
+        return MicroBatch(dataset, tuple(indices.tolist()), tuple(flips.tolist()), tuple(variants.tolist()))
 
     def _draw_choices(self, block: int) -> NDArray[np.int64]:
         draws = np.random.default_rng([self.seed, CHOICE, block]).random(BLOCK)
@@ -102,8 +110,8 @@ class ExampleSource(Protocol[Batch]):
 
     names: Sequence[str]
 
-    def batch(self, indices: Sequence[int], flips: Sequence[bool]) -> Batch:
-        """The examples with these indices, mirrored where the flip says so."""
+    def batch(self, indices: Sequence[int], flips: Sequence[bool], variants: Sequence[int]) -> Batch:
+        """The examples with these indices, mirrored where the flip says so, each in that changed version."""
 
 
 class MixtureDataset(Dataset[Batch]):
@@ -115,7 +123,7 @@ class MixtureDataset(Dataset[Batch]):
 
     def __getitem__(self, g: int) -> Batch:
         micro = self.mixture[g]
-        return self.sources[micro.dataset].batch(micro.indices, micro.flips)
+        return self.sources[micro.dataset].batch(micro.indices, micro.flips, micro.variants)
 
     def names(self, g: int) -> list[str]:
         """The sample names of micro-batch `g`, for messages."""

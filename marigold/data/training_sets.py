@@ -1,14 +1,15 @@
 """The two synthetic sets that the method is trained on, and what a set is to a training run."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from marigold.data.base import DepthDataset
+from marigold.data.latent_cache import IMAGE, LATENTS, PIXELS, CacheConfig, Store
 from marigold.data.storage import MountedStorage, Storage, open_storage
-from marigold.data.transforms import Transform
-from marigold.identity import identity
+from marigold.data.transforms import Target, Transform
+from marigold.identity import fingerprint, identity
 
 
 @dataclass(frozen=True)
@@ -22,11 +23,37 @@ class TrainingSet:
     licence: str
     reader: Mapping[str, Any]
 
-    def identity(self, vae_hash: str, precision: str) -> dict[str, Any]:
-        """What its cached latents depend on, besides the type that they are stored in."""
-        settings = {"reader": self.reader, "transform": asdict(self.transform)}
-        facts = {"data_set": self.name, "lines": self.samples.lines_sha256, "vae": vae_hash, "precision": precision}
-        return identity({"data": {self.name: settings}}, facts)
+    def stores(self, cache: CacheConfig, target: Target, vae_hash: str, *, latents: bool, pixels: bool) -> list[Store]:
+        """The stores of this set's cache: the photos' latents, and the targets as `latents`, as `pixels`, or both."""
+        augmentation = target.augmentation
+        settings = {**asdict(augmentation), "seed": target.seed} if augmentation.variants else {}
+        changes = {f"augmentation.{key}": value for key, value in settings.items()}
+        ending = f"-augmented-{fingerprint(changes)[:8]}" if changes else ""
+        learned = target.mapping if target.far == "mask" else f"{target.mapping}-{target.far}"
+        of_encoder = {"vae": vae_hash, "precision": cache.precision}
+        of_target = {"mapping": target.mapping, "far": target.far}
+        chosen = [("image", IMAGE, ("size", "antialias"), of_encoder)]
+        if latents:
+            chosen.append((learned, LATENTS, ("size", "quantile"), {**of_target, **of_encoder}))
+        if pixels:
+            chosen.append((f"{learned}-pixels", PIXELS, ("size", "quantile"), of_target))
+        return [
+            Store(
+                folder=Path(cache.folder, self.name, name + ending),
+                parts=parts,
+                depends_on=self._identity(transform, {**facts, **changes}),
+                count=len(self.samples),
+                variants=augmentation.variants,
+                dtype=cache.dtype,
+                shard_size=cache.shard_size,
+            )
+            for name, parts, transform, facts in chosen
+        ]
+
+    def _identity(self, transform: Sequence[str], facts: Mapping[str, Any]) -> dict[str, Any]:
+        settings = {"reader": self.reader, "transform": {key: getattr(self.transform, key) for key in transform}}
+        of_set = {"data_set": self.name, "lines": self.samples.lines_sha256}
+        return identity({"data": {self.name: settings}}, {**of_set, **facts})
 
 
 class Hypersim(DepthDataset):

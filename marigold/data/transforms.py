@@ -1,15 +1,21 @@
-"""Training examples made from images: flipped, normalised, resized, batched. Nothing is drawn here."""
+"""Training examples made from images: changed, flipped, normalised, resized, batched.
+
+Nothing is drawn here but what a change needs, which is a function of the seed, the sample and the variant.
+"""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import default_collate
 
-from marigold.depth.mapping import normalize_depth
+from marigold.data.augmentation import NO_AUGMENTATION, Augmentation, augment
+from marigold.depth.mapping import normalize
 from marigold.types import DepthSample
+
+AUGMENTATION = 5  # its stream of the seed: the mixture has 0 to 2 and 4, training's noise 3
 
 
 @dataclass(frozen=True)
@@ -27,38 +33,57 @@ class Transform:
 
 
 @dataclass(frozen=True)
+class Target:
+    """What is learned of every sample of a run.
+
+    mapping: a name in `marigold.depth.mapping.MAPPINGS`. far: `mask`, or `supervise`, with which known pixels beyond
+    the valid range (the sky) count in the loss, as the far end. seed: of the augmentation.
+    """
+
+    mapping: str = "depth"
+    far: str = "mask"
+    augmentation: Augmentation = NO_AUGMENTATION
+    seed: int = 0
+
+
+@dataclass(frozen=True)
 class PixelBatch:
-    """Training examples of one data set as pictures: B of them, and their names."""
+    """Training examples of one data set as pictures: B of them, and their names.
+
+    `half_range` times `depth_norm` is the mapped depth up to a shift.
+    """
 
     names: tuple[str, ...]
     image_norm: Float[Tensor, "B 3 H W"]
     depth_norm: Float[Tensor, "B 1 H W"]
     valid: Bool[Tensor, "B 1 H W"]
+    half_range: Float[Tensor, "B"]
 
     def pin_memory(self) -> "PixelBatch":
         """The same batch in page-locked memory; torch's DataLoader calls this."""
-        return PixelBatch(
-            self.names, self.image_norm.pin_memory(), self.depth_norm.pin_memory(), self.valid.pin_memory()
-        )
+        return replace(self, **{key: part.pin_memory() for key, part in vars(self).items() if key != "names"})
 
 
 def training_example(
-    sample: DepthSample, transform: Transform, *, flip: bool
-) -> tuple[Float[Tensor, "3 H W"], Float[Tensor, "1 H W"], Bool[Tensor, "1 H W"]]:
-    """Turn a sample into `image_norm`, `depth_norm` and `valid`, mirrored left to right if `flip`.
+    sample: DepthSample, transform: Transform, target: Target, *, flip: bool
+) -> tuple[Float[Tensor, "3 H W"], Float[Tensor, "1 H W"], Bool[Tensor, "1 H W"], Float[Tensor, ""]]:
+    """Turn a sample into `image_norm`, `depth_norm`, `valid` and `half_range`, mirrored left to right if `flip`.
 
-    Depth is normalised at full resolution, before the resize. Invalid depth keeps what the formula gives it
-    (moving it to the far plane, as the paper's code can, never reached the tensors that it trained on), and
-    `valid` keeps it out of the loss. Raises ValueError naming the sample if its depth cannot be normalised or
-    its size is not a multiple of 8 (paper, section 3.3).
+    Depth is normalised at full resolution, before the resize, by the quantiles of its valid pixels. Invalid depth
+    keeps what the formula gives it (moving it to the far plane, as the paper's code can, never reached the tensors
+    that it trained on), and `valid` keeps it out of the loss, but for what lies beyond all valid depth if
+    `target.far` is `supervise`. Raises ValueError naming the sample if its depth cannot be normalised or its size is
+    not a multiple of 8 (paper, section 3.3).
     """
     image, depth, valid = sample.image, sample.depth, sample.valid
     if flip:
         image, depth, valid = image.flip(-1), depth.flip(-1), valid.flip(-1)
     try:
-        depth_norm = normalize_depth(depth, valid, quantile=transform.quantile)
+        depth_norm, half_range = normalize(depth, valid, transform.quantile, target.mapping)
     except ValueError as error:
         raise ValueError(f"{sample.name}: {error}") from error
+    if target.far == "supervise":
+        valid = valid | (depth > depth[valid].amax())  # beyond the quantiles too, so at the far end
     size = transform.size if transform.size != tuple(image.shape[-2:]) else None
     if size is not None and not transform.antialias:
         image = resize(image, size, antialias=False)  # picking pixels first changes no bit and leaves fewer to map
@@ -71,7 +96,7 @@ def training_example(
     height, width = image_norm.shape[-2:]
     if height % 8 or width % 8:
         raise ValueError(f"{sample.name}: {height}x{width} pixels; training needs multiples of 8, set a size or crop")
-    return image_norm, depth_norm, valid
+    return image_norm, depth_norm, valid, half_range[0]
 
 
 def resize(picture: Float[Tensor, "C H W"], size: tuple[int, int], antialias: bool) -> Float[Tensor, "C h w"]:
@@ -82,19 +107,28 @@ def resize(picture: Float[Tensor, "C H W"], size: tuple[int, int], antialias: bo
 
 
 class PixelExamples:
-    """A data set whose examples are read, flipped, normalised and resized each time."""
+    """A data set whose examples are read, changed, flipped, normalised and resized each time."""
 
-    def __init__(self, samples: Sequence[DepthSample], names: Sequence[str], transform: Transform) -> None:
+    def __init__(
+        self, samples: Sequence[DepthSample], names: Sequence[str], transform: Transform, target: Target
+    ) -> None:
         self.samples = samples
         self.names = names
         self.transform = transform
+        self.target = target
 
-    def batch(self, indices: Sequence[int], flips: Sequence[bool]) -> PixelBatch:
+    def batch(self, indices: Sequence[int], flips: Sequence[bool], variants: Sequence[int]) -> PixelBatch:
         """Read one micro-batch; raises ValueError naming the sample that cannot be used."""
         examples = [
-            training_example(self.samples[index], self.transform, flip=flip)
-            for index, flip in zip(indices, flips, strict=True)
+            training_example(self._sample(index, variant), self.transform, self.target, flip=flip)
+            for index, flip, variant in zip(indices, flips, variants, strict=True)
         ]
         # Stacks; in a DataLoader's worker straight into the memory that is shared with the trainer.
-        image_norm, depth_norm, valid = (default_collate(list(part)) for part in zip(*examples, strict=True))
-        return PixelBatch(tuple(self.names[index] for index in indices), image_norm, depth_norm, valid)
+        parts = (default_collate(list(part)) for part in zip(*examples, strict=True))
+        return PixelBatch(tuple(self.names[index] for index in indices), *parts)
+
+    def _sample(self, index: int, variant: int) -> DepthSample:
+        target, sample = self.target, self.samples[index]
+        if not target.augmentation.variants:
+            return sample
+        return augment(sample, target.augmentation, (target.seed, AUGMENTATION, index, variant))

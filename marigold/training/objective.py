@@ -1,6 +1,6 @@
 """One micro-batch to one loss: encode, draw timesteps and noise, predict, compare."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from marigold.config import imported
-from marigold.data.latent_cache import LatentBatch
+from marigold.data.latent_cache import PIXELS, LatentBatch
 from marigold.data.transforms import PixelBatch
 from marigold.model.backbone import VAE_FACTOR, task_labels
 from marigold.model.diffusion import Diffusion
@@ -28,14 +28,15 @@ def latent_validity(valid: Bool[Tensor, "B 1 H W"]) -> Bool[Tensor, "B 1 h w"]:
     return F.max_pool2d((~valid).float(), VAE_FACTOR) == 0
 
 
-def encode_batch(vae: AutoencoderKL, batch: PixelBatch) -> LatentBatch:
-    """Encode a batch of pictures with the frozen VAE, on the VAE's device and in its precision."""
-    return LatentBatch(
-        batch.names,
-        encode_image(vae, batch.image_norm),
-        encode_depth(vae, batch.depth_norm),
-        latent_validity(batch.valid),
-    )
+def encode_batch(vae: AutoencoderKL, batch: PixelBatch, parts: Collection[str]) -> LatentBatch:
+    """These parts of a batch of images, latents by the frozen VAE, on its device and in its precision."""
+    encoders: dict[str, Callable[[], Tensor]] = {
+        "image_latent": lambda: encode_image(vae, batch.image_norm),
+        "depth_latent": lambda: encode_depth(vae, batch.depth_norm),
+        "valid_latent": lambda: latent_validity(batch.valid),
+    }
+    made = {part: encoders[part]() if part in encoders else getattr(batch, part) for part in parts}
+    return LatentBatch(batch.names, **made)
 
 
 @torch.no_grad()
@@ -94,15 +95,20 @@ class Objective:
         if isinstance(batch, PixelBatch):
             if self.vae is None:
                 raise ValueError("objective: a batch of images needs the VAE to encode it")
-            batch = encode_batch(self.vae, batch)
-        device = self.prompt.device
-        shape = batch.image_latent.shape
-        total = self.diffusion.num_train_timesteps
-        timesteps, noise = draw((shape[0], shape[1], shape[2], shape[3]), self.recipe, total, self.seed, g)
-        image, timesteps, noise = (
-            part.to(device, non_blocking=True) for part in (batch.image_latent.float(), timesteps, noise)
-        )
-        depth = noise if batch.depth_latent is None else batch.depth_latent.float().to(device, non_blocking=True)
+            batch = encode_batch(self.vae, batch, self.recipe.parts)
+        there = {name: getattr(batch, name) for name in self.recipe.parts}
+        if lacking := sorted(name for name, part in there.items() if part is None):
+            raise ValueError(f"objective: the batch has no {', '.join(lacking)}")
+        device, total = self.prompt.device, self.diffusion.num_train_timesteps
+        batch_size, *shape = there["image_latent"].shape
+        timesteps, noise = draw((batch_size, *shape), self.recipe, total, self.seed, g)
+        # Half precision is how latents are stored, not how they are compared.
+        there = {
+            name: (part.float() if part.is_floating_point() else part).to(device, non_blocking=True)
+            for name, part in there.items()
+        }
+        timesteps, noise = timesteps.to(device, non_blocking=True), noise.to(device, non_blocking=True)
+        image, depth = there["image_latent"], there.get("depth_latent", noise)
         silent = self.recipe.switches.silent
         # An input without a signal is at the last noise level, whatever timestep the U-Net is told.
         level = torch.full_like(timesteps, total - 1) if silent else timesteps
@@ -116,12 +122,11 @@ class Objective:
             options = term.options or {}
             if term.domain == "latents":
                 target = self.diffusion.target(depth, noise, level)
-                value = compare(prediction, target, batch.valid_latent.to(device, non_blocking=True), **options)
+                value = compare(prediction, target, there["valid_latent"], **options)
             else:
                 if decoded is None:
                     decoded = self._decode(self.diffusion.clean(prediction, noisy[0], level))
-                known = (batch.depth_norm, batch.valid, batch.half_range)
-                value = compare(decoded, *(part.to(device, non_blocking=True) for part in known), **options)
+                value = compare(decoded, *(there[name] for name in PIXELS), **options)
             loss = loss + term.weight * value
         for one in again:
             loss = loss + self.recipe.reconstruct * F.mse_loss(one, self.diffusion.target(image, noise, level))

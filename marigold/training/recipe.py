@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from marigold.data.augmentation import Augmentation
+from marigold.data.latent_cache import IMAGE, LATENTS, PIXELS
+from marigold.data.transforms import Target
 from marigold.model.diffusion import SPACINGS
 from marigold.model.recipe import VERSION, RecipeError, Switches
 
@@ -106,6 +108,15 @@ class Recipe:
         return not self.switches.silent or any(
             term.domain == "latents" and term.weight > 0 for term in self.loss.values()
         )
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """What of a batch the loss needs."""
+        return (*IMAGE, *(LATENTS if self.latents else ()), *(PIXELS if self.pixels else ()))
+
+    def target(self, seed: int) -> Target:
+        """What is learned of a sample; `seed` decides what augmentation draws."""
+        return Target(self.mapping, self.far, self.augmentation, seed)
 
     def stored(self) -> dict[str, Any]:
         """The recipe as plain values for model_index.json."""

@@ -2,14 +2,15 @@
 
 import pickle
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
 from marigold.data.mixture import BLOCK, Mixture, global_indices
 
 
-def mixture(sizes=(50, 20), weights=(0.9, 0.1), micro_batch=4, flip=0.5, seed=1):
-    return Mixture(sizes, weights, micro_batch, flip, seed)
+def mixture(sizes=(50, 20), weights=(0.9, 0.1), micro_batch=4, flip=0.5, seed=1, variants=0):
+    return Mixture(sizes, weights, micro_batch, flip, seed, variants)
 
 
 def test_any_order_of_asking_gives_the_same_micro_batches():
@@ -52,6 +53,18 @@ def test_flips_have_their_probability():
     assert all(all(mixture(flip=1.0)[g].flips) for g in range(50))
     share = sum(sum(mixture()[g].flips) for g in range(1000)) / 4000
     assert abs(share - 0.5) < 0.04
+
+
+def test_variants_are_uniform_and_disturb_no_other_draw():
+    plain = [mixture()[g] for g in range(1000)]
+    assert {micro.variants for micro in plain} == {(0, 0, 0, 0)}
+    varied = [mixture(variants=3)[g] for g in range(1000)]
+    assert [replace(micro, variants=(0, 0, 0, 0)) for micro in varied] == plain
+    counts = Counter(variant for micro in varied for variant in micro.variants)
+    assert set(counts) == {0, 1, 2}
+    # Binomial: 1333 of 4000 expected, standard deviation 30.
+    assert max(abs(count - 4000 / 3) for count in counts.values()) < 5 * 30
+    assert mixture(variants=3, seed=2)[0].variants != varied[0].variants
 
 
 def test_processes_share_one_stream():

@@ -4,13 +4,45 @@ import numpy as np
 import pytest
 import torch
 
+from marigold.depth.mapping import MAPPINGS, normalize
 from marigold.depth.normalization import normalize_depth
+
+FORMULAS = {
+    "depth": lambda z: z,
+    "disparity": lambda z: 1 / z,
+    "sqrt_disparity": lambda z: 1 / np.sqrt(z),
+    "log_depth": np.log,
+}
 
 
 def reference(depth, valid, quantile=0.02):
     values = depth[valid & (depth > 0)].double().numpy()
     low, high = np.quantile(values, [quantile, 1 - quantile])
     return np.clip((depth.double().numpy() - low) / (high - low) * 2 - 1, -1, 1)
+
+
+@pytest.mark.parametrize("quantile", [0.0, 0.02, 0.25])
+@pytest.mark.parametrize("mapping", MAPPINGS)
+def test_quantiles_of_the_mapped_depth_become_the_ends(mapping, quantile):
+    generator = torch.Generator().manual_seed(2)
+    depth = 0.3 + 80 * torch.rand((2, 1, 41, 53), generator=generator) ** 4
+    valid = torch.rand(depth.shape, generator=generator) < 0.7
+    depth[:, :, :5], depth[:, :, 5:9] = 0, 655.35
+    valid[:, :, :9] = False
+    result, half_range = normalize(depth, valid, quantile, mapping)
+    for got, half, one, mask in zip(result, half_range, depth, valid, strict=True):
+        values = FORMULAS[mapping](one[mask].double().numpy())
+        low, high = np.quantile(values, [quantile, 1 - quantile])
+        np.testing.assert_allclose(got[mask].numpy(), np.clip((values - low) / (high - low) * 2 - 1, -1, 1), atol=1e-5)
+        assert half.item() == pytest.approx((high - low) / 2, rel=1e-5)
+        far = 1 if MAPPINGS[mapping].increasing else -1
+        # Unknown depth is 0, the nearest there is; neither it nor the sky moves a quantile.
+        assert (got[:, 5:9] == far).all()
+        assert (got[:, :5] == -far).all()
+        ordered = got[one > 0][one[one > 0].argsort()] * far
+        assert (ordered.diff() >= 0).all()
+        inside = (values > low) & (values < high)
+        assert np.unique(got[mask].numpy()[inside]).size > 0.9 * np.unique(values[inside]).size
 
 
 def test_hand_computed_2x2_with_full_range():
@@ -56,7 +88,7 @@ def test_unknown_pixels_do_not_count_and_get_what_the_formula_gives():
     [
         ([[1.0, 2.0]], [[False, False]], "map 0 of 1 has no valid pixel"),
         ([[0.0, 0.0]], [[True, True]], "no valid pixel"),
-        ([[7.0, 7.0]], [[True, True]], "are both 7 m"),
+        ([[7.0, 7.0]], [[True, True]], "are both 7"),
         ([[1.0, float("inf")]], [[True, True]], "infinite"),
         ([[1.0, 2.0, float("nan")]], [[True, True, True]], "NaN"),
         ([[1.0, 2.0, float("nan")]], [[True, True, False]], "NaN"),

@@ -269,13 +269,14 @@ def killed(place: Workplace, command: Command) -> None:
 
 def cached(place: Workplace, result: Result) -> Sequence[Command]:
     for name in ("hypersim", "vkitti"):
-        assert len(list(place.path(f"data/latents/{name}").glob("shard_*.h5"))) == 1
+        for store in ("image", "depth"):
+            assert len(list(place.path(f"data/latents/{name}/{store}").glob("shard_*.h5"))) == 1
     text = re.sub(r"cache_latents\.py (\S+).*", r"train.py \1", result.command)
     return [Command(text, "README, configs/exp: then train with the same +exp")]
 
 
 def rooms_cached(place: Workplace, _: Result) -> None:
-    assert all(any(place.path(f"data/rooms/latents/{name}").glob("shard_*.h5")) for name in ("hypersim", "vkitti"))
+    assert all(any(place.path(f"data/rooms/latents/{name}").glob("*/shard_*.h5")) for name in ("hypersim", "vkitti"))
 
 
 def made(place: Workplace, command: Command) -> Sequence[Command]:

@@ -275,7 +275,7 @@ def test_a_second_cache_is_refused_until_the_first_is_killed(tmp_path, configure
     config = configure(tmp_path / "run", *small, f"cache.folder={cache}", "cache.enabled=true")
     first = start("cache_latents.py", log, *arguments, *small, f"cache.folder={cache}")
     try:
-        stop_when_there(first, cache / "hypersim/shard_00000.h5", log)
+        stop_when_there(first, cache / "hypersim/image/shard_00000.h5", log)
         before = state(cache)
         with pytest.raises(FolderInUse, match=f"hypersim is in use by process {first.pid}"):
             cache_latents(config)

@@ -1,16 +1,29 @@
 """What a run needs and what it does without: missing files, cached latents, and a user's own training set."""
 
+import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from accelerate import PartialState
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from marigold.cache_latents import run as cache_latents
+from marigold.cache_latents import write
 from marigold.config import ConfigError
+from marigold.data.augmentation import Augmentation
 from marigold.data.errors import DataError
+from marigold.data.latent_cache import CacheError
+from marigold.data.transforms import Target
+from marigold.depth.mapping import MAPPINGS
+from marigold.inputs import Settings, load_inputs, mixture_dataset
+from marigold.model.base import latents_identity
 from marigold.train import run
+from marigold.training.objective import encode_batch
+from marigold.training.recipe import LossTerm
 from runs import figures, files
 
 CONFIGS = Path(__file__).parent.parent.parent / "configs"
@@ -75,6 +88,105 @@ def test_cached_latents_need_no_training_images(tmp_path, data, configure, caplo
     assert (tmp_path / "plain/final").is_dir()
     assert not (tmp_path / "plain/best").exists()
     assert "Not evaluated." in (tmp_path / "plain/final/README.md").read_text()
+
+
+LEARNED = {
+    **{mapping: Target(mapping) for mapping in MAPPINGS},
+    "supervised": Target("log_depth", far="supervise"),
+    "augmented": Target("sqrt_disparity", "supervise", Augmentation(2, crop=0.6, photometric=0.8), seed=3),
+}
+
+
+TERMS = {
+    "latents": LossTerm("marigold.training.losses.latent_mse", "latents", 1.0),
+    "pixels": LossTerm("marigold.training.losses.l1", "pixels", 1.0),
+}
+
+
+def learning(settings: Settings, target: Target, *, latents: bool, pixels: bool) -> Settings:
+    """The settings with a recipe that learns this target, and needs it as latents, as pixels, or both."""
+    loss = {domain: TERMS[domain] for domain, wanted in (("latents", latents), ("pixels", pixels)) if wanted}
+    recipe = replace(
+        settings.recipe,
+        noise="none",
+        mapping=target.mapping,
+        far=target.far,
+        augmentation=target.augmentation,
+        loss=loss,
+    )
+    return replace(settings, recipe=recipe, train=replace(settings.train, seed=target.seed))
+
+
+@pytest.mark.parametrize("learned", LEARNED)
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_cached_batches_are_those_of_the_pictures(tmp_path, configure, learned, dtype):
+    """Of both data sets, with flips; float16 rounds to 11 bits."""
+    target, tolerance = LEARNED[learned], {"float32": 1e-6, "float16": 2**-11}[dtype]
+    cache = ("cache.enabled=true", f"cache.folder={tmp_path}", f"cache.dtype={dtype}", "cache.batch=3")
+    weights = ("data.hypersim.weight=0.5", "data.vkitti.weight=0.5")
+    config = configure(tmp_path / "run", *cache, *weights)
+    settings = learning(Settings.read(config), target, latents=True, pixels=True)
+    sets, backbone = load_inputs(config, settings, [], files=True)
+    vae_hash, state = latents_identity(backbone.vae), PartialState(cpu=True)
+    for part in sets:
+        with torch.no_grad():
+            write(part, settings, backbone.vae, vae_hash, state)
+    uncached = replace(settings, cache=replace(settings.cache, enabled=False))
+    cached, pictures = (mixture_dataset(one, sets, backbone) for one in (settings, uncached))
+    for g in range(6):
+        batch, wanted = cached[g], encode_batch(backbone.vae, pictures[g], settings.recipe.parts)
+        assert batch.names == wanted.names
+        for part in ("valid_latent", "valid", "half_range"):
+            assert torch.equal(getattr(batch, part), getattr(wanted, part)), part
+        for part in ("image_latent", "depth_latent", "depth_norm"):
+            torch.testing.assert_close(getattr(batch, part), getattr(wanted, part), atol=tolerance, rtol=tolerance)
+        if dtype == "float32":
+            assert torch.equal(batch.depth_norm, wanted.depth_norm)
+    assert {cached.mixture[g].dataset for g in range(6)} == {0, 1}
+    assert (learned == "augmented") == any(any(cached.mixture[g].variants) for g in range(6))
+
+
+def test_caches_of_two_mappings_lie_side_by_side(tmp_path, configure):
+    config = configure(tmp_path / "run", "cache.enabled=true", f"cache.folder={tmp_path / 'latents'}")
+    settings = Settings.read(config)
+    sets, backbone = load_inputs(config, settings, [], files=True)
+    part, vae_hash, state = sets[0], latents_identity(backbone.vae), PartialState(cpu=True)
+    varied = Augmentation(2, crop=0.6, photometric=0.8)
+
+    def folders(target, *, latents, pixels):
+        return [store.folder.name for store in part.stores(settings.cache, target, "", latents=latents, pixels=pixels)]
+
+    def open_cache(target, *, latents, pixels):
+        return mixture_dataset(learning(settings, target, latents=latents, pixels=pixels), sets, backbone)
+
+    assert folders(Target(), latents=True, pixels=False) == ["image", "depth"]
+    assert folders(Target("disparity", "supervise"), latents=False, pixels=True) == [
+        "image",
+        "disparity-supervise-pixels",
+    ]
+    assert folders(Target(seed=1), latents=True, pixels=True) == ["image", "depth", "depth-pixels"]
+    augmented = {
+        folders(Target(augmentation=replace(varied, **other)), latents=False, pixels=False)[0]
+        for other in ({}, {"variants": 3}, {"crop": 0.5}, {"photometric": 0.5})
+    }
+    augmented.add(folders(Target(augmentation=varied, seed=1), latents=False, pixels=False)[0])
+    assert len(augmented) == 5
+    assert all(re.fullmatch("image-augmented-[0-9a-f]{8}", folder) for folder in augmented)
+    cache_latents(config)
+    assert sorted(path.name for path in (tmp_path / "latents/hypersim").iterdir()) == [".lock", "depth", "image"]
+    assert open_cache(Target(), latents=True, pixels=False)[0].depth_norm is None
+    with pytest.raises(CacheError, match=r"hypersim/depth-pixels lacks 1 of 1 shards .*cache_latents\.py"):
+        open_cache(Target(), latents=False, pixels=True)
+    kept = files(tmp_path / "latents")
+    with torch.no_grad():
+        for one in sets:
+            write(
+                one, learning(settings, Target("disparity"), latents=False, pixels=True), backbone.vae, vae_hash, state
+            )
+    assert {name: files(tmp_path / "latents")[name] for name in kept} == kept
+    batch = open_cache(Target("disparity"), latents=False, pixels=True)[0]
+    assert batch.depth_latent is None
+    assert torch.equal(batch.image_latent, open_cache(Target(), latents=True, pixels=False)[0].image_latent)
 
 
 @pytest.fixture

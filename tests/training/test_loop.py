@@ -70,7 +70,7 @@ def test_cache_made_from_something_else_is_refused(tmp_path, configure, random_b
     (other / "vae/config.json").write_text(json.dumps({**settings, "scaling_factor": 0.5}))
     with pytest.raises(DataError, match="vae: cache "):
         run(configure(tmp_path, folder, "cache.enabled=true", f"model.base={other}"))
-    next((tmp_path / "cache/hypersim").glob("shard_*.h5")).unlink()
+    next((tmp_path / "cache/hypersim/depth").glob("shard_*.h5")).unlink()
     with pytest.raises(DataError, match=r"lacks 1 of 1 shards .*cache_latents\.py"):
         run(configure(tmp_path, folder, "cache.enabled=true"))
 
@@ -79,8 +79,8 @@ def test_not_finite_loss_names_the_sample_and_keeps_the_checkpoint(tmp_path, con
     original = PixelExamples.batch
     poisoned = []
 
-    def poison(self, indices, flips):
-        batch = original(self, indices, flips)
+    def poison(self, *which):
+        batch = original(self, *which)
         calls.append(batch.names)
         if len(calls) == 8:  # the second micro-batch of step 3
             poisoned.extend(batch.names)
@@ -117,9 +117,9 @@ def test_loss_that_does_not_reach_the_unet_is_refused_at_step_one(tmp_path, conf
 def test_waiting_for_data_is_said_once_with_advice(tmp_path, configure, monkeypatch, caplog):
     original = PixelExamples.batch
 
-    def slowly(self, indices, flips):
+    def slowly(self, *which):
         time.sleep(0.5)
-        return original(self, indices, flips)
+        return original(self, *which)
 
     monkeypatch.setattr(PixelExamples, "batch", slowly)
     with caplog.at_level("WARNING"):
