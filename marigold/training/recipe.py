@@ -83,10 +83,6 @@ class Recipe:
                 self.prediction == "epsilon" and silent and latents,
                 f"prediction=epsilon with noise={self.noise}: there is no noise to predict",
             ),
-            (
-                self.reconstruct > 0 and not latents,
-                f"reconstruct={self.reconstruct} compares latents, and no term of the loss does",
-            ),
         ):
             if bad:
                 raise RecipeError(f"recipe {self.name}: {message}")

@@ -261,7 +261,7 @@ def test_a_term_of_ones_own_is_one_function_and_one_line(base, monkeypatch):
         (["recipe.far=drop"], "far"),
         (["recipe.noise_strength=1.0"], "noise_strength"),
         (["recipe.prompt_tokens=3"], "prompt_tokens"),
-        (["recipe.reconstruct=1.0", "recipe.loss.latent.domain=pixels"], "reconstruct"),
+        (["recipe.reconstruct=-1.0"], "reconstruct"),
         (["recipe.loss.latent.weight=-1"], "weight"),
     ],
 )
