@@ -16,6 +16,7 @@ from marigold.types import Space
 
 VERSION = 1
 KEY = "marigold_recipe"  # in model_index.json
+EXPORTED_FROM = "exported_from"  # in the recipe of a folder that `marigold.model.export` made: the original recipe
 SILENT = ("none", "zeros")
 NOISES = (*SILENT, "gaussian", "multi_resolution", "annealed")
 PROMPT_TOKENS = (2, 77)
