@@ -36,6 +36,7 @@ from marigold.data.latent_cache import LatentBatch
 from marigold.data.splits import KNOWN_SPLITS, Line
 from marigold.evaluate import EvalSettings
 from marigold.evaluation_set import make_protocol, open_set, reader_of
+from marigold.export import ExportConfig
 from marigold.infer import InferConfig
 from marigold.miniature.pretraining import PretrainConfig
 from marigold.miniature.random_base import build_sd2_sized
@@ -274,6 +275,7 @@ def test_settings_of_the_other_commands(curve):
     SweepSettings.read(sweep)
     infer = composed("infer", "input=photos", "output=depth", "checkpoint=DIR")
     assert to_dataclass(InferConfig, infer).sampler.steps is None
+    assert to_dataclass(ExportConfig, composed("export", "checkpoint=DIR", "output=OUT")).format == "diffusers"
     assert to_dataclass(ReportSettings, part(composed("table", "results=[runs]"), ReportSettings)).results == ["runs"]
     assert to_dataclass(PretrainConfig, composed("pretrain_tiny")).seed == 1
 

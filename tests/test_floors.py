@@ -20,7 +20,7 @@ VERBS = {
     "sweep",
     "report",
 }
-VERBS |= {"compare_constant", "infer", "prepare", "download"}
+VERBS |= {"compare_constant", "infer", "export", "prepare", "download"}
 FLOORS = {"depth", "data", "model", "evaluation", "training", "visualization", "prediction_files"}
 # What each floor may import from the package, besides itself.
 BELOW = {
