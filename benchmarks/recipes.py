@@ -1,7 +1,7 @@
 """Images per second and peak memory of one training step of every recipe, beside `marigold`, on random images.
 
-Each recipe is measured in a process of its own, whose peak is its own; the rounds of all recipes alternate, so that what
-else the machine does meets all of them.
+Each recipe is measured in a process of its own, whose peak is its own; the rounds of all recipes alternate, so that
+what else the machine does meets all of them.
 """
 
 import argparse
@@ -73,7 +73,9 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, float]:
         if options.model == "sd2"
         else build_components(0, *SIZES[options.model], in_channels=channels)
     )
-    unet, vae = base.unet.to(device).train(), base.vae.to(device).requires_grad_(False)
+    for module in (base.unet, base.vae):
+        module.to(device)  # type: ignore[arg-type]
+    unet, vae = base.unet.train(), base.vae.requires_grad_(False)
     if recipe.switches.in_channels == 4:
         narrow_conv_in(unet)
     if recipe.switches.reconstruct:
@@ -85,11 +87,10 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, float]:
     objective = Objective(recipe, Diffusion.from_config(config), prompt, vae, seed=0)
     generator, (height, width) = torch.Generator().manual_seed(0), options.size
     image, depth = (torch.rand(options.batch, n, height, width, generator=generator) * 2 - 1 for n in (3, 1))
-    batch: PixelBatch | LatentBatch = PixelBatch(
+    pixels = PixelBatch(
         ("",) * options.batch, image, depth, torch.ones_like(depth, dtype=torch.bool), torch.ones(options.batch)
     )
-    if options.cached:
-        batch = encode_batch(vae, batch, recipe.parts)
+    batch: PixelBatch | LatentBatch = encode_batch(vae, pixels, recipe.parts) if options.cached else pixels
     optimizer = torch.optim.AdamW(unet.parameters(), lr=1e-5)
 
     def step(g: int) -> None:
