@@ -24,7 +24,7 @@ from marigold.evaluation.predictors import Predictor
 from marigold.evaluation.report import metrics_table, single_table
 from marigold.evaluation.result import Facts, Result, Split, make_result
 from marigold.evaluation.rows import OnError, Row, RowStore, evaluate, gather_rows, share, write_csv
-from marigold.evaluation_set import EvaluationSet, open_set, output_folder, start_processes
+from marigold.evaluation_set import EvaluationSet, open_set, output_folder, protocol_for, start_processes
 from marigold.files import lock_folder
 from marigold.identity import fingerprint
 from marigold.model.settings import Sampling
@@ -103,10 +103,10 @@ def run(config: DictConfig) -> bool:
     Raises ValueError or OSError with a message for the user.
     """
     settings = EvalSettings.read(config)
-    chosen = open_set(config, settings.limit)
-    samples, protocol = chosen.samples, chosen.protocol
     state, device = start_processes(settings.device, settings.threads)
     predictor = make_predictor(settings, device)
+    chosen = open_set(config, settings.limit, protocol_for(config, predictor.space))
+    samples, protocol = chosen.samples, chosen.protocol
     predictor.require_protocol(protocol)
     facts = describe(predictor, chosen, settings, device)
     folder = output_folder(settings.output, Path(config.paths.runs) / "eval", default_name(facts, settings.all_seeds))
