@@ -53,9 +53,8 @@ def main(argv: list[str]) -> None:
     speed = {name: statistics.median(row["images_per_second"] for row in found) for name, found in rows.items()}
     memory = {name: statistics.median(row["peak_mib"] for row in found) for name, found in rows.items()}
     first = options.recipes[0]
-    print(
-        f"{options.model}, {options.size[0]}x{options.size[1]}, batch {options.batch}, median of {options.rounds} rounds"
-    )
+    height, width = options.size
+    print(f"{options.model}, {height}x{width}, batch {options.batch}, median of {options.rounds} rounds")
     for name in options.recipes:
         ratio = speed[name] / speed[first]
         print(f"{name:12s} {speed[name]:8.2f} images/s {ratio:6.2f} x {first}, peak {memory[name]:8.0f} MiB")

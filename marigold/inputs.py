@@ -18,6 +18,7 @@ from marigold.data.latent_cache import CacheConfig, CacheError, LatentCache
 from marigold.data.mixture import ExampleSource, Mixture, MixtureDataset
 from marigold.data.training_sets import TrainingSet
 from marigold.data.transforms import PixelExamples, Transform
+from marigold.evaluation_set import protocol_for
 from marigold.identity import differences, identity, listed, moves_by_rounding
 from marigold.model.backbone import Backbone, BaseModelError, find_folder
 from marigold.model.base import ModelConfig, base_identity, latents_identity, load_trainable
@@ -99,9 +100,10 @@ def open_inputs(config: DictConfig, settings: Settings) -> Inputs:
     problems: list[str] = []
     sets, backbone = load_inputs(config, settings, problems, files=not settings.cache.enabled)
     validation_sets = []
+    protocol = protocol_for(config, settings.recipe.switches.space)
     for name, node in validation_nodes(config, held_out=settings.validation.held_out).items():
         with noted(problems, f"validation on {name}"):
-            validation_sets.append(open_validation_set(name, node, config.protocol, settings.recipe.switches))
+            validation_sets.append(open_validation_set(name, node, protocol, settings.recipe.switches))
     data = None
     if backbone is not None and not problems:
         with noted(problems, "cache"):
@@ -203,7 +205,7 @@ def run_identity(
 ) -> dict[str, Any]:
     """Everything that the weights depend on; the base and the lists by their content."""
     plain: Any = OmegaConf.to_container(config, resolve=True)
-    plain["recipe"] = {key: value for key, value in asdict(recipe).items() if key != "name"}
+    plain["recipe"] = asdict(recipe)  # with the switches that it inherits
     if not plain["cache"]["enabled"]:
         plain["cache"] = {"enabled": False}  # how latents would be stored decides nothing
     plain["data"] = {part.name: plain["data"][part.name] for part in sets}

@@ -66,7 +66,7 @@ def open_validation_set(name: str, node: DictConfig, protocol: DictConfig, switc
     """A data set to validate on; raises DataError for files that are not there."""
     made = make_protocol(protocol, node)
     made.require_space(switches.space)
-    reader = reader_of(node, made.name)
+    reader = reader_of(node, protocol.name)
     samples: Samples = build(reader, f"validation.{name}.reader")
     samples.check_files()
     settings: Any = OmegaConf.to_container(reader, resolve=True)
