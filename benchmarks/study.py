@@ -1,4 +1,4 @@
-"""The recipes side by side on the rendered rooms: the same samples, rate and base, several seeds, one table and a plot.
+"""The recipes side by side on the rendered rooms: the same samples, rate and base, several seeds, one table.
 
 `python scripts/benchmark.py study` trains and evaluates what is not there yet in RUNS/study and writes the table; the
 same command again resumes. It needs the rooms: make data.
@@ -15,20 +15,27 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
-import torch
+from hydra import compose, initialize_config_dir
 
+from marigold.config import installed
 from marigold.evaluation.result import Result
+from marigold.evaluation.rows import align
+from marigold.evaluation_set import named_protocol, open_set
+from marigold.model.pipeline import MarigoldDepth
 
 ROOT = Path(__file__).resolve().parents[1]
 STEPS, BATCH, RATE = 300, 32, 1.6e-3  # 9,600 samples; the quickstart's rate, tuned for none of the recipes
+ENCODING = Lock()  # caches are shared: one run at a time encodes
 AUGMENTED = "recipe.augmentation={variants:3,crop:0.6,photometric:0.8}"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One way of training: what the command line says, the stages' shares of the samples, and how it is sampled."""
+    """One way of training: what the command line says, with how many members it is sampled, and whether its last third
+    of the samples goes to recipe=sharpen."""
 
     train: tuple[str, ...]
     members: tuple[int, ...] = (1,)
@@ -49,6 +56,19 @@ ROWS = {
 }
 
 
+COLUMNS = (
+    "recipe",
+    "steps x members",
+    "seeds",
+    "AbsRel, own protocol",
+    "AbsRel, marigold+prefit",
+    "delta1, the same",
+    "boundary F1, the same",
+    "motorcycle at 128 px",
+    "training, s",
+)
+
+
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="benchmark.py study", description=__doc__)
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
@@ -56,12 +76,12 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--folder", type=Path, default=Path(os.environ.get("MARIGOLD_RUNS", "runs"), "study"))
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, each on one thread")
-    parser.add_argument("--report", type=Path, help="write the table as Markdown, and the plot beside it")
+    parser.add_argument("--report", type=Path, help="write the table as Markdown")
     parser.add_argument("--limit", type=int, help="evaluate so many rooms only")
     options = parser.parse_args(argv)
     with ThreadPoolExecutor(options.jobs) as pool:
         jobs = [(name, seed) for seed in options.seeds for name in options.rows]
-        list(pool.map(lambda job: one_run(*job, options), jobs))
+        list(pool.map(lambda job: one_run(job[0], job[1], options), jobs))
     control(options)
     text = table(options)
     print(text)
@@ -78,14 +98,14 @@ def one_run(name: str, seed: int, options: argparse.Namespace) -> None:
     first = folder.with_name(f"{folder.name}_first") if row.sharpened else folder
     if not (first / "final").is_dir():
         arguments = ["+exp=quickstart", *row.train, *cache, *length(steps, seed)]
-        with locked(options.folder):
+        with ENCODING:
             command("cache_latents.py", *arguments, "device=cpu")
         started = time.monotonic()
         command("train.py", *arguments, f"train.lr={RATE}", f"run_dir={first}", "device=cpu")
     if row.sharpened and not final.is_dir():
         arguments = ["+exp=quickstart", "recipe=sharpen", f"model.base={first / 'final'}", *cache]
         arguments += length(options.steps - steps, seed)
-        with locked(options.folder):
+        with ENCODING:
             command("cache_latents.py", *arguments, "device=cpu")
         command("train.py", *arguments, f"train.lr={RATE / 10}", f"run_dir={folder}", "device=cpu")
     if not (folder / "seconds.json").is_file():
@@ -93,10 +113,15 @@ def one_run(name: str, seed: int, options: argparse.Namespace) -> None:
     for members in row.members:
         for ending, more in (("own", ()), ("common", ("protocol.prefit=true",))):
             evaluate(folder, f"{members}_{ending}", "rooms", members, options, *more)
-        evaluate(folder, f"{members}_motorcycle", "motorcycle", members, options, "protocol.prefit=true", *AT_128)
-
-
-AT_128 = ("sampler.processing_resolution=128",)
+        evaluate(
+            folder,
+            f"{members}_motorcycle",
+            "motorcycle",
+            members,
+            options,
+            "protocol.prefit=true",
+            "sampler.processing_resolution=128",
+        )
 
 
 def length(steps: int, seed: int) -> list[str]:
@@ -128,19 +153,14 @@ def control(options: argparse.Namespace) -> None:
         if not (stored.with_name(f"control_{protocol}") / "results.json").is_file():
             limit = [f"limit={options.limit}"] if options.limit else []
             given = [f"predictions={stored}", "space=metric_depth", f"protocol={protocol}"]
-            output = [f"output={stored.with_name(f'control_{protocol}')}", "panel.worst=0", "panel.median=0", "device=cpu"]
-            command("eval.py", "dataset=rooms", *given, *output, *limit)
+            output = f"output={stored.with_name(f'control_{protocol}')}"
+            command(
+                "eval.py", "dataset=rooms", *given, output, "panel.worst=0", "panel.median=0", "device=cpu", *limit
+            )
 
 
 def write_metric(checkpoint: Path, folder: Path, limit: int | None) -> None:
     """The checkpoint's depth of every room in metres, by the fit of protocol marigold."""
-    from hydra import compose, initialize_config_dir
-
-    from marigold.config import installed
-    from marigold.evaluation.rows import align
-    from marigold.evaluation_set import named_protocol, open_set
-    from marigold.model.pipeline import MarigoldDepth
-
     model = MarigoldDepth.from_pretrained(checkpoint)
     with initialize_config_dir(str(installed("configs")), version_base="1.3"):
         config = compose("eval", ["dataset=rooms"])
@@ -157,8 +177,7 @@ def write_metric(checkpoint: Path, folder: Path, limit: int | None) -> None:
 
 def table(options: argparse.Namespace) -> str:
     """Mean and standard deviation over the seeds that are there."""
-    head = "| recipe | sampled | seeds | AbsRel, own protocol | AbsRel, marigold with prefit | delta1, the same | F1 | motorcycle, 128 px | training s |"
-    lines = [head, "|" + "---|" * 9]
+    lines = [f"| {' | '.join(COLUMNS)} |", "|" + "---|" * len(COLUMNS)]
     for name in options.rows:
         for members in ROWS[name].members:
             folders = [place(name, seed, options) for seed in options.seeds]
@@ -187,6 +206,7 @@ def table(options: argparse.Namespace) -> str:
 
 
 def spread(values: Sequence[float]) -> str:
+    """Mean and sample standard deviation."""
     deviation = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
     return f"{statistics.mean(values):.4f}{deviation}"
 
@@ -194,16 +214,6 @@ def spread(values: Sequence[float]) -> str:
 def place(name: str, seed: int, options: argparse.Namespace) -> Path:
     """The run folder of a row at a seed."""
     return options.folder / f"{name.replace(', ', '-').replace(' + ', '-')}-{seed}"
-
-
-def locked(folder: Path):
-    """Caches are shared: one run at a time encodes."""
-    import threading
-
-    return _LOCKS.setdefault(folder, threading.Lock())
-
-
-_LOCKS: dict = {}
 
 
 def command(script: str, *arguments: str) -> None:
