@@ -126,7 +126,7 @@ def one_run(name: str, seed: int, options: argparse.Namespace) -> None:
 
 def length(steps: int, seed: int) -> list[str]:
     """Overrides for so many steps of BATCH samples."""
-    pace = ["train.warmup_steps=20", f"train.checkpoint_every={steps}", f"train.validate_every={steps}"]
+    pace = [f"train.warmup_steps={steps // 15}", f"train.checkpoint_every={steps}", f"train.validate_every={steps}"]
     return [f"train.steps={steps}", f"train.decay_steps={steps}", f"train.seed={seed}", "validation.panel=0", *pace]
 
 
