@@ -12,7 +12,7 @@ from marigold.data.errors import DataError, MissingDataError
 from marigold.data.teacher import TeacherLabels, fit_label, stand_in_depth
 from marigold.data.training_sets import Hypersim, VirtualKitti
 from marigold.data.transforms import PixelExamples, Target, Transform, training_example
-from marigold.depth.mapping import MAPPING_OF, MAPPINGS
+from marigold.depth.mapping import MAPPINGS
 from marigold.types import DepthSample
 
 WHOLE = Transform(None, False, 0.02)
@@ -290,7 +290,3 @@ def test_two_pictures_do_not_share_a_label(tmp_path, photos):
         taught(tmp_path).check_files()
     save_label(tmp_path / "labels/a.png.npy", np.eye(24)[:16])
     taught(tmp_path).check_files()
-
-
-def test_every_affine_space_has_its_mapping():
-    assert set(MAPPING_OF) == {mapping.space for mapping in MAPPINGS.values()}
