@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from marigold.config import ConfigError, build, choice
 from marigold.data.base import DepthDataset
+from marigold.data.errors import DataError
 from marigold.data.motorcycle import Motorcycle
 from marigold.evaluation.protocol import COMMON_PROTOCOL, PROTOCOL_OF, Protocol, settings_for
 from marigold.identity import identity
@@ -60,17 +61,28 @@ def named_protocol(config: DictConfig, name: str) -> DictConfig:
 def open_set(config: DictConfig, limit: int | None, protocol_node: DictConfig) -> EvaluationSet:
     """The configuration's data set, `limit` images of it if that is a number, read as the protocol wants it.
 
-    Raises DataError for files that are not there, and EvaluationError for a protocol that cannot be prefitted.
+    Raises DataError as `open_samples` does, and EvaluationError for a protocol that cannot be prefitted.
     """
     protocol = make_protocol(protocol_node, config.dataset)
     if limit is not None:
         OmegaConf.update(config, "dataset.reader.limit", limit, force_add=True)
     reader = reader_of(config.dataset, protocol_node.name)
-    samples: Samples = build(reader, "dataset.reader")
-    samples.check_files()
+    samples = open_samples(reader, "dataset.reader")
     return EvaluationSet(
         samples, protocol, identity({"dataset": {"reader": OmegaConf.to_container(reader, resolve=True)}}, {})
     )
+
+
+def open_samples(reader: DictConfig, where: str) -> Samples:
+    """The data set of a reader that stands at `where`; raises DataError for missing files and depth not in metres."""
+    samples: Samples = build(reader, where)
+    if samples.space != "metric_depth":
+        raise DataError(
+            f"{samples.name}: nothing can be measured on labels in {samples.space}, which are right up to scale and "
+            "shift. A training set with such labels has no held_out"
+        )
+    samples.check_files()
+    return samples
 
 
 def make_protocol(node: DictConfig, dataset: DictConfig) -> Protocol:

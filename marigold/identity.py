@@ -49,6 +49,7 @@ NOTHING = (
     "data.*.evaluation",
     "data.*.reader_for",
     "data.*.reader.cameras",
+    "data.*.reader.labels",  # where a teacher's labels lie; their content is compared
     # Of any data set: where it lies; the lines that were read are compared instead.
     *(
         f"{entry}.reader.{key}"

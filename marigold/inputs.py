@@ -18,6 +18,7 @@ from marigold.data.latent_cache import CacheConfig, CacheError, LatentCache
 from marigold.data.mixture import ExampleSource, Mixture, MixtureDataset
 from marigold.data.training_sets import TrainingSet
 from marigold.data.transforms import PixelExamples, Transform
+from marigold.depth.mapping import MAPPING_OF, MAPPINGS
 from marigold.evaluation_set import protocol_for
 from marigold.identity import differences, identity, listed, moves_by_rounding
 from marigold.model.backbone import Backbone, BaseModelError, find_folder
@@ -118,7 +119,7 @@ def open_inputs(config: DictConfig, settings: Settings) -> Inputs:
 def load_inputs(
     config: DictConfig, settings: Settings, problems: list[str], *, files: bool
 ) -> tuple[list[TrainingSet], Backbone | None]:
-    """The training sets of nonzero weight and the base; what is missing is added to `problems`.
+    """The training sets of nonzero weight and the base; what is missing or does not fit is added to `problems`.
 
     files: look every listed file up and read one sample of each set.
     """
@@ -130,6 +131,12 @@ def load_inputs(
         transform = to_dataclass(Transform, node.transform, f"data.{name}.transform")
         with noted(problems, f"training on {name}"):
             samples: DepthDataset = build(node.reader, f"data.{name}.reader")
+            mapping = settings.recipe.mapping
+            if samples.space not in ("metric_depth", MAPPINGS[mapping].space):
+                raise DataError(
+                    f"labels in {samples.space} are right up to scale and shift in that quantity, so they can teach "
+                    f"recipe.mapping={MAPPING_OF[samples.space]} alone; this run learns recipe.mapping={mapping}"
+                )
             if files:
                 samples.check_files()
             plain: Any = OmegaConf.to_container(node.reader, resolve=True)
@@ -215,7 +222,7 @@ def run_identity(
         "precision.setting": config.precision,
         "processes": accelerator.num_processes,
         "device": accelerator.device.type,
-        **{f"data.{part.name}.lines": part.samples.lines_sha256 for part in sets},
+        **{f"data.{part.name}.{key}": value for part in sets for key, value in part.samples.content.items()},
     }
     return identity(plain, facts)
 

@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt16
 from PIL import Image, ImageCms, ImageOps
 from torch import Tensor
 
@@ -57,8 +57,7 @@ def read_picture(path: str | Path) -> Float[Tensor, "3 H W"]:
             picture.load()
             return to_image(picture)
     except _DAMAGE as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise PictureError(f"{path}: cannot be read as a picture: {reason}") from error
+        raise _unreadable(path, "a picture", error) from error
 
 
 def find_pictures(source: str | Path) -> dict[Path, Path]:
@@ -86,6 +85,17 @@ def find_pictures(source: str | Path) -> dict[Path, Path]:
     if not files:
         raise PictureError(f"{source}: no pictures there (in folders, files ending in {' '.join(sorted(SUFFIXES))})")
     return {file: _place(file, root) for file in sorted(files)}
+
+
+def read_grey16(path: str | Path) -> UInt16[np.ndarray, "H W"]:
+    """Read the counts of a 16-bit grey PNG; raises PictureError with the file's name for anything else."""
+    try:
+        with Image.open(path, formats=("PNG",)) as picture:
+            if not picture.mode.startswith("I;16"):
+                raise PictureError(f"it has mode {picture.mode}")
+            return np.asarray(picture).astype(np.uint16)
+    except _DAMAGE as error:
+        raise _unreadable(path, "a 16-bit grey PNG", error) from error
 
 
 def write_grey16(file: BinaryIO, values: Float[Tensor, "1 H W"]) -> None:
@@ -124,6 +134,11 @@ def resize_lanczos(image: Float[Tensor, "3 H W"], size: tuple[int, int]) -> Floa
         return image
     counts = (image.cpu().clip(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
     return to_image(Image.fromarray(counts).resize((size[1], size[0]), Image.Resampling.LANCZOS))
+
+
+def _unreadable(path: str | Path, what: str, error: Exception) -> PictureError:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return PictureError(f"{path}: cannot be read as {what}: {reason}")
 
 
 def _place(file: Path, root: Path) -> Path:

@@ -1,19 +1,20 @@
-"""Which files come of which picture, and how a prediction is written into them."""
+"""Which files come of which picture, how a prediction is written into them, and how one is read."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 import numpy as np
+from jaxtyping import Float
 from torch import Tensor
 
 from marigold.depth.mapping import MAPPING_OF, MAPPINGS
 from marigold.depth.point_cloud import assumed_depth, unproject, write_ply
 from marigold.files import atomic_file
-from marigold.pictures import find_pictures, read_picture, write_grey16, write_rgb
+from marigold.pictures import PictureError, find_pictures, read_grey16, read_picture, write_grey16, write_rgb
 from marigold.types import Prediction
 from marigold.visualization import colour
 
@@ -106,6 +107,35 @@ def write(job: Job, image: Tensor, prediction: Prediction, assumed: PointCloud) 
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(path) as file:
             writers[kind](file)
+
+
+def stored_names(name: str) -> list[str]:
+    """The files in which the prediction of a picture is looked for, in this order; all names are relative.
+
+    The picture `a/rgb_0001.png` has it in `a/rgb_0001.png.npy` (as `plan` tells pictures of one stem apart),
+    `a/rgb_0001.npy`, `a/pred_rgb_0001.npy`, or, as the reference names it, `a/pred_0001.npy`; or in a 16-bit `.png`
+    of these names.
+    """
+    path = PurePosixPath(name)
+    stems = [path.name, path.stem, f"pred_{path.stem}", f"pred_{path.stem.removeprefix('rgb_')}"]
+    return [str(path.parent / f"{stem}{ending}") for stem in dict.fromkeys(stems) for ending in (".npy", ".png")]
+
+
+def read_prediction(path: Path, space: str, unit: float) -> Float[np.ndarray, "H W"]:
+    """Read one stored prediction as float32: metres if `space` is `metric_depth`, else right up to scale and shift.
+
+    A `.npy` holds the numbers themselves, (H, W) with any axes of length 1. A 16-bit `.png` holds counts: of `unit`
+    metres each for `metric_depth`, else of 1 / 65535. Raises PictureError, naming the file, for anything else.
+    """
+    if path.suffix == ".png":
+        return (read_grey16(path) * (unit if space == "metric_depth" else 1 / 65535)).astype(np.float32)
+    try:
+        values = np.squeeze(np.load(path, allow_pickle=False))
+    except (OSError, ValueError, EOFError) as error:
+        raise PictureError(f"{path}: not a .npy file: {error}") from error
+    if values.ndim != 2 or values.dtype.kind not in "fiu":
+        raise PictureError(f"{path}: expected one map of numbers, got {values.dtype} {values.shape}")
+    return np.ascontiguousarray(values, dtype=np.float32)
 
 
 def _save_array(file: BinaryIO, values: Tensor) -> None:

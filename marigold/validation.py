@@ -7,11 +7,11 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from marigold.config import ConfigError, build
+from marigold.config import ConfigError
 from marigold.evaluation import panels
 from marigold.evaluation.protocol import Protocol
 from marigold.evaluation.rows import Predict, evaluate, gather_rows, share, summarise
-from marigold.evaluation_set import Samples, changed_reader, make_protocol, reader_of
+from marigold.evaluation_set import Samples, changed_reader, make_protocol, open_samples, reader_of
 from marigold.identity import fingerprint, identity
 from marigold.model.pipeline import MarigoldDepth
 from marigold.model.recipe import Switches
@@ -63,12 +63,11 @@ def validation_nodes(config: DictConfig, *, held_out: bool) -> dict[str, DictCon
 
 
 def open_validation_set(name: str, node: DictConfig, protocol: DictConfig, switches: Switches) -> ValidationSet:
-    """A data set to validate on; raises DataError for files that are not there."""
+    """A data set to validate on; raises DataError as `open_samples` does."""
     made = make_protocol(protocol, node)
     made.require_space(switches.space)
     reader = reader_of(node, protocol.name)
-    samples: Samples = build(reader, f"validation.{name}.reader")
-    samples.check_files()
+    samples = open_samples(reader, f"validation.{name}.reader")
     settings: Any = OmegaConf.to_container(reader, resolve=True)
     return ValidationSet(name, samples, identity({"dataset": {"reader": settings}}, {}), made)
 
@@ -87,7 +86,7 @@ def lists_of(sets: Sequence[ValidationSet], how: Validation) -> str:
     """A hash of what a validation is measured on, and how: values of another one are not compared."""
     on = {
         part.name: {
-            "lines": part.samples.lines_sha256,
+            **part.samples.content,
             "reader": part.reader,
             "protocol": part.protocol.describe(),
         }

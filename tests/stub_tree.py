@@ -40,6 +40,7 @@ def write_tree(root: Path) -> None:
     write_hypersim(root)
     write_vkitti(root)
     write_rooms(root)
+    write_teacher(root)
 
 
 def prepare(root: Path, *overrides: str) -> None:
@@ -86,6 +87,16 @@ def image_pair(root: Path, size: tuple[int, int], units: float) -> Iterator[tupl
         for name, values in pixels.items():
             Image.fromarray(values).save(f"{folder}/{name}", "PNG")
         yield f"{folder}/photo", f"{folder}/depth"
+
+
+def write_teacher(root: Path) -> None:
+    """Photos of a user's own and what a model may have predicted of them."""
+    folder = root / "data/teacher"
+    with image_pair(root, (375, 500), 1000) as (photo, depth):
+        for number in range(4):
+            for name, file in ((f"images/{number}.png", photo), (f"labels/{number}.png", depth)):
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                os.link(file, folder / name)
 
 
 def write_rooms(root: Path) -> None:

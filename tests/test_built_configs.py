@@ -190,16 +190,22 @@ def few_to_cache(recipe: str, experiment: str) -> list[str]:
     return ["data.vkitti.reader.limit=16"] if paper else []
 
 
+# What a user has to say beside data=NAME, and the sets' weights; those of the paper are validated on.
+SETS = {"teacher": (["data.teacher.reader.space=affine_depth"], {"teacher": 1.0})}
+PAPER: tuple[list[str], dict[str, float]] = ([], {"hypersim": 0.9, "vkitti": 0.1})
+
+
 @pytest.mark.parametrize("data", names("data"))
 @pytest.mark.parametrize("validation", names("validation"))
 def test_training_starts_on_every_data_and_validation(start, data, validation):
-    run = start("+exp=hypersim_vkitti", f"data={data}", f"validation={validation}")
-    held_out = [] if validation == "none" else ["hypersim", "vkitti"]
+    said, weights = SETS.get(data, PAPER)
+    run = start("+exp=hypersim_vkitti", f"data={data}", f"validation={validation}", *said)
+    held_out = [] if validation == "none" or data in SETS else list(weights)
     assert [part.name for part in run.validation_sets] == held_out + (
         ["nyu", "kitti"] if validation == "paper" else []
     )
     assert run.select_by == (f"{run.validation_sets[0].name}/abs_rel" if run.validation_sets else None)
-    assert [part.weight for part in run.sets] == [0.9, 0.1]
+    assert {part.name: part.weight for part in run.sets} == weights
 
 
 def test_the_headline_commands_first_loss_has_its_shapes(start):

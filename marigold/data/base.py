@@ -33,13 +33,15 @@ class DepthDataset(Sequence):
     how_to_get: the commands that bring the data, for the message that it is missing.
 
     A set defines which column holds the depth, its unit, and, where these do not do, the two hooks
-    `_read_depth` and `_is_valid`. A sample without a valid pixel is given as it is; who needs one says so.
+    `_read_depth` and `_is_valid`. `space` is `metric_depth`, unless `depth` stands for labels that are right up to
+    scale and shift (`marigold.data.teacher`). A sample without a valid pixel is given as it is; who needs one says so.
     Raises DataError, naming set, sample and file, for whatever is missing or broken.
     """
 
     depth_column = 1
     columns = 2
     units_per_metre = 1000.0
+    space: str = "metric_depth"
 
     def __init__(
         self,
@@ -67,7 +69,7 @@ class DepthDataset(Sequence):
         self.cameras = {pattern: Camera(*values) for pattern, values in (cameras or {}).items()}
         self.root, self.how_to_get = root, how_to_get
         try:
-            lines = read_split(split_list, columns=self.columns)
+            lines = self._read_list(split_list)
         except MissingDataError as error:
             raise self._missing(str(error)) from error
         self.split = describe_split(split_list, lines, official_split)
@@ -98,6 +100,11 @@ class DepthDataset(Sequence):
         """Hash of the samples' lines in their order, which decides what a seed draws."""
         return hashlib.sha256("".join(f"{' '.join(line)}\n" for line in self._lines).encode()).hexdigest()
 
+    @property
+    def content(self) -> dict[str, str]:
+        """Hashes of what the samples are made of; what was made from other samples is not gone on with."""
+        return {"lines": self.lines_sha256}
+
     def check_files(self) -> None:
         """Look up every listed file in the storage, without reading it, and read the first sample.
 
@@ -111,6 +118,10 @@ class DepthDataset(Sequence):
                 f"{self.root}: {len(absent):,} of {len(listed):,} listed files are not there, first {absent[0]}"
             )
         self[0]
+
+    def _read_list(self, split_list: str) -> list[Line]:
+        """The lines of the list, in order."""
+        return read_split(split_list, columns=self.columns)
 
     def _files_of(self, line: Line) -> Sequence[str]:
         """The columns of a line that name files that are read."""

@@ -150,8 +150,12 @@ class Store:
                 values = tensor.numpy().view(np.uint8)  # HDF5 has no bool; what h5py makes of it is six times as slow
             else:
                 values = tensor.float().numpy().astype(DTYPES["float32" if part == "half_range" else self.dtype])
-            shape = (max(1, self.variants), FLIPS, *values.shape[1:])
-            stored = out.require_dataset(part, (size, *shape), values.dtype, chunks=(1, 1, 1, *values.shape[1:]))
+            shape = (size, max(1, self.variants), FLIPS, *values.shape[1:])
+            if part in out and out[part].shape != shape:
+                raise CacheError(
+                    f"{self.folder}: pictures of different sizes in one set; give the set a transform.size"
+                )
+            stored = out.require_dataset(part, shape, values.dtype, chunks=(1, 1, 1, *values.shape[1:]))
             stored[samples, variant, int(flip)] = values
 
 

@@ -25,6 +25,7 @@ class Motorcycle(Sequence[DepthSample]):
     """
 
     name = "motorcycle"
+    space = "metric_depth"
 
     def __init__(self, limit: int | None = None) -> None:
         try:
@@ -52,9 +53,9 @@ class Motorcycle(Sequence[DepthSample]):
         return [self._sample.name]
 
     @property
-    def lines_sha256(self) -> str:
+    def content(self) -> dict[str, str]:
         """Hash of the sample's content, which has no line."""
-        return self.split.sha256
+        return {"lines": self.split.sha256}
 
     def check_files(self) -> None:
         """Nothing to look up: the sample is in memory."""

@@ -52,7 +52,7 @@ class TrainingSet:
 
     def _identity(self, transform: Sequence[str], facts: Mapping[str, Any]) -> dict[str, Any]:
         settings = {"reader": self.reader, "transform": {key: getattr(self.transform, key) for key in transform}}
-        of_set = {"data_set": self.name, "lines": self.samples.lines_sha256}
+        of_set = {"data_set": self.name, **self.samples.content}
         return identity({"data": {self.name: settings}}, {**of_set, **facts})
 
 

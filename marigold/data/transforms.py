@@ -118,11 +118,17 @@ class PixelExamples:
         self.target = target
 
     def batch(self, indices: Sequence[int], flips: Sequence[bool], variants: Sequence[int]) -> PixelBatch:
-        """Read one micro-batch; raises ValueError naming the sample that cannot be used."""
+        """Read one micro-batch; raises ValueError naming the sample that cannot be used, or two of different sizes."""
         examples = [
             training_example(self._sample(index, variant), self.transform, self.target, flip=flip)
             for index, flip, variant in zip(indices, flips, variants, strict=True)
         ]
+        by_size = {
+            tuple(example[0].shape[-2:]): self.names[index] for index, example in zip(indices, examples, strict=True)
+        }
+        if len(by_size) > 1:
+            found = " and ".join(f"{name} of {height}x{width}" for (height, width), name in list(by_size.items())[:2])
+            raise ValueError(f"pictures of different sizes in one set, {found} pixels; give the set a transform.size")
         # Stacks; in a DataLoader's worker straight into the memory that is shared with the trainer.
         parts = (default_collate(list(part)) for part in zip(*examples, strict=True))
         return PixelBatch(tuple(self.names[index] for index in indices), *parts)

@@ -4,9 +4,8 @@ import importlib
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,7 +13,7 @@ from marigold import provenance
 from marigold.evaluation.errors import EvaluationError
 from marigold.evaluation.protocol import Protocol
 from marigold.evaluation.rows import Predict
-from marigold.pictures import read_picture
+from marigold.prediction_files import read_prediction, stored_names
 from marigold.types import SPACES, DepthSample, Prediction
 
 
@@ -101,11 +100,10 @@ def imported(path: str, space: str | None) -> Callable[[Tensor], Prediction]:
 
 
 def stored(folder: Path, space: str | None, unit: float) -> Predict:
-    """Predictions in files below `folder`, one per sample, found by the sample's name.
+    """Predictions in files below `folder`, one per sample, found by the sample's name: see `stored_names`.
 
-    A sample `a/rgb_0001.png` has its prediction in `a/rgb_0001.npy`, `a/pred_rgb_0001.npy`, or, as the
-    reference names it, `a/pred_0001.npy`; or in a 16-bit `.png` of these names. Metric pngs hold
-    depth / `unit`, in metres; affine ones are read as counts / 65535.
+    unit: metres per count of metric pngs, see `read_prediction`. Raises EvaluationError for an unknown space, a folder
+    that is not there and a sample without a file, and PictureError for a file that holds something else.
     """
     known = require_space(space)
     if not folder.is_dir():
@@ -116,28 +114,7 @@ def stored(folder: Path, space: str | None, unit: float) -> Predict:
         found = [path for path in candidates if path.is_file()]
         if not found:
             raise EvaluationError(f"no prediction below {folder}: looked for {', '.join(stored_names(sample.name))}")
-        values = _read(found[0], unit if known == "metric_depth" else 1 / 65535)
+        values = read_prediction(found[0], known, unit)
         return Prediction(torch.from_numpy(values)[None, None], None, known)  # type: ignore[arg-type]
 
     return predict
-
-
-def stored_names(name: str) -> list[str]:
-    """The file names under which a sample's prediction is looked for, in this order."""
-    path = PurePosixPath(name)
-    stems = [path.stem, f"pred_{path.stem}", f"pred_{path.stem.removeprefix('rgb_')}"]
-    return [str(path.parent / f"{stem}{ending}") for stem in dict.fromkeys(stems) for ending in (".npy", ".png")]
-
-
-def _read(path: Path, png_unit: float) -> np.ndarray:
-    if path.suffix == ".png":
-        values = read_picture(path)[0].double().numpy() * 65535 * png_unit
-    else:
-        try:
-            values = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise EvaluationError(f"{path}: not a .npy file: {error}") from error
-    values = np.squeeze(values)
-    if values.ndim != 2 or values.dtype.kind not in "fiu":
-        raise EvaluationError(f"{path}: expected one map of numbers, got {values.dtype} {values.shape}")
-    return np.ascontiguousarray(values, dtype=np.float32)

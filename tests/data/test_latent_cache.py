@@ -163,6 +163,15 @@ def test_what_was_made_from_something_else_is_refused_before_anything_is_written
     assert contents(tmp_path) == before
 
 
+def test_pictures_of_different_sizes_are_refused(tmp_path):
+    def varied(indices, flips, variants, parts):
+        batch = encode(indices, flips, variants, parts)
+        return replace(batch, image_latent=batch.image_latent[..., : 16 - indices[0]])
+
+    with pytest.raises(CacheError, match=r"image: .* different sizes .* transform\.size"):
+        write(stores(tmp_path, "image"), varied)
+
+
 def test_a_cache_of_an_earlier_version_is_refused_by_name(tmp_path):
     (tmp_path / "shard_00000.h5").touch()
     chosen = stores(tmp_path, "image", "depth")

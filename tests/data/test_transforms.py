@@ -89,6 +89,16 @@ def test_pinning_keeps_every_part(monkeypatch):
         assert torch.equal(getattr(pinned, part), getattr(batch, part))
 
 
+def test_pictures_of_different_sizes_need_a_size():
+    samples, names = [street(), street(1, (32, 64))], ["a", "b"]
+    with pytest.raises(ValueError, match=r"a of 48x64 and b of 32x64 pixels; .* transform\.size"):
+        PixelExamples(samples, names, WHOLE, Target()).batch([0, 1], [False, False], [0, 0])
+    batch = PixelExamples(samples, names, Transform((16, 24), True, 0.02), Target()).batch(
+        [0, 1], [False, True], [0, 0]
+    )
+    assert batch.image_norm.shape == (2, 3, 16, 24)
+
+
 def test_samples_that_cannot_be_used_are_named():
     sample = street()
     with pytest.raises(ValueError, match=r"street 0: .*no valid pixel"):

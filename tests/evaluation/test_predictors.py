@@ -10,12 +10,13 @@ from PIL import Image
 
 from marigold.evaluation.errors import EvaluationError
 from marigold.evaluation.predictors import imported, of_files, stored
+from marigold.pictures import PictureError
 from marigold.types import DepthSample, Prediction
 
 SAMPLE = DepthSample("a/rgb_0001.png", torch.zeros(3, 2, 3), torch.ones(1, 2, 3), torch.ones(1, 2, 3) > 0)
 
 
-@pytest.mark.parametrize("name", ["a/rgb_0001.npy", "a/pred_rgb_0001.npy", "a/pred_0001.npy"])
+@pytest.mark.parametrize("name", ["a/rgb_0001.png.npy", "a/rgb_0001.npy", "a/pred_rgb_0001.npy", "a/pred_0001.npy"])
 def test_a_prediction_is_found_by_the_samples_name(tmp_path, name):
     (tmp_path / "a").mkdir()
     values = np.arange(6, dtype=np.float64).reshape(1, 2, 3)
@@ -46,11 +47,16 @@ def test_what_is_missing_or_broken_is_named(tmp_path):
         stored(tmp_path, "affine_depth", 1.0)(SAMPLE)
     (tmp_path / "a").mkdir()
     (tmp_path / "a/rgb_0001.npy").write_bytes(b"not an array")
-    with pytest.raises(EvaluationError, match=r"rgb_0001\.npy: not a \.npy file"):
+    with pytest.raises(PictureError, match=r"rgb_0001\.npy: not a \.npy file"):
         stored(tmp_path, "affine_depth", 1.0)(SAMPLE)
     np.save(tmp_path / "a/rgb_0001.npy", np.zeros((3, 2, 3)))
-    with pytest.raises(EvaluationError, match=r"expected one map .* \(3, 2, 3\)"):
+    with pytest.raises(PictureError, match=r"expected one map .* \(3, 2, 3\)"):
         stored(tmp_path, "affine_depth", 1.0)(SAMPLE)
+    (tmp_path / "a/rgb_0001.npy").unlink()
+    for mode in ("L", "RGB"):
+        Image.new(mode, (3, 2)).save(tmp_path / "a/rgb_0001.png")
+        with pytest.raises(PictureError, match=f"rgb_0001\\.png: .*16-bit grey PNG: it has mode {mode}"):
+            stored(tmp_path, "affine_depth", 1.0)(SAMPLE)
 
 
 def test_a_function_gives_a_prediction_or_a_tensor(monkeypatch):

@@ -236,6 +236,7 @@ def test_every_key_is_of_one_class_and_takes_part(tmp_path, configure, rooms_dat
 def test_no_pattern_is_dead():
     every = [flatten(composed("eval", f"dataset={path.stem}")) for path in (CONFIGS / "dataset").glob("*.yaml")]
     every += [flatten(composed("train", "+exp=quickstart", "+dataset@data.kitti=kitti"))]
+    every += [flatten(composed("train", "data=teacher"))]
     known = {key for found in every for key in found} | NOT_IN_THE_CONFIGURATION
     dead = [pattern for pattern in (*ROUNDING, *NOTHING) if not any(covers(pattern, key) for key in known)]
     assert dead == []

@@ -1,0 +1,204 @@
+"""Photos without depth and what some model predicted of them, as a training set."""
+
+import hashlib
+import math
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from marigold.data.base import DepthDataset
+from marigold.data.errors import DataError, MissingDataError
+from marigold.data.splits import Line
+from marigold.data.storage import FolderStorage, Storage
+from marigold.data.transforms import resize
+from marigold.depth.mapping import MAPPING_OF, MAPPINGS
+from marigold.pictures import PictureError, find_pictures, read_picture
+from marigold.prediction_files import read_prediction, stored_names
+from marigold.types import SPACES, DepthSample
+
+NEAR, FAR = 1.0, 10.0  # metres that the ends of an affine label stand for
+BLOCK = 1 << 14  # bytes
+
+
+class TeacherLabels(DepthDataset):
+    """Pictures of any kind in a folder, each with a stored prediction of some model as its depth.
+
+    name: for messages. root: folder of the pictures, which are read as `scripts/infer.py` reads them: turned as their
+    EXIF tag says, any format. labels: folder of the predictions, `.npy` or 16-bit `.png`, found by the pictures' names
+    (`marigold.prediction_files.stored_names`). split_list: names below `root`, one a line up to the first blank; None:
+    every picture below `root`, sorted. space: one of `marigold.types.SPACES`. unit: metres per count of a metric png.
+    min_depth, max_depth: metres, of `metric_depth`: a pixel counts where min_depth < depth < max_depth. limit,
+    how_to_get: as in DepthDataset.
+
+    Unknown is what is not finite, in `metric_depth` also 0 and less; in the affine spaces 0 is a value. Labels in
+    metres teach every mapping. Affine ones teach the mapping of their space alone: `depth` then stands for them as
+    `stand_in_depth` says, and is no measurement; in a loss with `weighting: metres` its unit has no meaning.
+    A label of another size than its picture is resized by `fit_label`.
+    """
+
+    columns = 1
+    depth_column = 0  # the label is found by the picture's name
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        root: str,
+        labels: str,
+        space: str,
+        split_list: str | None = None,
+        unit: float = 1.0,
+        min_depth: float = 0.0,
+        max_depth: float = math.inf,
+        limit: int | None = None,
+        how_to_get: str | None = None,
+    ) -> None:
+        if space not in SPACES:
+            raise DataError(f"{name}: space={space}: say which of {', '.join(SPACES)} the labels are in")
+        if not 0 < unit < math.inf:
+            raise DataError(f"{name}: unit={unit}: expected the metres of one count of a metric png")
+        self.labels, self.space, self.unit = labels, space, unit
+        super().__init__(
+            name=name,
+            root=root,
+            split_list=root if split_list is None else split_list,
+            min_depth=min_depth,
+            max_depth=max_depth,
+            limit=limit,
+            how_to_get=how_to_get,
+        )
+
+    @cached_property
+    def labels_sha256(self) -> str:
+        """Hash of the labels: of each its name, its size, and 16 KiB at its start, in its middle and at its end.
+
+        That much tells two predictions apart; the 160 GB of a large set would take minutes at every start.
+        """
+        digest = hashlib.sha256()
+        for label in self._labels.values():
+            with Path(self.labels, label).open("rb", buffering=0) as file:
+                size = file.seek(0, 2)
+                digest.update(f"{label} {size}\n".encode())
+                for start in (0, (size - BLOCK) // 2, size - BLOCK):
+                    file.seek(max(0, start))
+                    digest.update(file.read(BLOCK))
+        return digest.hexdigest()
+
+    @property
+    def content(self) -> dict[str, str]:
+        """Hashes of the list and of the labels, which have to be there for it."""
+        return {**super().content, "labels": self.labels_sha256}
+
+    def check_files(self) -> None:
+        """As for every set; raises MissingDataError also with the number of pictures that have no label."""
+        self._labels  # noqa: B018, looks them up
+        super().check_files()
+
+    @cached_property
+    def _labels(self) -> dict[str, str]:
+        """Picture -> its label, relative to `labels`."""
+        there = set(FolderStorage(Path(self.labels)).names())
+        found: dict[str, str] = {}
+        absent = []
+        for name in self.names:
+            label = next((label for label in stored_names(name) if label in there), None)
+            if label is None:
+                absent.append(name)
+            else:
+                found[name] = label
+        if absent:
+            raise self._missing(
+                f"{self.labels}: {len(absent):,} of {len(self):,} pictures have no label there, first {absent[0]}: "
+                f"looked for {', '.join(stored_names(absent[0]))}"
+            )
+        of_label: dict[str, str] = {}
+        for name, label in found.items():
+            if (other := of_label.setdefault(label, name)) != name:
+                raise DataError(
+                    f"{self.name}: {label} in {self.labels} is the label of both {other} and {name}; "
+                    f"{stored_names(name)[0]} would be that of the second alone"
+                )
+        return found
+
+    def _read_list(self, split_list: str) -> list[Line]:
+        if split_list != self.root:
+            return super()._read_list(split_list)
+        self._open(self.root)  # find_pictures would take a file too
+        try:
+            pictures = find_pictures(self.root)
+        except PictureError as error:
+            raise MissingDataError(str(error)) from error
+        files = [file for file in pictures if not file.is_relative_to(self.labels)]
+        return [(file.relative_to(self.root).as_posix(),) for file in files]
+
+    def _files_of(self, line: Line) -> tuple[str]:
+        return (line[0],)
+
+    def _open(self, root: str) -> Storage:
+        if not Path(root).is_dir():
+            raise MissingDataError(f"{root}: no such folder")
+        return FolderStorage(Path(root))
+
+    def __getitem__(self, index: int) -> DepthSample:  # type: ignore[override]
+        name = self._lines[index][0]
+        try:
+            image = read_picture(Path(self.root, name))
+            values = read_prediction(Path(self.labels, self._labels[name]), self.space, self.unit)
+            label = torch.from_numpy(values)[None]
+            known = label.isfinite()
+            if self.space == "metric_depth":
+                known &= (label > self.min_depth) & (label < self.max_depth)
+            label, known = fit_label(label, known, (image.shape[1], image.shape[2]))
+            if self.space == "metric_depth":
+                depth = torch.where(label.isfinite() & (label > 0), label, 0)
+            else:
+                depth = stand_in_depth(label, known, MAPPING_OF[self.space])
+        except (PictureError, DataError) as error:
+            raise DataError(f"{self.name}, sample {name!r}: {error}") from error
+        return DepthSample(name, image, depth, known)
+
+
+def fit_label(
+    label: Float[Tensor, "1 h w"], known: Bool[Tensor, "1 h w"], size: tuple[int, int]
+) -> tuple[Float[Tensor, "1 H W"], Bool[Tensor, "1 H W"]]:
+    """A label and what is known of it at its picture's (H, W) `size`.
+
+    Bilinear (antialiased where it shrinks), as a label of few pixels has no edges worth keeping; where a pixel that is
+    not known would take part, the nearest one. Raises DataError for a wide label of a tall picture and the reverse.
+    """
+    (height, width), (rows, columns) = size, label.shape[-2:]
+    if (rows, columns) == size:
+        return label, known
+    if (height - width) * (rows - columns) < 0:
+        raise DataError(
+            f"label of {rows} x {columns}, photo of {height} x {width}: one of them is turned; photos are turned as "
+            "their EXIF tag says"
+        )
+    smooth = resize(torch.where(known, label, 0), size, antialias=True)
+    gap = resize((~known).float(), size, antialias=True) > 0
+    nearest = resize(label, size, antialias=False)
+    return torch.where(gap, nearest, smooth), resize(known.float(), size, antialias=False) > 0.5
+
+
+def stand_in_depth(
+    label: Float[Tensor, "1 H W"], known: Bool[Tensor, "1 H W"], mapping: str
+) -> Float[Tensor, "1 H W"]:
+    """Depth whose values under `mapping` are the label up to a positive scale and a shift; 0 where it is not known.
+
+    With m the mapping, v the label and q from min m to max m over NEAR to FAR metres:
+    m(depth) = q_min + (v - v_min) / (v_max - v_min) (q_max - q_min). The target, which is m(depth) normalised by its
+    quantiles, is then the label normalised by its own, since no change of scale and shift moves it. Raises DataError
+    for a label of one value.
+    """
+    values = label[known].double()
+    if len(values) == 0:
+        return torch.zeros_like(label)
+    smallest, largest = values.aminmax()
+    if smallest == largest:
+        raise DataError(f"a label of {smallest:g} everywhere, which has no range to normalise; leave this picture out")
+    low, high = MAPPINGS[mapping].of_depth(torch.tensor([NEAR, FAR], dtype=torch.float64)).sort().values
+    mapped = low + (label.double() - smallest) / (largest - smallest) * (high - low)
+    return torch.where(known, MAPPINGS[mapping].to_depth(mapped).float(), 0)

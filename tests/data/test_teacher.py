@@ -1,0 +1,292 @@
+"""Labels of a teacher: the same targets as from the depth that they were made of, and what is refused."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from marigold.data.augmentation import Augmentation
+from marigold.data.errors import DataError, MissingDataError
+from marigold.data.teacher import TeacherLabels, fit_label, stand_in_depth
+from marigold.data.training_sets import Hypersim, VirtualKitti
+from marigold.data.transforms import PixelExamples, Target, Transform, training_example
+from marigold.depth.mapping import MAPPINGS
+from marigold.types import DepthSample
+
+WHOLE = Transform(None, False, 0.02)
+PARTS = ("image_norm", "depth_norm", "valid", "half_range")
+
+
+@pytest.fixture
+def streets(rooms_data):
+    """Depth with sky, which is known and does not count."""
+    root = rooms_data / "rooms/vkitti"
+    return VirtualKitti(
+        name="streets", root=str(root), split_list=str(root / "train.txt"), min_depth=1e-5, max_depth=80
+    )
+
+
+@pytest.fixture
+def rooms(rooms_data):
+    """Depth in millimetres, with unknown pixels."""
+    root = rooms_data / "rooms/hypersim"
+    split_list = str(root / "filename_list_train.txt")
+    return Hypersim(name="rooms", root=str(root / "train"), split_list=split_list, min_depth=1e-5, max_depth=65.0)
+
+
+def labelled(folder, dataset, make, space, **reader):
+    """The photos of a data set with make(sample) as their labels, by its list: floats as .npy, counts as .png."""
+    for sample in dataset:
+        values, file = make(sample), folder / sample.name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if values.dtype == np.uint16:
+            Image.fromarray(values).save(file.with_suffix(".png"))
+        else:
+            np.save(file.with_suffix(".npy"), values)
+    split_list = dataset.split.path
+    return TeacherLabels(
+        name="taught", root=dataset.root, labels=str(folder), split_list=split_list, space=space, **reader
+    )
+
+
+def batch(dataset, target, transform=WHOLE):
+    count = len(dataset)
+    flips = [index % 2 == 1 for index in range(count)]
+    return PixelExamples(dataset, dataset.names, transform, target).batch(range(count), flips, [0] * count)
+
+
+def mapped(depth, mapping):
+    return MAPPINGS[mapping].of_depth(depth.double()).numpy()
+
+
+@pytest.mark.parametrize("mapping", MAPPINGS)
+@pytest.mark.parametrize("far", ["mask", "supervise"])
+def test_labels_in_metres_teach_every_mapping(tmp_path, streets, mapping, far):
+    taught = labelled(tmp_path, streets, lambda sample: sample.depth[0].numpy(), "metric_depth", max_depth=80.0)
+    for transform in (WHOLE, Transform((24, 64), False, 0.05)):
+        one, two = (batch(dataset, Target(mapping, far), transform) for dataset in (streets, taught))
+        assert one.names == two.names
+        for part in PARTS:
+            assert torch.equal(getattr(one, part), getattr(two, part)), part
+
+
+def test_counts_of_a_unit_are_metres(tmp_path, rooms):
+    taught = labelled(
+        tmp_path, rooms, lambda sample: np.uint16((sample.depth[0].numpy() * 1000).round()), "metric_depth", unit=0.001
+    )
+    for sample, wanted in zip(taught, rooms, strict=True):
+        torch.testing.assert_close(sample.depth, wanted.depth, rtol=1e-6, atol=0)
+        assert torch.equal(sample.valid, wanted.valid)
+
+
+@pytest.mark.parametrize("mapping", MAPPINGS)
+def test_affine_labels_are_as_good_as_the_depth(tmp_path, streets, mapping):
+    """Whatever their scale and shift; the sky is not known."""
+
+    def label(sample):
+        values = 3.7 * mapped(sample.depth[0], mapping) - 0.9
+        return np.where(sample.valid[0], values, np.nan).astype(np.float32)
+
+    taught = labelled(tmp_path, streets, label, MAPPINGS[mapping].space)
+    one, two = (batch(dataset, Target(mapping)) for dataset in (streets, taught))
+    assert torch.equal(one.image_norm, two.image_norm)
+    assert torch.equal(one.valid, two.valid)
+    assert not one.valid.all()
+    torch.testing.assert_close(two.depth_norm[two.valid], one.depth_norm[one.valid], atol=1e-5, rtol=0)
+    varied = Target(mapping, augmentation=Augmentation(3, crop=0.5, photometric=0.0), seed=1)
+    one, two = (batch(dataset, varied) for dataset in (streets, taught))
+    assert torch.equal(one.valid, two.valid)
+    torch.testing.assert_close(two.depth_norm[two.valid], one.depth_norm[one.valid], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("mapping", MAPPINGS)
+def test_affine_counts_are_as_good_as_their_rounding(tmp_path, rooms, mapping):
+    """They have no count for what is not known: 0 is a value."""
+
+    def whole(sample):
+        depth = torch.where(sample.valid, sample.depth, sample.depth[sample.valid].median())
+        return replace(sample, depth=depth, valid=sample.valid | True)
+
+    def label(sample):
+        values = mapped(whole(sample).depth[0], mapping)
+        return ((values - values.min()) / np.ptp(values) * 65535).round().astype(np.uint16)
+
+    taught = labelled(tmp_path, rooms, label, MAPPINGS[mapping].space)
+    for sample, given in zip(map(whole, rooms), taught, strict=True):
+        assert given.valid.all()
+        _, truth, _, half_range = training_example(sample, WHOLE, Target(mapping), flip=False)
+        _, got, _, _ = training_example(given, WHOLE, Target(mapping), flip=False)
+        # Half a count, at the pixel and at either quantile.
+        step = np.ptp(mapped(sample.depth, mapping)) / 65535 / half_range.item()
+        torch.testing.assert_close(got, truth, atol=2 * step, rtol=0)
+
+
+@pytest.mark.parametrize("mapping", MAPPINGS)
+@pytest.mark.parametrize("quantile", [0.02, 0.0])
+def test_the_target_is_the_labels_own_normalisation(mapping, quantile):
+    rng = np.random.default_rng(3)
+    raw = rng.lognormal(sigma=1.5, size=(1, 40, 56)).astype(np.float32)  # a few values far from all others
+    raw[0, :4], raw[0, 10, 10] = np.nan, np.inf
+    label = torch.from_numpy(raw)
+    known = label.isfinite()
+    depth = stand_in_depth(label, known, mapping)
+    assert ((depth[known] >= 1) & (depth[known] < 10.001)).all()
+    assert (depth[~known] == 0).all()
+    sample = DepthSample("a", torch.zeros(3, 40, 56), depth, known)
+    _, depth_norm, valid, _ = training_example(sample, Transform(None, False, quantile), Target(mapping), flip=False)
+    values = raw[known.numpy()].astype(np.float64)
+    low, high = np.quantile(values, (quantile, 1 - quantile))
+    wanted = np.clip((values - low) / (high - low) * 2 - 1, -1, 1)
+    np.testing.assert_allclose(depth_norm[valid].numpy(), wanted, atol=1e-5)
+
+
+def bilinear(values, height, width):
+    """By the distances between the pixels' centres, rows first."""
+    for axis, new in ((0, height), (1, width)):
+        old = values.shape[axis]
+        at = (np.arange(new) + 0.5) * old / new - 0.5
+        values = np.apply_along_axis(lambda line, at=at, old=old: np.interp(at, np.arange(old), line), axis, values)
+    return values
+
+
+def test_a_small_label_is_bilinear_where_all_is_known_and_else_the_nearest_pixel():
+    values = np.random.default_rng(0).random((4, 6))
+    whole, gaps = np.ones((4, 6), bool), np.ones((4, 6), bool)
+    gaps[2, 3] = False
+    nearest = np.repeat(np.repeat(values, 4, axis=0), 4, axis=1)
+    for known in (whole, gaps):
+        label = torch.from_numpy(np.where(known, values, np.nan).astype(np.float32))[None]
+        fitted, still = fit_label(label, torch.from_numpy(known)[None], (16, 24))
+        assert np.array_equal(still[0].numpy(), np.repeat(np.repeat(known, 4, axis=0), 4, axis=1))
+        clean = bilinear(known.astype(float), 16, 24) == 1
+        wanted = np.where(clean, bilinear(values, 16, 24), nearest)
+        np.testing.assert_allclose(fitted[still].numpy(), wanted[still[0].numpy()], atol=1e-6)
+    assert clean.mean() < 1
+    same, all_of_it = torch.rand(1, 4, 6), torch.ones(1, 4, 6) > 0
+    assert fit_label(same, all_of_it, (4, 6))[0] is same
+    small, _ = fit_label(same, all_of_it, (2, 3))
+    assert small.shape == (1, 2, 3)
+    with pytest.raises(DataError, match="label of 4 x 6, photo of 9 x 6: one of them is turned"):
+        fit_label(same, all_of_it, (9, 6))
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """photos(*names) writes noise; taught(...) reads it with labels in tmp_path/labels."""
+
+    def photos(*names, size=(16, 24)):
+        for seed, name in enumerate(names):
+            file = tmp_path / "images" / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(file)
+            save_label(tmp_path / "labels" / file.relative_to(tmp_path / "images").with_suffix(".npy"), pixels[..., 0])
+
+    return photos
+
+
+def save_label(file, values):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    np.save(file, values.astype(np.float32))
+
+
+def taught(folder, space="affine_depth", **reader):
+    given = {"root": str(folder / "images"), "labels": str(folder / "labels"), **reader}
+    return TeacherLabels(name="taught", space=space, **given)
+
+
+def test_every_picture_below_the_root_or_those_of_a_list(tmp_path, photos):
+    photos("b.png", "my photo.jpg", "sub/a.webp")
+    save_label(tmp_path / "images/predictions/a.npy", np.eye(4))
+    Image.new("RGB", (3, 2)).save(tmp_path / "images/predictions/a.png")
+    dataset = taught(tmp_path)
+    assert dataset.names == ["b.png", "my photo.jpg", "predictions/a.png", "sub/a.webp"]
+    with pytest.raises(MissingDataError, match=r"1 of 4 pictures .* first predictions/a\.png: looked for .*a\.npy"):
+        dataset.check_files()
+    (tmp_path / "images/predictions").rename(tmp_path / "images/labels")
+    inside = taught(tmp_path, labels=str(tmp_path / "images/labels"))
+    assert inside.names == ["b.png", "my photo.jpg", "sub/a.webp"]
+    (tmp_path / "list.txt").write_text("sub/a.webp depth/a.png\n\nb.png\n")
+    listed = taught(tmp_path, split_list=str(tmp_path / "list.txt"))
+    listed.check_files()
+    assert [sample.name for sample in listed] == ["sub/a.webp", "b.png"]
+    assert taught(tmp_path, split_list=str(tmp_path / "list.txt"), limit=1).names == ["sub/a.webp"]
+
+
+def test_a_photo_is_upright_as_its_prediction_is(tmp_path, photos):
+    photos("a.png")
+    turned, exif = Image.open(tmp_path / "images/a.png"), Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees
+    turned.save(tmp_path / "images/a.png", exif=exif)
+    with pytest.raises(DataError, match=r"taught, sample 'a\.png': label of 16 x 24, photo of 24 x 16"):
+        taught(tmp_path)[0]
+    save_label(tmp_path / "labels/a.npy", np.random.default_rng(0).random((24, 16)))
+    assert taught(tmp_path)[0].image.shape == (3, 24, 16)
+
+
+def test_content_is_that_of_the_labels_wherever_they_lie(tmp_path, photos):
+    photos("a.png", "b.png", size=(96, 128))
+    content = taught(tmp_path).content
+    (tmp_path / "labels").rename(tmp_path / "moved")
+    moved = {"labels": str(tmp_path / "moved")}
+    assert taught(tmp_path, **moved).content == content
+    values = np.load(tmp_path / "moved/b.npy")
+    for place in ((0, 0), (48, 64), (-1, -1)):
+        other = values.copy()
+        other[place] += 1
+        np.save(tmp_path / "moved/b.npy", other)
+        changed = taught(tmp_path, **moved).content
+        assert changed["lines"] == content["lines"]
+        assert changed["labels"] != content["labels"]
+    assert taught(tmp_path, **moved, limit=1).content["labels"] != content["labels"]
+
+
+def test_what_counts_in_metres(tmp_path, photos):
+    photos("a.png", size=(2, 4))
+    save_label(tmp_path / "labels/a.npy", np.array([[0, -1, np.nan, np.inf], [0.5, 1, 2, 9]]))
+    sample = taught(tmp_path, "metric_depth", min_depth=0.5, max_depth=9.0)[0]
+    assert sample.valid[0].tolist() == [[False] * 4, [False, True, True, False]]
+    assert sample.depth[0].tolist() == [[0, 0, 0, 0], [0.5, 1, 2, 9]]
+    assert taught(tmp_path, "metric_depth")[0].valid[0].tolist() == [[False] * 4, [True] * 4]
+    affine = taught(tmp_path, "affine_log_depth", min_depth=0.5, max_depth=9.0)[0]
+    assert affine.valid[0].tolist() == [[True, True, False, False], [True] * 4]
+
+
+def test_what_cannot_be_read_is_named(tmp_path, photos):
+    photos("a.png", "b.png", "c.png")
+    with pytest.raises(DataError, match="taught: space=depth: say which of affine_depth"):
+        taught(tmp_path, "depth")
+    with pytest.raises(DataError, match="taught: unit=0"):
+        taught(tmp_path, unit=0.0)
+    with pytest.raises(MissingDataError, match="nowhere: no such folder"):
+        taught(tmp_path, root=str(tmp_path / "nowhere"))
+    with pytest.raises(MissingDataError, match=r"labels: no pictures there"):
+        taught(tmp_path, root=str(tmp_path / "labels"))
+    with pytest.raises(MissingDataError, match=r"nothing: 3 of 3 pictures .* first a\.png: [^\n]*\n *Ask me"):
+        taught(tmp_path, labels=str(tmp_path / "nothing"), how_to_get="Ask me").check_files()
+    (tmp_path / "list.txt").write_text("a.png\nd.png\n")
+    save_label(tmp_path / "labels/d.npy", np.eye(3))
+    with pytest.raises(MissingDataError, match=r"1 of 2 listed files are not there, first d\.png"):
+        taught(tmp_path, split_list=str(tmp_path / "list.txt")).check_files()
+    save_label(tmp_path / "labels/a.npy", np.full((16, 24), 7))
+    with pytest.raises(DataError, match=r"sample 'a\.png': a label of 7 everywhere"):
+        taught(tmp_path).check_files()
+    np.save(tmp_path / "labels/b.npy", np.zeros((16, 24, 3), np.float32))
+    with pytest.raises(DataError, match=r"sample 'b\.png': .*expected one map"):
+        taught(tmp_path)[1]
+    (tmp_path / "labels/b.npy").unlink()
+    Image.new("L", (24, 16)).save(tmp_path / "labels/b.png")
+    with pytest.raises(DataError, match=r"sample 'b\.png': .*16-bit grey PNG: it has mode L"):
+        taught(tmp_path)[1]
+    save_label(tmp_path / "labels/c.npy", np.full((16, 24), np.nan))
+    assert not taught(tmp_path)[2].valid.any()  # training says so
+
+
+def test_two_pictures_do_not_share_a_label(tmp_path, photos):
+    photos("a.jpg", "a.png")
+    with pytest.raises(DataError, match=r"a\.npy .* both a\.jpg and a\.png; a\.png\.npy would be"):
+        taught(tmp_path).check_files()
+    save_label(tmp_path / "labels/a.png.npy", np.eye(24)[:16])
+    taught(tmp_path).check_files()

@@ -1,0 +1,152 @@
+"""A run on stored predictions: from the verb that writes them to the steps, and what is refused before the first."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from PIL import Image
+
+from marigold import infer
+from marigold.cache_latents import run as cache_latents
+from marigold.data.errors import DataError
+from marigold.data.latent_cache import CacheError
+from marigold.inputs import Settings, open_inputs
+from marigold.miniature.random_base import SIZES, build_components
+from marigold.model.pipeline import DepthSettings, MarigoldDepth
+from marigold.model.recipe import Switches
+from marigold.train import run
+from marigold.training.settings import TrainingError
+from runs import losses
+
+CONFIGS = Path(__file__).parent.parent.parent / "configs"
+
+
+@pytest.fixture(scope="module")
+def predicted(tmp_path_factory, rooms_data):
+    """Photos, and below `depth` what a checkpoint that learned disparity predicts of them."""
+    folder = tmp_path_factory.mktemp("teacher")
+    for number, file in enumerate(sorted((rooms_data / "rooms/hypersim/train").rglob("rgb_*.png"))[:4]):
+        place = folder / "images" / ("sub" if number % 2 else "") / f"{number}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, place)
+    components = build_components(0, *SIZES["tiny"], in_channels=8)
+    model = MarigoldDepth(components, DepthSettings(Switches(mapping="disparity"), True, True, 1, 0))
+    model.save_pretrained(folder / "checkpoint")
+    overrides = [f"input={folder}/images", f"output={folder}/depth", f"checkpoint={folder}/checkpoint", "device=cpu"]
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        assert infer.run(compose("infer", overrides))
+    return folder
+
+
+@pytest.fixture
+def configure(tmp_path, arguments, predicted):
+    """configure(*overrides): two steps of a run with data=teacher on a copy of these."""
+    shutil.copytree(predicted, tmp_path / "teacher")
+    common = [argument for argument in arguments if not argument.startswith("data.")]
+    mine = [
+        "data=teacher",
+        f"data.teacher.reader.root={tmp_path}/teacher/images",
+        f"data.teacher.reader.labels={tmp_path}/teacher/depth/depth_npy",
+        "data.teacher.reader.space=affine_disparity",
+        "data.teacher.transform={size:null,antialias:false}",
+        "recipe.mapping=disparity",
+        f"cache.folder={tmp_path}/latents",
+        *("train.steps=2", "train.validate_every=2", f"run_dir={tmp_path}/run"),
+    ]
+
+    def configure(*overrides):
+        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            return compose("train", [*common, *mine, *overrides])
+
+    return configure
+
+
+def opened(config):
+    return open_inputs(config, Settings.read(config))
+
+
+def test_predictions_of_a_checkpoint_teach_another(tmp_path, configure):
+    assert run(configure())
+    assert all(np.isfinite(losses(tmp_path / "run")))
+    card = (tmp_path / "run/final/README.md").read_text()
+    assert "- teacher: that of the photos" in card
+    assert "Not evaluated." in card
+    for kind, tolerance in (("npy", 1e-5), ("png", 1e-3)):
+        data = opened(configure(f"data.teacher.reader.labels={tmp_path}/teacher/depth/depth_{kind}")).data
+        assert data.sources[0].names == ["0.png", "2.png", "sub/1.png", "sub/3.png"]
+        batch = data.sources[0].batch([2], [False], [0])
+        label = np.load(tmp_path / "teacher/depth/depth_npy/sub/1.npy").astype(np.float64)
+        low, high = np.quantile(label, (0.02, 0.98))
+        wanted = np.clip((label - low) / (high - low) * 2 - 1, -1, 1)
+        np.testing.assert_allclose(batch.depth_norm[0, 0].numpy(), wanted, atol=tolerance)
+        assert batch.valid.all()
+
+
+def test_what_other_labels_would_change_is_refused_by_name(tmp_path, configure):
+    """A run and its cache go on where the same labels lie elsewhere, and not with other ones."""
+    cached = configure("cache.enabled=true", f"run_dir={tmp_path}/cached")
+    cache_latents(cached)
+    assert run(cached)
+    (tmp_path / "teacher/depth").rename(tmp_path / "moved")
+    (tmp_path / "teacher/images/0.png").unlink()  # a cached run reads no picture
+    (tmp_path / "list.txt").write_text("0.png\n2.png\nsub/1.png\nsub/3.png\n")
+    moved = (
+        *("cache.enabled=true", f"run_dir={tmp_path}/cached", "train.steps=3"),
+        f"data.teacher.reader.labels={tmp_path}/moved/depth_npy",
+        f"data.teacher.reader.split_list={tmp_path}/list.txt",
+    )
+    assert run(configure(*moved))
+    np.save(tmp_path / "moved/depth_npy/0.npy", np.random.default_rng(0).random((48, 64), dtype=np.float32))
+    with pytest.raises(DataError, match=r"latents/teacher/.* was made from something else\. labels: cache "):
+        opened(configure(*moved))
+    cache = f"cache.folder={tmp_path}/other"
+    shutil.copytree(tmp_path / "teacher/images", tmp_path / "images")
+    Image.new("RGB", (64, 48)).save(tmp_path / "images/0.png")
+    again = (*moved, cache, f"data.teacher.reader.root={tmp_path}/images")
+    cache_latents(configure(*again))
+    with pytest.raises(TrainingError, match=r"holds another run: data\.teacher\.labels: "):
+        run(configure(*again))
+
+
+def test_what_cannot_be_learned_or_measured_is_refused_before_the_first_step(tmp_path, configure):
+    with pytest.raises(DataError, match="cannot start") as caught:
+        run(configure("recipe.mapping=log_depth", "+data.teacher.held_out={limit:2}"))
+    problems = str(caught.value).split("\n- ")[1:]
+    assert [problem.split(":")[0] for problem in problems] == ["training on teacher", "validation on teacher"]
+    assert "affine_disparity" in problems[0]
+    assert "recipe.mapping=disparity" in problems[0]
+    assert "recipe.mapping=log_depth" in problems[0]
+    assert "held_out" in problems[1]
+    with pytest.raises(DataError, match=r"training on teacher: labels in affine_disparity"):
+        cache_latents(configure("recipe.mapping=depth"))
+    with pytest.raises(ValueError, match=r"missing key.*space"):
+        run(configure("data.teacher.reader.space=???"))
+    (tmp_path / "teacher/depth/depth_npy/sub/3.npy").unlink()
+    with pytest.raises(DataError, match=r"training on teacher: .* 1 of 4 pictures .* first sub/3\.png"):
+        run(configure())
+    assert not (tmp_path / "run/config.yaml").exists()
+
+
+def test_labels_in_metres_are_measured_on(tmp_path, configure):
+    """And teach the recipe's mapping, whatever it is."""
+    for file in (tmp_path / "teacher/depth/depth_npy").rglob("*.npy"):
+        np.save(file, 1 + 3 * np.load(file))
+    metres = ("data.teacher.reader.space=metric_depth", "recipe.mapping=sqrt_disparity")
+    inputs = opened(configure(*metres, "+data.teacher.held_out={limit:2}"))
+    assert [(part.name, len(part.samples)) for part in inputs.validation_sets] == [("teacher", 2)]
+    sample = inputs.validation_sets[0].samples[0]
+    label = np.load(tmp_path / "teacher/depth/depth_npy/0.npy")
+    assert torch.equal(sample.depth[0], torch.from_numpy(label))
+
+
+def test_photos_of_different_sizes_need_a_size(tmp_path, configure):
+    Image.new("RGB", (48, 64)).save(tmp_path / "teacher/images/2.png")
+    np.save(tmp_path / "teacher/depth/depth_npy/2.npy", np.random.default_rng(0).random((64, 48), dtype=np.float32))
+    with pytest.raises(ValueError, match=r"different sizes .* transform\.size"):
+        run(configure())
+    with pytest.raises(CacheError, match=r"different sizes .* transform\.size"):
+        cache_latents(configure("cache.batch=1"))
+    assert run(configure("data.teacher.transform.size=[48,64]", f"run_dir={tmp_path}/sized"))
