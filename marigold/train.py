@@ -7,7 +7,7 @@ panels/), its checkpoints, and the models best/ and final/. The same command aga
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -24,6 +24,7 @@ from marigold.data.training_sets import TrainingSet
 from marigold.files import lock_folder
 from marigold.inputs import Settings, open_inputs, require_same_run, run_folder, run_identity
 from marigold.model.base import licence
+from marigold.model.lora import save_merged
 from marigold.model.model_card import Score, model_card
 from marigold.model.pipeline import DepthSettings, MarigoldDepth
 from marigold.training.checkpoint import (
@@ -34,8 +35,10 @@ from marigold.training.checkpoint import (
     load_latest,
     record_validation,
     save_checkpoint,
+    save_trained,
     step_folder,
     verify,
+    write_model,
 )
 from marigold.training.guards import waiting_advice
 from marigold.training.loop import Trainer
@@ -220,7 +223,9 @@ def save(run: TrainingRun, done: int, best: Best | None) -> Path:
     if run.accelerator.is_main_process:
         saved_best = None if best is None else asdict(best)
         metadata = {"identity": run.depends_on, "best": saved_best, "pending": pending}
-        export = partial(run.model.save_pretrained, card=make_card(run, {}))
+        export: Callable[[Path], object] = partial(run.model.save_pretrained, card=make_card(run, {}))
+        if run.settings.model.lora.on:
+            export = partial(save_trained, run.trainer.unet)
         saved = save_checkpoint(checkpoints, done, export, run.trainer.state(), metadata)
         run.trainer.saved = str(saved)
         if settings.verify_checkpoints:
@@ -251,10 +256,11 @@ def promote(run: TrainingRun, saved: Path, done: int, values: Mapping[str, float
     now, last = better(run, best, values), done == run.settings.train.steps
     if run.accelerator.is_main_process:
         card = make_card(run, values)
-        if now != best:
-            copy_model(saved, run.folder / "best", card)
-        if last:
-            copy_model(saved, run.folder / "final", card)
+        for name in [name for name, due in (("best", now != best), ("final", last)) if due]:
+            if run.settings.model.lora.on:  # the weights in memory are those of the checkpoint
+                write_model(partial(save_merged, run.model), run.folder / name, card)
+            else:
+                copy_model(saved, run.folder / name, card)
         record_validation(saved, Validated(dict(values), run.validated_on, last))
     run.accelerator.wait_for_everyone()
     return now
@@ -280,6 +286,7 @@ def make_card(run: TrainingRun, values: Mapping[str, float]) -> str:
         base=model.location,
         revision=model.revision,
         licence=run.licence,
+        lora=model.lora,
         data={part.name: part.licence for part in run.sets},
         switches=settings.recipe.switches,
         settings={**facts, "commit": provenance.commit()},

@@ -216,6 +216,16 @@ def test_the_headline_commands_first_loss_has_its_shapes(start):
     assert (loss.shape, loss.requires_grad) == ((), True)
 
 
+def test_adapters_of_the_headline_command_train_on_a_few_numbers(start):
+    """Rank r of a projection from m to n channels takes r (m + n) of them; 16 transformer blocks of width d."""
+    run = start("+exp=hypersim_vkitti", "model.lora.rank=64")
+    widths = [320] * 5 + [640] * 5 + [1280] * 6  # levels of two blocks down and three up, and the middle
+    projections = sum(8 * d + 4 * d + 2 * (1024 + d) for d in widths)  # the prompt has 1024 channels
+    conv_in = 320 * (8 * 9 + 1)
+    trained = run.trainer.optimizer.param_groups[0]["params"]
+    assert sum(parameter.numel() for parameter in trained) == 64 * projections + conv_in == 13_302_592
+
+
 @pytest.mark.parametrize("dataset", names("dataset"))
 def test_every_data_set_is_read_under_every_protocol(dataset):
     config = composed("eval", f"dataset={dataset}", "predictor=module:function", "device=cpu")

@@ -52,6 +52,7 @@ HOMES = {
     "h5py": {"data", "miniature"},
     "matplotlib": {"visualization"},
     "wandb": {"training"},
+    "peft": {"model"},
     "requests": {"data"},
     "urllib3": {"data"},
     "argparse": set(),

@@ -22,6 +22,7 @@ from marigold.model.backbone import (
     narrow_conv_in,
     widen_conv_in,
 )
+from marigold.model.lora import WHOLE, Lora, add_adapters, base_tensors
 from marigold.model.recipe import KEY, Switches, read_index, stored_switches
 
 MODEL_SEED = 0  # of the U-Net that replaces a pretrained one in the ablation
@@ -29,7 +30,7 @@ MODEL_SEED = 0  # of the U-Net that replaces a pretrained one in the ablation
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """`configs/model`: where the base is, and whether its U-Net is replaced by one with random weights.
+    """`configs/model`: where the base is, whether its U-Net is replaced by one with random weights, and what trains.
 
     `base` is a folder or a hub id; None takes the first of `search` whose folder is there, else the last of them.
     `maker` is a function, as package.module.name, that makes the base instead of loading one. `licence` is that of
@@ -42,6 +43,7 @@ class ModelConfig:
     revision: str | None
     random_unet: bool
     maker: str | None = None
+    lora: Lora = WHOLE
 
     @property
     def location(self) -> str:
@@ -56,7 +58,9 @@ class ModelConfig:
 def load_trainable(model: ModelConfig, switches: Switches, scheduler: Mapping[str, Any], seed: int) -> Backbone:
     """The base with the U-Net that `switches` ask for, and a changed scheduler configuration; the VAE is frozen.
 
-    seed: of what starts from random weights. Raises BaseModelError for a base that is missing or does not fit.
+    With `model.lora` the U-Net is frozen too, but for its adapters and for what the base did not have: input channels
+    and a task switch. seed: of what starts from random weights. Raises BaseModelError for a base that is missing or
+    does not fit, and for adapters without peft.
     """
     if model.maker is not None:
         backbone = imported(model.maker, "model.maker")()
@@ -66,12 +70,16 @@ def load_trainable(model: ModelConfig, switches: Switches, scheduler: Mapping[st
         backbone = load_base(folder)
     if model.random_unet:
         backbone = replace(backbone, unet=random_unet_like(backbone.unet, MODEL_SEED + seed))
+    new = []
     if switches.in_channels > backbone.unet.config["in_channels"]:
         widen_conv_in(backbone.unet)
+        new.append("conv_in")
     elif switches.in_channels < backbone.unet.config["in_channels"]:
         narrow_conv_in(backbone.unet)
     if switches.reconstruct and backbone.unet.class_embedding is None:
         add_task_switch(backbone.unet, MODEL_SEED + seed)
+        new.append("class_embedding")
+    add_adapters(backbone.unet, model.lora, MODEL_SEED + seed, whole=new)
     backbone.vae.requires_grad_(False)
     if switches.prediction != "base":
         scheduler = {**scheduler, "prediction_type": switches.prediction}
@@ -103,7 +111,7 @@ def licence(model: ModelConfig) -> str | None:
 def base_identity(backbone: Backbone) -> str:
     """sha256 over weights and configuration of U-Net, VAE and text encoder, the noise schedule, the prompt's tokens.
 
-    It is the same from whatever folder they were loaded.
+    It is the same from whatever folder they were loaded, and with adapters.
     """
     config = DDIMScheduler.from_config(backbone.scheduler_config).config  # with the defaults that saving writes out
     schedule = {key: value for key, value in config.items() if not key.startswith("_")}
@@ -128,9 +136,9 @@ def latents_identity(vae: AutoencoderKL) -> str:
 
 
 def _update(digest: Any, module: torch.nn.Module) -> None:
-    for name, tensor in sorted(module.state_dict().items()):
+    for name, tensor in sorted(base_tensors(module).items()):
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().float().contiguous().numpy().data)
+        digest.update(tensor.cpu().float().contiguous().numpy().data)
 
 
 def random_unet_like(unet: UNet2DConditionModel, seed: int) -> UNet2DConditionModel:

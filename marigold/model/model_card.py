@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from huggingface_hub import EvalResult, ModelCardData
 
 from marigold.depth.mapping import MAPPINGS
+from marigold.model.lora import WHOLE, Lora
 from marigold.model.recipe import Switches
 
 USAGE = """```python
@@ -28,6 +29,7 @@ LIMITS = (
     "two known distances (`marigold.depth.alignment.align_to`). Mirrors, glass and sky are guesses."
 )
 
+ALONE = " `adapter/` holds it alone, for peft or diffusers and the base."
 EXPORTED = "`scripts/export.py` folded a recipe into the weights for that, which leaves the predictions as they were"
 ONE_STEP = "; one step, the default, is the only number that is right"
 NO_NOISE = ", and an ensemble has nothing to average: the noise that diffusers draws changes nothing"
@@ -54,13 +56,14 @@ def model_card(
     scores: Sequence[Score] = (),
     revision: str | None = None,
     notes: str = "",
+    lora: Lora = WHOLE,
 ) -> str:
     """Write the README.md of a checkpoint: metadata for the hub, then base, data, settings, scores, licences.
 
     `base` is a hub id or a folder, `licence` the base's, under the hub's identifier; a fine-tuned checkpoint stays
     under it. `data`: training set -> its licence. `switches`: how it predicts. `settings`: whatever describes the run
-    (`commit`, `steps`, ...), `notes`: a sentence on what this checkpoint is weak at. Unknown licences (None, "") are
-    reported as unknown.
+    (`commit`, `steps`, ...), `notes`: a sentence on what this checkpoint is weak at. `lora`: the adapters that were
+    merged into it. Unknown licences (None, "") are reported as unknown.
     """
     results = [
         EvalResult(
@@ -84,8 +87,10 @@ def model_card(
         ignore_metadata_errors=False,
     )
     source = f"{base} at {revision}" if revision else base
+    by = f" By LoRA of {lora} on the projections of the U-Net's attention, merged into `unet/`.{ALONE}"
     sections = {
-        "Base": f"Fine-tuned from `{source}`, licence: {licence or 'unknown; ask where the base came from'}.",
+        "Base": f"Fine-tuned from `{source}`, licence: {licence or 'unknown; ask where the base came from'}."
+        + (by if lora.on else ""),
         "Training data": _bullets(f"{name}: {terms or 'licence unknown'}" for name, terms in data.items()),
         "Settings": _table(("setting", "value"), settings.items()),
         "Scores": _table(
@@ -107,10 +112,10 @@ def model_card(
 def exported_card(card: str, switches: Switches) -> str:
     """The model card of a checkpoint that was exported for diffusers, of which `switches` now say how it predicts.
 
-    `card` is the original's, of which everything stays but what it says on diffusers.
+    `card` is the original's, of which everything stays but what it says on diffusers, and on what was not exported.
     """
     one_step, no_noise = ONE_STEP if switches.one_pass else "", NO_NOISE if switches.silent else ""
-    return card.replace(NOT_STOCK, f"{STOCK} {EXPORTED}{one_step}{no_noise}.")
+    return card.replace(ALONE, "").replace(NOT_STOCK, f"{STOCK} {EXPORTED}{one_step}{no_noise}.")
 
 
 def _bullets(lines: Iterable[str]) -> str:

@@ -1,6 +1,6 @@
 """Exponential moving average used for validation and export; a no-op if `decay` is None."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -9,10 +9,10 @@ from diffusers.training_utils import EMAModel
 
 
 class MovingAverage:
-    """Diffusers' EMAModel of a module's parameters, or nothing at all if `decay` is None."""
+    """Diffusers' EMAModel of parameters, or nothing at all if `decay` is None."""
 
-    def __init__(self, module: torch.nn.Module, decay: float | None) -> None:
-        self.parameters = list(module.parameters())
+    def __init__(self, parameters: Iterable[torch.nn.Parameter], decay: float | None) -> None:
+        self.parameters = list(parameters)
         self.average = None if decay is None else EMAModel(self.parameters, decay=decay, foreach=True)
 
     def to(self, device: torch.device) -> None:

@@ -1,4 +1,8 @@
-"""Checkpoints: complete model folders that appear whole or not at all, and are checked before they are used."""
+"""Checkpoints: folders that appear whole or not at all, and are checked before they are used.
+
+A checkpoint is a complete model folder with the training state; of adapters it holds what they train alone, and the
+base's hash.
+"""
 
 import hashlib
 import json
@@ -13,8 +17,10 @@ from typing import Any
 import torch
 from diffusers.models import UNet2DConditionModel
 from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
 from marigold.files import write_atomically
+from marigold.model.lora import trained_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -22,6 +28,7 @@ STATE_FOLDER = "training_state"
 MANIFEST = f"{STATE_FOLDER}/manifest.json"
 STATE = f"{STATE_FOLDER}/state.pt"
 VALIDATION = f"{STATE_FOLDER}/validation.json"
+TRAINED = "trained.safetensors"
 CARD = "README.md"
 FROZEN_PARTS = ("vae", "text_encoder", "tokenizer", "scheduler")
 PARTIAL = ".partial-"
@@ -72,9 +79,10 @@ def save_checkpoint(
 ) -> Path:
     """Write the checkpoint of `step` finished steps and return its folder.
 
-    `export` writes the whole model folder. Parts that training leaves alone are hard-linked to the newest
-    checkpoint that has the same bytes. The folder gets its name only when every file is on the disk; an
-    existing checkpoint of the same step is replaced. OSError (a full disk) leaves the earlier ones as they are.
+    `export` writes the whole model folder, or what training changes (`save_trained`). Parts that training leaves alone
+    are hard-linked to the newest checkpoint that has the same bytes. The folder gets its name only when every file is
+    on the disk; an existing checkpoint of the same step is replaced. OSError (a full disk) leaves the earlier ones as
+    they are.
     """
     final = step_folder(checkpoints, step)
     partial = checkpoints / f"{PARTIAL}{final.name}"
@@ -157,14 +165,33 @@ def copy_model(source: Path, target: Path, card: str) -> None:
     """
     if not (source / "model_index.json").is_file():
         raise CheckpointError(f"{source}: the checkpoint is gone, {target.name}/ cannot be made of it")
+
+    def link(folder: Path) -> None:
+        for name in _files(source):
+            if name != CARD and not name.startswith(STATE_FOLDER):
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                _link(source / name, folder / name)
+
+    write_model(link, target, card)
+
+
+def write_model(export: Callable[[Path], object], target: Path, card: str) -> None:
+    """Put the model folder that `export` writes, with `card` as its model card, at `target`.
+
+    Complete or not at all: OSError (a full disk) leaves what was there as it was.
+    """
     partial = target.with_name(f"{PARTIAL}{target.name}")
     shutil.rmtree(partial, ignore_errors=True)
-    for name in _files(source):
-        if name != CARD and not name.startswith(STATE_FOLDER):
-            (partial / name).parent.mkdir(parents=True, exist_ok=True)
-            _link(source / name, partial / name)
-    write_atomically(partial / CARD, card)
-    _replace(partial, target)
+    try:
+        export(partial)
+        write_atomically(partial / CARD, card)
+        for name in _files(partial):
+            _sync(partial / name)
+        _replace(partial, target)
+    except SafetensorError as error:  # its own error for a full disk
+        raise OSError(f"{target} cannot be written: {str(error).splitlines()[0]}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)  # a finished one has its final name by now
 
 
 def record_validation(folder: Path, done: Validated) -> None:
@@ -172,11 +199,22 @@ def record_validation(folder: Path, done: Validated) -> None:
     write_atomically(folder / VALIDATION, json.dumps(asdict(done)))
 
 
+def save_trained(unet: torch.nn.Module, folder: Path) -> None:
+    """Write the parameters that training changes into the folder of a checkpoint, instead of a whole model."""
+    save_file({name: weight.contiguous() for name, weight in trained_tensors(unet).items()}, folder / TRAINED)
+
+
+def trained_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """The U-Net's weights in a checkpoint by name: all of them, or those that `save_trained` wrote."""
+    file = folder / TRAINED
+    return load_file(file) if file.is_file() else UNet2DConditionModel.from_pretrained(folder / "unet").state_dict()
+
+
 def verify(folder: Path, unet: torch.nn.Module) -> None:
-    """Raise CheckpointError unless the U-Net in `folder` has the weights of `unet`, bit for bit."""
+    """Raise CheckpointError unless the checkpoint in `folder` has the weights of `unet`, bit for bit."""
     check(folder)
     weights = unet.state_dict()
-    for name, saved in UNet2DConditionModel.from_pretrained(folder / "unet").state_dict().items():
+    for name, saved in trained_weights(folder).items():
         if not torch.equal(saved, weights[name].cpu()):
             raise CheckpointError(f"{folder}: {name} was not saved as it is in memory; is the disk failing?")
 

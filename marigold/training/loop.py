@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 
 from marigold.data.mixture import MixtureDataset, global_indices
 from marigold.training.average import MovingAverage
-from marigold.training.checkpoint import Checkpoint
+from marigold.training.checkpoint import Checkpoint, trained_weights
 from marigold.training.guards import check_attached, check_finite
 from marigold.training.objective import Objective
 from marigold.training.schedule import learning_rate_factor
@@ -39,8 +39,8 @@ class Window:
 class Trainer:
     """A U-Net in training: optimiser, moving average, and what was not logged yet.
 
-    `unet` is the bare module, whose weights validation and export read. Raises TrainingError, before anything is
-    loaded, for batches that do not fit and for an optimiser that is not there.
+    `unet` is the bare module, whose weights validation and export read; those that ask for no gradient stay. Raises
+    TrainingError, before anything is loaded, for batches that do not fit and for an optimiser that is not there.
     """
 
     def __init__(
@@ -54,16 +54,16 @@ class Trainer:
         self.config, self.unet, self.data = config, unet, data
         self.objective, self.accelerator = objective, accelerator
         self.accumulation = accumulation_steps(config.effective_batch, config.micro_batch, accelerator.num_processes)
-        self.optimizer = make_optimizer(config, unet.parameters())
-        self.average = MovingAverage(unet, config.ema_decay)
+        trained = [parameter for parameter in unet.parameters() if parameter.requires_grad]
+        self.optimizer = make_optimizer(config, trained)
+        self.average = MovingAverage(trained, config.ema_decay)
         self.window = Window()
         self.saved: str | None = None  # the last checkpoint, for messages
 
     def load(self, checkpoint: Checkpoint) -> None:
         """Continue from a checkpoint: weights, optimiser, moving average, losses that were not logged yet."""
         state = checkpoint.state()
-        weights = UNet2DConditionModel.from_pretrained(checkpoint.folder / "unet").state_dict()
-        self.unet.load_state_dict(weights)
+        self.unet.load_state_dict({**self.unet.state_dict(), **trained_weights(checkpoint.folder)})
         self.average.load(state)
         self.optimizer.load_state_dict(state["optimizer"])
         mine = slice(self.accelerator.process_index, None, self.accelerator.num_processes)

@@ -1,6 +1,7 @@
 from huggingface_hub import ModelCard
 
-from marigold.model.model_card import Score, model_card
+from marigold.model.lora import Lora
+from marigold.model.model_card import Score, exported_card, model_card
 from marigold.model.recipe import Switches
 
 
@@ -39,3 +40,13 @@ def test_what_is_not_known_is_said():
     assert "licence: unknown" in made.text
     assert "street: licence unknown" in made.text
     assert "Not evaluated." in made.text
+
+
+def test_adapters_are_told_until_they_are_not_beside():
+    plain, made = (card(lora=lora).text for lora in (Lora(), Lora(16)))
+    assert "LoRA" not in plain
+    assert "rank 16 and alpha 16" in made
+    assert "`adapter/`" in made
+    exported = exported_card(made, Switches())
+    assert "rank 16" in exported
+    assert "`adapter/`" not in exported

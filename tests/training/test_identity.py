@@ -21,6 +21,8 @@ NOT_IN_THE_CONFIGURATION = {"processes"}  # a fact of the launch
 # Another value of every key that decides numbers; all of them are valid together.
 OTHER = {
     "model.random_unet": "true",
+    "model.lora.rank": "2",
+    "model.lora.alpha": "1",
     "data.hypersim.reader._target_": "marigold.data.base.DepthDataset",
     "data.hypersim.reader.min_depth": "0.5",
     "data.hypersim.reader.max_depth": "60.0",

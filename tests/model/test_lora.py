@@ -1,0 +1,154 @@
+"""Adapters against the formula W + alpha / rank * B A, peft and diffusers; what trains, and what is refused."""
+
+import copy
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+
+from marigold.config import ConfigError
+from marigold.model.backbone import Backbone, BaseModelError, widen_conv_in
+from marigold.model.base import ModelConfig, base_identity, load_trainable
+from marigold.model.lora import Lora, add_adapters, base_tensors, merged, save_adapter, trained_tensors
+from marigold.model.recipe import Switches
+
+LORA = Lora(rank=4, alpha=10)
+PROJECTIONS = {"to_q", "to_k", "to_v", "to_out.0"}
+
+
+@pytest.fixture
+def plain(base):
+    widen_conv_in(base.unet)
+    return base.unet
+
+
+@pytest.fixture
+def trained(plain):
+    """The same U-Net with adapters and a first convolution that have learnt something."""
+    unet = copy.deepcopy(plain)
+    add_adapters(unet, LORA, seed=3, whole=["conv_in"])
+    generator = torch.Generator().manual_seed(5)
+    for tensor in trained_tensors(unet).values():
+        tensor += 0.1 * torch.randn(tensor.shape, generator=generator)
+    return unet
+
+
+@torch.no_grad()
+def predict(unet):
+    generator = torch.Generator().manual_seed(7)
+    latent, prompt = torch.randn(2, 8, 8, 16, generator=generator), torch.randn(2, 2, 32, generator=generator)
+    return unet(latent, torch.tensor([5, 900]), prompt, return_dict=False)[0]
+
+
+def test_new_adapters_change_nothing_and_are_a_function_of_the_seed(plain):
+    before, state = predict(plain), torch.get_rng_state()
+    made = [copy.deepcopy(plain) for _ in range(3)]
+    for unet, seed in zip(made, (1, 1, 2), strict=True):
+        add_adapters(unet, Lora(rank=16), seed)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(predict(unet), before) for unet in made)
+    one, same, other = (
+        torch.cat([tensor.flatten() for name, tensor in trained_tensors(unet).items() if "lora_A" in name])
+        for unet in made
+    )
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+    assert one.std().item() == pytest.approx(1 / 16, rel=0.05)
+
+
+def test_only_the_projections_of_the_attention_and_what_is_named_train(plain):
+    unet = copy.deepcopy(plain)
+    add_adapters(unet, LORA, seed=0, whole=["conv_in"])
+    names = set(trained_tensors(unet))
+    attention = {name for name, _ in plain.named_modules() if name.rpartition(".attn")[2][2:] in PROJECTIONS}
+    assert {name.partition(".lora_")[0] for name in names if ".lora_" in name} == attention
+    assert len(attention) == 56  # 7 transformer blocks with two attentions of four projections
+    assert {name for name in names if ".lora_" not in name} == {"conv_in.weight", "conv_in.bias"}
+    add_adapters(plain, Lora(), seed=0)
+    assert set(trained_tensors(plain)) == set(dict(plain.named_parameters()))
+
+
+def test_merged_weights_are_the_formula_and_predict_the_same(plain, trained):
+    alone = merged(trained)
+    torch.testing.assert_close(predict(alone), predict(trained), rtol=0, atol=1e-6)
+    assert (predict(alone) - predict(plain)).abs().max() > 0.01
+    learnt = trained_tensors(trained)
+    for name, weight in plain.state_dict().items():
+        found, layer = alone.state_dict()[name], name.removesuffix(".weight")
+        if f"{layer}.lora_A.default.weight" in learnt:
+            a, b = (learnt[f"{layer}.lora_{part}.default.weight"].double() for part in "AB")
+            torch.testing.assert_close(found.double(), weight.double() + 10 / 4 * b @ a, rtol=0, atol=1e-6)
+        elif not name.startswith("conv_in"):
+            assert torch.equal(found, weight)
+    assert torch.equal(alone.conv_in.weight, learnt["conv_in.weight"])
+    assert dict(alone.config) == dict(plain.config)
+
+
+def test_the_base_is_known_below_its_adapters(base, plain, trained):
+    found = base_tensors(trained)
+    assert set(found) == set(plain.state_dict())
+    assert all(torch.equal(found[name], plain.state_dict()[name]) for name in found if "conv_in" not in name)
+    identity = base_identity(base)
+    add_adapters(plain, LORA, seed=0)
+    assert base_identity(base) == identity
+
+
+def test_the_adapter_is_read_by_peft_and_by_diffusers(plain, trained, tmp_path):
+    for folder in (tmp_path / "one", tmp_path / "two"):
+        save_adapter(trained, folder)
+    for file in ("adapter_config.json", "adapter_model.safetensors"):
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+    size = sum(tensor.numel() for tensor in load_file(tmp_path / "one/adapter_model.safetensors").values())
+    assert size == sum(tensor.numel() for tensor in trained_tensors(trained).values())
+    in_diffusers = copy.deepcopy(plain)
+    in_diffusers.load_lora_adapter(
+        tmp_path / "one", prefix="base_model.model", weight_name="adapter_model.safetensors"
+    )
+    for loaded in (PeftModel.from_pretrained(copy.deepcopy(plain), tmp_path / "one"), in_diffusers):
+        torch.testing.assert_close(predict(loaded), predict(trained), rtol=0, atol=1e-6)
+
+
+def loaded(folder: Path, switches: Switches) -> Backbone:
+    return load_trainable(ModelConfig(str(folder), [], None, None, False, lora=LORA), switches, {}, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("switches", "whole"),
+    [
+        (Switches(noise="none", prediction="sample"), set()),
+        (Switches(), {"conv_in"}),
+        (Switches(noise="gaussian", timesteps="terminal", reconstruct=True), {"conv_in", "class_embedding"}),
+    ],
+)
+def test_what_the_base_did_not_have_trains_whole(base_folder, switches, whole):
+    backbone = loaded(base_folder, switches)
+    names = trained_tensors(backbone.unet)
+    assert {name.partition(".")[0] for name in names if ".lora_" not in name} == whole
+    assert any(".lora_" in name for name in names)
+    assert not trained_tensors(backbone.vae)
+
+
+def test_the_first_convolution_of_a_depth_model_is_frozen(checkpoint):
+    assert all(".lora_" in name for name in trained_tensors(loaded(checkpoint, Switches()).unet))
+
+
+@pytest.mark.parametrize(
+    ("given", "key"), [({"rank": 0}, "rank"), ({"rank": -1}, "rank"), ({"rank": 4, "alpha": 0}, "alpha")]
+)
+def test_values_without_a_meaning_are_refused_by_name(given, key):
+    with pytest.raises(ConfigError, match=rf"model\.lora\.{key}="):
+        Lora(**given)
+
+
+def test_alpha_without_a_rank_is_refused():
+    with pytest.raises(ConfigError, match=r"model\.lora\.alpha=8.*model\.lora\.rank"):
+        Lora(alpha=8)
+
+
+def test_peft_that_is_not_there_is_named(plain, monkeypatch):
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(BaseModelError, match=r"pip install -e '\.\[lora\]'"):
+        add_adapters(plain, LORA, seed=0)
