@@ -173,6 +173,12 @@ def trained(run: str, processes: int = 1, **config: object) -> Check:
     return check
 
 
+def taught(place: Workplace, _: Result | None) -> None:
+    """A run on a teacher's labels, which is validated on nothing."""
+    assert [line["step"] for line in figures(place.path("runs/taught")) if "loss" in line] == list(range(1, STEPS + 1))
+    assert "- teacher: that of the photos" in place.path("runs/taught/final/README.md").read_text()
+
+
 def exported(folder: str) -> Check:
     """A model that diffusers' own pipeline loads."""
 

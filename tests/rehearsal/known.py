@@ -78,6 +78,8 @@ TABLE = [
     typed("train more", "train.py +exp=hypersim_vkitti recipe=sharpen *", trained("sharpened"), f"{PAPER} {SMALL}"),
     *(typed("train", f"train.py +exp=quickstart recipe={name}", trained(f"quickstart-{name}", **{"recipe.name": name}),
             f"{SHORT} {PIXELS}") for name in RECIPES),
+    typed("evaluate more", "train.py +exp=hypersim_vkitti data=teacher *", checks.taught,
+          f"{checks.TRAIN} train.effective_batch=2 train.micro_batch=1 data.teacher.transform.size=[96,128]"),
     typed("evaluate", "export.py checkpoint=runs/hypersim_vkitti-lotus_d/final *",
           checks.exported("lotus_d_diffusers")),
     *(typed("train", f"train.py +exp=[quickstart,{name}]", trained(f"quickstart-{name}", **values), SHORT)
