@@ -88,7 +88,8 @@ TABLE = [
             trained(f"hypersim_vkitti-{name}", **values), f"{PAPER} {SMALL}")
       for name, values in ABLATIONS.items()),
     instead("train", "train.py +exp=[hypersim_vkitti,dry_run]", checks.dry_run, "15 GB and minutes"),
-    typed("train", "train.py +exp=quickstart model.lora.rank=4 name=lora", trained("lora", **{"model.lora.rank": 4}), SHORT),
+    typed("train", "train.py +exp=quickstart model.lora.rank=4 name=lora",
+          trained("lora", **{"model.lora.rank": 4}), SHORT),
     typed("train", "cache_latents.py +exp=[hypersim_vkitti,cached_latents]", checks.cached, FEW),
     typed("train", "train.py +exp=[hypersim_vkitti,cached_latents]",
           trained("hypersim_vkitti-cached_latents"), f"{FEW} {PAPER}"),
