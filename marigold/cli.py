@@ -109,6 +109,7 @@ def launch(name: str) -> NoReturn:
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(verb.error)
+    sys.path.insert(0, "")  # a loss, a reader or a predictor of one's own is looked for in the working folder too
     if (own := own_configs()) is not None:  # it may be another project's
         print(f"{own} is searched before this package's configurations", file=sys.stderr)
     try:

@@ -179,7 +179,6 @@ def make_predictor(settings: EvalSettings, device: torch.device) -> Predictor:
     named = settings.checkpoint or settings.predictor or ""
     if settings.predictor and ":" in named and not Path(named).exists():
         settings.refuse_unused("a predictor=MODULE:FUNCTION", ("precision", "recipe", "prediction_unit"))
-        sys.path.insert(0, "")  # modules are looked for in the working folder too
         return predictors.of_function(named, settings.space, device)
     settings.refuse_unused("a checkpoint", ("space", "prediction_unit"))
     return of_checkpoint(named, settings, device)
