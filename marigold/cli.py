@@ -38,6 +38,7 @@ VERBS = {
     "train": Verb("marigold.train", "train", incomplete=STOPPED),
     "eval": Verb("marigold.evaluate", "eval"),
     "infer": Verb("marigold.infer", "infer"),
+    "export": Verb("marigold.export", "export"),
     "prepare": Verb("marigold.prepare", "prepare", error=2),
     "download": Verb("marigold.download", "download", error=2),
     "cache-latents": Verb("marigold.cache_latents", "train"),

@@ -5,15 +5,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from marigold.evaluation.errors import EvaluationError
-from marigold.evaluation.fits import BestConstant
+from marigold.evaluation.fits import BestConstant, LeastSquares
+from marigold.evaluation.protocol import PREFIT, Protocol
 from marigold.evaluation.result import Result
-from marigold.evaluation.rows import evaluate, gather_rows, summarise
-from marigold.evaluation_set import EvaluationSet, open_set
+from marigold.evaluation.rows import Predict, evaluate, gather_rows, summarise
+from marigold.evaluation_set import EvaluationSet, named_protocol, open_set
 from marigold.identity import differences, listed
-from marigold.types import DepthSample, Prediction
+from marigold.types import Prediction
 
 
 def run(config: DictConfig) -> None:
@@ -23,7 +24,9 @@ def run(config: DictConfig) -> None:
     """
     folder = Path(config.results)
     result = Result.from_json(folder / "results.json")
-    chosen = open_set(config, result.facts.limit)
+    OmegaConf.update(config, "protocol.prefit", result.protocol.endswith(PREFIT), force_add=True)
+    node = named_protocol(config, result.protocol.removesuffix(PREFIT))
+    chosen = open_set(config, result.facts.limit, node)
     require_same_pixels(result, chosen, folder / "results.json")
     samples, protocol = chosen.samples, chosen.protocol
     ours = result.metrics["abs_rel"].mean
@@ -35,19 +38,20 @@ def run(config: DictConfig) -> None:
             replace(protocol, fit=BestConstant()),
         ),
     ):
-        rows = gather_rows(list(evaluate(constant, samples, fitted, metrics=["abs_rel"])), len(samples))
+        rows = gather_rows(list(evaluate(constant(fitted), samples, fitted, metrics=["abs_rel"])), len(samples))
         mean = summarise(rows).metrics["abs_rel"].mean
         lines.append(f"{what}: {mean:.4f}, ratio {ours / mean:.3f}")
     print("\n".join([*lines, f"panel: {folder / 'panel.png'}"]))
 
 
-def constant(sample: DepthSample) -> Prediction:
-    """The same depth everywhere; the fit makes another one of it."""
-    return Prediction(torch.full_like(sample.depth[None], 0.5), None, "affine_depth")
+def constant(protocol: Protocol) -> Predict:
+    """The same value everywhere, in a space that the protocol evaluates; the fit makes another value of it."""
+    space = protocol.spaces[0]
+    return lambda sample: Prediction(torch.full_like(sample.depth[None], 0.5), None, space)  # type: ignore[arg-type]
 
 
 def require_same_pixels(result: Result, chosen: EvaluationSet, path: Path) -> None:
-    """Raise EvaluationError if a result was measured on other pixels, or under a fit that is not of depth."""
+    """Raise EvaluationError if a result was measured on other pixels, or under a fit that is not least squares."""
     name, protocol = chosen.samples.name, chosen.protocol.describe()
     if result.facts.split.sha256 != chosen.samples.split.sha256:
         raise EvaluationError(f"{path} was made on another split than dataset {name}")
@@ -57,7 +61,5 @@ def require_same_pixels(result: Result, chosen: EvaluationSet, path: Path) -> No
     if different:
         read = listed(different, "the result", "here")
         raise EvaluationError(f"{path}: its data were read otherwise ({read}); evaluate again")
-    if getattr(chosen.protocol.fit, "quantity", None) != "depth":
-        raise EvaluationError(
-            f"protocol '{chosen.protocol.name}': a constant is compared under least squares of depth only"
-        )
+    if not isinstance(chosen.protocol.fit, LeastSquares):
+        raise EvaluationError(f"protocol '{chosen.protocol.name}': a constant is compared under least squares only")

@@ -5,9 +5,12 @@ import importlib
 import inspect
 import sys
 import typing
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
@@ -132,6 +135,13 @@ def _value_dataclass(hint: Any) -> Any:
 
 def _place(where: str) -> str:
     return f"{where}: " if where else ""
+
+
+def choice(group: str, name: str) -> DictConfig:
+    """What `GROUP=NAME` on the command line composes; the user's own `./configs` are searched first there."""
+    started = GlobalHydra.instance().is_initialized()
+    with nullcontext() if started else initialize_config_dir(str(installed("configs")), version_base="1.3"):
+        return compose(f"{group}/{name}")[group]
 
 
 def task_overrides() -> list[str]:

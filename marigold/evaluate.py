@@ -24,7 +24,7 @@ from marigold.evaluation.predictors import Predictor
 from marigold.evaluation.report import metrics_table, single_table
 from marigold.evaluation.result import Facts, Result, Split, make_result
 from marigold.evaluation.rows import OnError, Row, RowStore, evaluate, gather_rows, share, write_csv
-from marigold.evaluation_set import EvaluationSet, open_set, output_folder, start_processes
+from marigold.evaluation_set import EvaluationSet, open_set, output_folder, protocol_for, start_processes
 from marigold.files import lock_folder
 from marigold.identity import fingerprint
 from marigold.model.settings import Sampling
@@ -44,6 +44,7 @@ class EvalSettings:
     """The keys of configs/eval.yaml but for the data set and the protocol."""
 
     checkpoint: str | None
+    recipe: str | None
     predictor: str | None
     predictions: str | None
     space: str | None
@@ -86,7 +87,7 @@ class EvalSettings:
 
     def refuse_unused(self, kind: str, keys: Sequence[str]) -> None:
         """Raise EvaluationError if one of `keys`, which do nothing for this kind of predictor, was given."""
-        unused = {"precision": "float32", "space": None, "prediction_unit": 1.0}
+        unused = {"precision": "float32", "space": None, "prediction_unit": 1.0, "recipe": None}
         for key in keys:
             if getattr(self, key) != unused[key]:
                 raise EvaluationError(f"{key}={getattr(self, key)} does nothing for {kind}; leave it out")
@@ -103,10 +104,10 @@ def run(config: DictConfig) -> bool:
     Raises ValueError or OSError with a message for the user.
     """
     settings = EvalSettings.read(config)
-    chosen = open_set(config, settings.limit)
-    samples, protocol = chosen.samples, chosen.protocol
     state, device = start_processes(settings.device, settings.threads)
     predictor = make_predictor(settings, device)
+    chosen = open_set(config, settings.limit, protocol_for(config, predictor.space))
+    samples, protocol = chosen.samples, chosen.protocol
     predictor.require_protocol(protocol)
     facts = describe(predictor, chosen, settings, device)
     folder = output_folder(settings.output, Path(config.paths.runs) / "eval", default_name(facts, settings.all_seeds))
@@ -172,28 +173,40 @@ def make_predictor(settings: EvalSettings, device: torch.device) -> Predictor:
     if settings.predictions:
         metric = settings.space == "metric_depth"
         settings.refuse_unused(
-            f"{settings.space} predictions", ("precision", *(() if metric else ("prediction_unit",)))
+            f"{settings.space} predictions", ("precision", "recipe", *(() if metric else ("prediction_unit",)))
         )
         return predictors.of_files(Path(settings.predictions), settings.space, settings.prediction_unit)
     named = settings.checkpoint or settings.predictor or ""
     if settings.predictor and ":" in named and not Path(named).exists():
-        settings.refuse_unused("a predictor=MODULE:FUNCTION", ("precision", "prediction_unit"))
+        settings.refuse_unused("a predictor=MODULE:FUNCTION", ("precision", "recipe", "prediction_unit"))
         sys.path.insert(0, "")  # modules are looked for in the working folder too
         return predictors.of_function(named, settings.space, device)
     settings.refuse_unused("a checkpoint", ("space", "prediction_unit"))
-    return of_checkpoint(named, settings.sampler, settings.precision, device)
+    return of_checkpoint(named, settings, device)
 
 
-def of_checkpoint(path: str, sampling: Sampling, precision: str, device: torch.device) -> Predictor:
-    """The diffusion model in the folder `path`, or of that name on the hub."""
+def of_checkpoint(path: str, settings: EvalSettings, device: torch.device) -> Predictor:
+    """The diffusion model in the folder `path`, or of that name on the hub.
+
+    Raises ValueError for steps, members and seeds that the model has no use for.
+    """
     from marigold.model.pipeline import MarigoldDepth  # diffusers takes seconds to import; stored predictions don't
+    from marigold.training.recipe import named_switches
 
-    model = MarigoldDepth.from_pretrained(path, torch_dtype=PRECISIONS[precision]).to(device)
+    sampling, precision = settings.sampler, settings.precision
+    switches = named_switches(settings.recipe) if settings.recipe else None
+    model = MarigoldDepth.from_pretrained(path, PRECISIONS[precision], switches=switches).to(device)
+    model.switches.check_sampling(sampling.steps, sampling.ensemble_size)
+    if model.switches.silent and settings.seeds > 1:
+        raise EvaluationError(
+            f"seeds={settings.seeds}: this model sees no noise, so all seeds are equal; leave it at 1"
+        )
     arguments = sampling.arguments(model.default_steps)
+    of_recipe = {"recipe": settings.recipe} if settings.recipe else {}
     folder = Path(path)
     files = provenance.files_identity(folder) if folder.is_dir() else path
     return Predictor(
-        {"name": predictors.run_name(folder), "path": path, "files": files},
+        {"name": predictors.run_name(folder), "path": path, "files": files, **of_recipe},
         model.space,
         {**arguments, "precision": precision},
         lambda seed: lambda sample: model(sample.image[None], seed=seed, **arguments),

@@ -1,5 +1,6 @@
 """What every evaluating verb starts from: a data set under a protocol, the processes that share it, and a folder."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -12,12 +13,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from marigold.config import build
+from marigold.config import ConfigError, build, choice
 from marigold.data.base import DepthDataset
 from marigold.data.motorcycle import Motorcycle
-from marigold.evaluation.protocol import Protocol, settings_for
+from marigold.evaluation.protocol import COMMON_PROTOCOL, PROTOCOL_OF, Protocol, settings_for
 from marigold.identity import identity
 
+logger = logging.getLogger(__name__)
 Samples = DepthDataset | Motorcycle
 
 
@@ -30,15 +32,40 @@ class EvaluationSet:
     reader: dict[str, object]
 
 
-def open_set(config: DictConfig, limit: int | None) -> EvaluationSet:
-    """The configuration's data set, `limit` images of it if that is a number, read as its protocol wants it.
+def protocol_for(config: DictConfig, space: str | None) -> DictConfig:
+    """`protocol=NAME`, or, said in one line, the protocol of the space that predictions are in.
 
-    Raises DataError for files that are not there.
+    `marigold` for predictions whose space is not known beforehand (None), and with `protocol.prefit=true`, the
+    yardstick of all spaces.
     """
-    protocol = make_protocol(config.protocol, config.dataset)
+    given = config.get("protocol") or OmegaConf.create()
+    if "name" in given:
+        return given
+    if space is None or given.get("prefit"):
+        name, why = COMMON_PROTOCOL, "the default"
+    else:
+        name, why = PROTOCOL_OF[space], f"that of predictions in {space}"
+    logger.info("protocol %s, %s; protocol=NAME chooses another one", name, why)
+    return named_protocol(config, name)
+
+
+def named_protocol(config: DictConfig, name: str) -> DictConfig:
+    """`configs/protocol/NAME.yaml`, changed by the keys that the configuration gives below `protocol`."""
+    # Into an empty node: a composed one takes no key that it does not have.
+    node = OmegaConf.merge(OmegaConf.create(), choice("protocol", name), config.get("protocol") or {})
+    node._set_parent(config)  # interpolations look upwards
+    return cast(DictConfig, node)
+
+
+def open_set(config: DictConfig, limit: int | None, protocol_node: DictConfig) -> EvaluationSet:
+    """The configuration's data set, `limit` images of it if that is a number, read as the protocol wants it.
+
+    Raises DataError for files that are not there, and EvaluationError for a protocol that cannot be prefitted.
+    """
+    protocol = make_protocol(protocol_node, config.dataset)
     if limit is not None:
         OmegaConf.update(config, "dataset.reader.limit", limit, force_add=True)
-    reader = reader_of(config.dataset, protocol.name)
+    reader = reader_of(config.dataset, protocol_node.name)
     samples: Samples = build(reader, "dataset.reader")
     samples.check_files()
     return EvaluationSet(
@@ -46,11 +73,17 @@ def open_set(config: DictConfig, limit: int | None) -> EvaluationSet:
     )
 
 
-def make_protocol(protocol: DictConfig, dataset: DictConfig) -> Protocol:
-    """The protocol of `configs/protocol`, resolved for a data set."""
+def make_protocol(node: DictConfig, dataset: DictConfig) -> Protocol:
+    """A protocol of `configs/protocol`, resolved for a data set, and prefitted if its `prefit` is true."""
+    prefit = node.get("prefit", False)
+    if not isinstance(prefit, bool):
+        raise ConfigError(f"protocol.prefit={prefit}: expected true or false")
     evaluation: Any = OmegaConf.to_container(dataset.get("evaluation") or OmegaConf.create(), resolve=True)
-    settings = OmegaConf.create(settings_for(evaluation, protocol.name))
-    return build(protocol, "protocol", benchmark=build(settings, "dataset.evaluation"))
+    settings = OmegaConf.create(settings_for(evaluation, node.name))
+    kind = OmegaConf.masked_copy(node, [str(key) for key in node if key != "prefit"])
+    kind._set_parent(node._get_parent())  # interpolations look upwards
+    protocol: Protocol = build(kind, "protocol", benchmark=build(settings, "dataset.evaluation"))
+    return protocol.prefitted() if prefit else protocol
 
 
 def reader_of(dataset: DictConfig, protocol: str) -> DictConfig:

@@ -59,6 +59,29 @@ def write_atomically(path: Path, data: bytes | str) -> int:
 
 
 @contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A folder to fill that appears at `path` whole, on the disk, or not at all.
+
+    OSError (no room, no permission, something is at `path` already) passes through, after the partial folder is
+    removed.
+    """
+    path = path.resolve()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # A temporary folder is private; the one inside of it is not.
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp") as private:
+        partial = Path(private) / path.name
+        partial.mkdir()
+        yield partial
+        for written in partial.rglob("*"):
+            descriptor = os.open(written, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        partial.rename(path)  # takes the place of an empty folder and of nothing else
+
+
+@contextmanager
 def lock_folder(folder: Path) -> Iterator[None]:
     """Keep other processes that call this for `folder`, which is made if need be, out of it.
 

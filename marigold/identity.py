@@ -22,6 +22,9 @@ NOTHING = (
     # They choose `best/`, not the weights.
     "protocol",
     "validation",
+    # What a recipe is called, and where its switches stand; they are compared themselves.
+    "recipe.name",
+    "recipe.inherit",
     "train.select_by",
     "train.steps",
     "train.log_every",

@@ -15,6 +15,7 @@ from marigold.model.pipeline import MarigoldDepth
 from marigold.model.settings import Sampling
 from marigold.precision import PRECISIONS
 from marigold.prediction_files import Job, PointCloud, plan, read_ahead, write
+from marigold.training.recipe import named_switches
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class InferConfig:
     output: str
     checkpoint: str
     revision: str | None
+    recipe: str | None
     save: Save
     overwrite: bool
     sampler: Sampling
@@ -80,7 +82,10 @@ def run(config: DictConfig) -> bool:
     state.wait_for_everyone()
     failures: list[str] = []
     if todo:
-        model = MarigoldDepth.from_pretrained(settings.checkpoint, PRECISIONS[settings.precision], settings.revision)
+        switches = named_switches(settings.recipe) if settings.recipe else None
+        precision = PRECISIONS[settings.precision]
+        model = MarigoldDepth.from_pretrained(settings.checkpoint, precision, settings.revision, switches)
+        model.switches.check_sampling(settings.sampler.steps, settings.sampler.ensemble_size)
         model.to(settings.device or state.device)
         mine = todo[state.process_index :: state.num_processes]
         failures = gather_object(predict_all(mine, model, settings, state.is_main_process))

@@ -18,9 +18,8 @@ from marigold.data.latent_cache import CacheConfig, CacheError, LatentCache
 from marigold.data.mixture import ExampleSource, Mixture, MixtureDataset
 from marigold.data.training_sets import TrainingSet
 from marigold.data.transforms import PixelExamples, Transform
-from marigold.evaluation.protocol import Protocol
-from marigold.evaluation_set import Samples, changed_reader, make_protocol, reader_of
-from marigold.identity import differences, fingerprint, identity, listed, moves_by_rounding
+from marigold.evaluation_set import protocol_for
+from marigold.identity import differences, identity, listed, moves_by_rounding
 from marigold.model.backbone import Backbone, BaseModelError, find_folder
 from marigold.model.base import ModelConfig, base_identity, latents_identity, load_trainable
 from marigold.model.recipe import RecipeError, stored_recipe
@@ -28,9 +27,9 @@ from marigold.training.checkpoint import Checkpoint
 from marigold.training.recipe import Recipe
 from marigold.training.settings import Performance, TrainConfig, TrainingError
 from marigold.training.tracking import TrackerConfig
+from marigold.validation import Validation, ValidationSet, open_validation_set, validation_nodes
 
 logger = logging.getLogger(__name__)
-METRICS = ("abs_rel", "delta1")
 
 
 @dataclass(frozen=True)
@@ -40,36 +39,6 @@ class Export:
     default_denoising_steps: int
     default_processing_resolution: int
     notes: str
-
-
-@dataclass(frozen=True)
-class Validation:
-    """How the model is sampled in validation; `panel` images of the first set are drawn.
-
-    `held_out`: the lists that the training sets hold out are validated on.
-    """
-
-    held_out: bool
-    steps: int
-    ensemble_size: int
-    seed: int
-    panel: int
-
-    def __post_init__(self) -> None:
-        """Raises ConfigError for values without meaning."""
-        for key in ("steps", "ensemble_size"):
-            if getattr(self, key) < 1:
-                raise ConfigError(f"validation.{key}={getattr(self, key)}: expected at least 1")
-
-
-@dataclass(frozen=True)
-class ValidationSet:
-    """A named set of samples, what reading them depends on, and the protocol that evaluates them."""
-
-    name: str
-    samples: Samples
-    reader: Mapping[str, Any]
-    protocol: Protocol
 
 
 @dataclass(frozen=True)
@@ -131,16 +100,10 @@ def open_inputs(config: DictConfig, settings: Settings) -> Inputs:
     problems: list[str] = []
     sets, backbone = load_inputs(config, settings, problems, files=not settings.cache.enabled)
     validation_sets = []
-    for name, node in validation_nodes(config, settings).items():
+    protocol = protocol_for(config, settings.recipe.switches.space)
+    for name, node in validation_nodes(config, held_out=settings.validation.held_out).items():
         with noted(problems, f"validation on {name}"):
-            protocol = make_protocol(config.protocol, node)
-            protocol.require_space(settings.recipe.switches.space)
-            reader = reader_of(node, protocol.name)
-            samples: Samples = build(reader, f"validation.{name}.reader")
-            samples.check_files()
-            settings_read: Any = OmegaConf.to_container(reader, resolve=True)
-            read = identity({"dataset": {"reader": settings_read}}, {})
-            validation_sets.append(ValidationSet(name, samples, read, protocol))
+            validation_sets.append(open_validation_set(name, node, protocol, settings.recipe.switches))
     data = None
     if backbone is not None and not problems:
         with noted(problems, "cache"):
@@ -214,18 +177,6 @@ def noted(problems: list[str], what: str) -> Iterator[None]:
         problems.append(f"{what}: {error}")
 
 
-def validation_nodes(config: DictConfig, settings: Settings) -> dict[str, DictConfig]:
-    """The held-out list of each training set that has one, as a data set of its own, then `validation.sets`."""
-    nodes = {}
-    for name, node in config.data.items() if settings.validation.held_out else ():
-        if node.weight > 0 and node.get("held_out"):
-            changed = OmegaConf.masked_copy(node, ["evaluation", "reader_for"])
-            changed.reader = changed_reader(node, node.held_out)
-            changed._set_parent(config)  # interpolations look upwards
-            nodes[str(name)] = changed
-    return {**nodes, **{str(name): node for name, node in config.validation.sets.items()}}
-
-
 def mixture_dataset(settings: Settings, sets: Sequence[TrainingSet], backbone: Backbone) -> MixtureDataset[Any]:
     """The stream of micro-batches, from images or from the cache; raises CacheError for an incomplete one."""
     cache, recipe = settings.cache, settings.recipe
@@ -249,35 +200,12 @@ def mixture_dataset(settings: Settings, sets: Sequence[TrainingSet], backbone: B
     return MixtureDataset(mixture, sources)
 
 
-def chosen_metric(select_by: str | None, sets: Sequence[ValidationSet]) -> str | None:
-    """The metric that chooses best/: the given one, else AbsRel on the first set; None without sets."""
-    if select_by is None:
-        return f"{sets[0].name}/{METRICS[0]}" if sets else None
-    known = [f"{part.name}/{metric}" for part in sets for metric in METRICS]
-    if select_by not in known:
-        raise ConfigError(f"train.select_by={select_by}: no validation set gives that; there are {', '.join(known)}")
-    return select_by
-
-
-def lists_of(sets: Sequence[ValidationSet], how: Validation) -> str:
-    """A hash of what a validation is measured on, and how: values of another one are not compared."""
-    on = {
-        part.name: {
-            "lines": part.samples.lines_sha256,
-            "reader": part.reader,
-            "protocol": part.protocol.describe(),
-        }
-        for part in sets
-    }
-    return fingerprint(identity({}, {"sets": on, "sampled": [how.steps, how.ensemble_size, how.seed]}))
-
-
 def run_identity(
     config: DictConfig, recipe: Recipe, sets: Sequence[TrainingSet], backbone: Backbone, accelerator: Accelerator
 ) -> dict[str, Any]:
     """Everything that the weights depend on; the base and the lists by their content."""
     plain: Any = OmegaConf.to_container(config, resolve=True)
-    plain["recipe"] = {key: value for key, value in asdict(recipe).items() if key != "name"}
+    plain["recipe"] = asdict(recipe)  # with the switches that it inherits
     if not plain["cache"]["enabled"]:
         plain["cache"] = {"enabled": False}  # how latents would be stored decides nothing
     plain["data"] = {part.name: plain["data"][part.name] for part in sets}

@@ -17,7 +17,7 @@ from marigold.evaluation.curves import Point, write_curve
 from marigold.evaluation.errors import EvaluationError
 from marigold.evaluation.predictors import run_name
 from marigold.evaluation.rows import Predict, Row, evaluate, gather_rows, share, summarise
-from marigold.evaluation_set import EvaluationSet, Samples, open_set, output_folder, start_processes
+from marigold.evaluation_set import EvaluationSet, Samples, open_set, output_folder, protocol_for, start_processes
 from marigold.files import lock_folder
 from marigold.identity import fingerprint
 from marigold.model.pipeline import MarigoldDepth, Members
@@ -70,10 +70,10 @@ class SweepSettings:
 def run(config: DictConfig) -> None:
     """Evaluate every point and write the three files; raises ValueError or OSError with a message for the user."""
     settings = SweepSettings.read(config)
-    chosen = open_set(config, settings.limit)
-    samples, protocol = chosen.samples, chosen.protocol
     state, device = start_processes(settings.device, settings.threads)
     model = MarigoldDepth.from_pretrained(settings.checkpoint, torch_dtype=PRECISIONS[settings.precision]).to(device)
+    chosen = open_set(config, settings.limit, protocol_for(config, model.space))
+    samples, protocol = chosen.samples, chosen.protocol
     protocol.require_space(model.space)
     points = (over_sizes if settings.curve == "ensemble" else over_steps)(model, settings)
     facts = describe(model, chosen, settings)

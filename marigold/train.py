@@ -21,24 +21,11 @@ from tqdm import tqdm
 
 from marigold import provenance
 from marigold.data.training_sets import TrainingSet
-from marigold.evaluation import panels
-from marigold.evaluation.rows import Predict, evaluate, gather_rows, share, summarise
 from marigold.files import lock_folder
-from marigold.inputs import (
-    METRICS,
-    Settings,
-    ValidationSet,
-    chosen_metric,
-    lists_of,
-    open_inputs,
-    require_same_run,
-    run_folder,
-    run_identity,
-)
+from marigold.inputs import Settings, open_inputs, require_same_run, run_folder, run_identity
 from marigold.model.base import licence
 from marigold.model.model_card import Score, model_card
 from marigold.model.pipeline import DepthSettings, MarigoldDepth
-from marigold.model.settings import Sampling
 from marigold.training.checkpoint import (
     Checkpoint,
     Validated,
@@ -56,6 +43,7 @@ from marigold.training.objective import Objective
 from marigold.training.settings import accumulation_steps, make_accelerator
 from marigold.training.signals import stop_signals
 from marigold.training.tracking import Start, Trackers
+from marigold.validation import METRICS, ValidationSet, chosen_metric, draw_panel, evaluate_on, lists_of
 
 logger = logging.getLogger(__name__)
 
@@ -247,9 +235,10 @@ def validate(run: TrainingRun, done: int, tracker: Trackers | None) -> dict[str,
     """Evaluate the model on every validation set, log the metrics and draw the panel; collective."""
     values: dict[str, float] = {}
     for part in run.validation_sets:
-        values |= evaluate_on(part, run)
-    if run.validation_sets and run.accelerator.is_main_process and run.settings.validation.panel:
-        draw_panel(run.folder / "panels" / f"step_{done:06d}.png", run.validation_sets[0], run)
+        values |= evaluate_on(part, run.model, run.settings.validation)
+    how = run.settings.validation
+    if run.validation_sets and run.accelerator.is_main_process and how.panel:
+        draw_panel(run.folder / "panels" / f"step_{done:06d}.png", run.validation_sets[0], run.model, how)
     if tracker is not None and values:
         tracker.log(done, values)
     return values
@@ -280,30 +269,6 @@ def better(run: TrainingRun, best: Best | None, values: Mapping[str, float]) -> 
     if best is not None and best.value <= value:
         return best
     return Best(run.select_by, run.validated_on, value)
-
-
-def evaluate_on(part: ValidationSet, run: TrainingRun) -> dict[str, float]:
-    """`NAME/abs_rel` and `NAME/delta1`; every process takes its share of the images, and all get the same values."""
-    count = len(part.samples)
-    rows = evaluate(predictor(part, run), part.samples, part.protocol, metrics=METRICS, indices=share(count))
-    summary = summarise(gather_rows(list(rows), count))
-    return {f"{part.name}/{metric}": summary.metrics[metric].mean for metric in METRICS}
-
-
-def draw_panel(path: Path, part: ValidationSet, run: TrainingRun) -> None:
-    """The same evenly spaced samples every time, so that the panels of a run can be compared."""
-    names = part.samples.names
-    count = min(run.settings.validation.panel, len(names))
-    chosen = [(index, names[index]) for index in (k * len(names) // count for k in range(count))]
-    panels.draw_panel(path, chosen, predictor(part, run), part.samples, part.protocol, part.name)
-
-
-def predictor(part: ValidationSet, run: TrainingRun) -> Predict:
-    """The model as validation samples it."""
-    how = run.settings.validation
-    resolution = part.protocol.benchmark.processing_resolution
-    arguments = Sampling(how.steps, how.ensemble_size, processing_resolution=resolution).arguments()
-    return lambda sample: run.model(sample.image[None], seed=how.seed, **arguments)
 
 
 def make_card(run: TrainingRun, values: Mapping[str, float]) -> str:

@@ -73,6 +73,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A depth checkpoint of the embedded base's size with random weights; not to be written to."""
     from marigold.miniature.random_base import SIZES, build_components
     from marigold.model.pipeline import DepthSettings, MarigoldDepth
+    from marigold.model.recipe import Switches
 
     model = MarigoldDepth(
         build_components(0, *SIZES["tiny"], in_channels=8), DepthSettings(Switches(), True, True, 1, 0)

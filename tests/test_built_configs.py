@@ -35,7 +35,8 @@ from marigold.data.base import DepthDataset
 from marigold.data.latent_cache import LatentBatch
 from marigold.data.splits import KNOWN_SPLITS, Line
 from marigold.evaluate import EvalSettings
-from marigold.evaluation_set import make_protocol, open_set, reader_of
+from marigold.evaluation_set import make_protocol, named_protocol, open_set, reader_of
+from marigold.export import ExportConfig
 from marigold.infer import InferConfig
 from marigold.miniature.pretraining import PretrainConfig
 from marigold.miniature.random_base import build_sd2_sized
@@ -215,11 +216,11 @@ def test_every_data_set_is_read_under_every_protocol(dataset):
     EvalSettings.read(config)
     read: dict[str, Any] = {}
     for protocol in names("protocol"):
-        config.protocol = OmegaConf.load(CONFIGS / f"protocol/{protocol}.yaml")
+        node = named_protocol(config, protocol)
         reader = json.dumps(OmegaConf.to_container(reader_of(config.dataset, protocol)))
         if reader not in read:  # two protocols differ in the reader of one set
-            read[reader] = open_set(config, None).samples[0]
-        made = make_protocol(config.protocol, config.dataset)
+            read[reader] = open_set(config, None, node).samples[0]
+        made = make_protocol(node, config.dataset)
         assert made.name == protocol
         shown = made.shown(read[reader])
         if shown.image.shape[-1] > 4000:  # seconds for each fit of ETH3D's 24 million pixels
@@ -274,6 +275,7 @@ def test_settings_of_the_other_commands(curve):
     SweepSettings.read(sweep)
     infer = composed("infer", "input=photos", "output=depth", "checkpoint=DIR")
     assert to_dataclass(InferConfig, infer).sampler.steps is None
+    assert to_dataclass(ExportConfig, composed("export", "checkpoint=DIR", "output=OUT")).format == "diffusers"
     assert to_dataclass(ReportSettings, part(composed("table", "results=[runs]"), ReportSettings)).results == ["runs"]
     assert to_dataclass(PretrainConfig, composed("pretrain_tiny")).seed == 1
 
@@ -281,8 +283,8 @@ def test_settings_of_the_other_commands(curve):
 @pytest.mark.parametrize("dataset", names("dataset"))
 def test_a_result_is_compared_with_constants_on_every_data_set(dataset):
     config = composed("compare_constant", f"dataset={dataset}", "results=DIR")
-    chosen = open_set(config, None)
-    assert chosen.protocol.fit.quantity == "depth"
+    chosen = open_set(config, None, named_protocol(config, "log"))
+    assert chosen.protocol.fit.quantity == "log_depth"
     assert len(chosen.samples) > 0
 
 

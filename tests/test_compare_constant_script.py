@@ -11,6 +11,12 @@ from marigold.evaluation.report import stamps
 from marigold.evaluation.result import Result
 
 CONFIGS = Path(__file__).parent.parent / "configs"
+FLAT = """
+def flat(image):
+    return 0 * image[:, :1]
+def half(image):
+    return 0.5 + flat(image)
+"""
 CHOSEN = ["predictor=flat_prediction:flat", "space=affine_depth", "device=cpu", "panel.worst=0", "panel.median=0"]
 
 
@@ -23,7 +29,7 @@ def composed(name, data, *overrides):
 def evaluated(tmp_path_factory, rooms_data):
     """Rooms evaluated with a function that predicts one value everywhere."""
     folder = tmp_path_factory.mktemp("evaluated")
-    (folder / "flat_prediction.py").write_text("def flat(image):\n    return 0 * image[:, :1]\n")
+    (folder / "flat_prediction.py").write_text(FLAT)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(folder)
         evaluate(composed("eval", rooms_data, *CHOSEN, f"output={folder}"))
@@ -55,11 +61,29 @@ def test_a_part_is_compared_on_the_same_images(evaluated, rooms_data, limit, mon
     assert mean != Result.from_json(evaluated / "results.json").metrics["abs_rel"].mean
 
 
+@pytest.mark.parametrize("choice", [["space=affine_log_depth"], ["space=affine_disparity", "protocol.prefit=true"]])
+def test_the_protocol_is_the_results(evaluated, rooms_data, choice, tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(evaluated)
+    chosen = ["predictor=flat_prediction:half", "device=cpu", "panel.worst=0", "panel.median=0"]
+    evaluate(composed("eval", rooms_data, *chosen, *choice, f"output={tmp_path}"))
+    capsys.readouterr()
+    run(composed("compare_constant", rooms_data, f"results={tmp_path}"))
+    assert "like every prediction: " in (text := capsys.readouterr().out)
+    assert text.count("ratio 1.000") == 1
+
+
+def test_a_fit_that_is_not_least_squares_is_refused(evaluated, rooms_data, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(evaluated)
+    evaluate(composed("eval", rooms_data, *CHOSEN, f"output={tmp_path}", "protocol=moge"))
+    with pytest.raises(ValueError, match="'moge'"):
+        run(composed("compare_constant", rooms_data, f"results={tmp_path}"))
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
         ("dataset.reader.max_depth=4.0", r"dataset\.reader\.max_depth: .* 10\.0, .* 4\.0"),
-        ("protocol=moge", "another protocol"),
+        ("+protocol.benchmark_clip=false", "another protocol"),
         ("+dataset.evaluation.depth_range=[0.5,3.0]", "another protocol"),
         ("dataset.reader.limit=1", "another split"),
     ],

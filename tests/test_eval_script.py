@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -25,8 +26,13 @@ ROOT = Path(__file__).parents[1]
 VIEW = "+dataset.evaluation.protocols.moge.view_size=[20,30]"
 THEIRS = """
 from marigold.types import Prediction
+from marigold.model.recipe import KEY
 def grey(image):
-    return image.mean(1, keepdim=True)
+    return 0.1 + image.mean(1, keepdim=True)
+def near(image):
+    return Prediction(grey(image), None, "affine_disparity")
+def far(image):
+    return Prediction(grey(image), None, "affine_depth")
 """
 WAITING = """
 import time
@@ -106,6 +112,7 @@ def files(folder):
 def test_the_folder_of_a_running_evaluation_is_refused_untouched(workplace, monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(workplace)
     chosen = ["dataset=rooms", "predictor=theirs:grey", "space=affine_depth", "panel.worst=0", "panel.median=0"]
+    chosen += ["protocol=marigold"]  # nothing is said of it
     (workplace / "waiting.py").write_text(WAITING)
     command = [sys.executable, str(ROOT / "scripts/eval.py"), "device=cpu", *chosen, f"output={tmp_path}/out"]
     command[command.index("predictor=theirs:grey")] = "predictor=waiting:predict"
@@ -202,6 +209,63 @@ def test_exact_shows_the_networks_one_member_at_a_time(workplace, checkpoint, ex
     assert sampler["batch_size"] == (1 if exact else 3)
 
 
+FEW = ["dataset=rooms", "limit=2", "panel.worst=0", "panel.median=0"]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "protocol"),
+    [
+        (["predictor=theirs:grey", "space=affine_depth"], "marigold"),
+        (["predictor=theirs:grey", "space=affine_disparity"], "disparity"),
+        (["predictor=theirs:grey", "space=affine_sqrt_disparity"], "sqrt_disparity"),
+        (["predictor=theirs:grey", "space=affine_log_depth"], "log"),
+        (["predictor=theirs:grey", "space=metric_depth"], "marigold"),
+        (["predictor=theirs:far"], "marigold"),
+        (["predictor=theirs:near", "protocol=disparity"], "disparity"),
+        (["predictor=theirs:near", "protocol.prefit=true"], "marigold+prefit"),
+        (["predictor=theirs:grey", "space=affine_log_depth", "protocol.prefit=true"], "marigold+prefit"),
+        (["predictor=theirs:grey", "space=affine_depth", "protocol=log", "protocol.prefit=true"], "log+prefit"),
+    ],
+)
+def test_the_protocol_is_that_of_the_space_unless_another_one_is_chosen(
+    workplace, chosen, protocol, monkeypatch, tmp_path, caplog
+):
+    monkeypatch.syspath_prepend(workplace)
+    caplog.set_level("INFO")
+    run(workplace, *FEW, *chosen, f"output={tmp_path}")
+    result = Result.from_json(tmp_path / "results.json")
+    assert result.protocol == protocol
+    said = [record.getMessage() for record in caplog.records if record.name == "marigold.evaluation_set"]
+    expected = [] if any(word.startswith("protocol=") for word in chosen) else [protocol.removesuffix("+prefit")]
+    assert [line.split()[1].strip(",") for line in said] == expected
+
+
+def test_a_checkpoint_is_evaluated_in_its_own_space(workplace, checkpoint, tmp_path):
+    other = shutil.copytree(checkpoint, tmp_path / "disparity")
+    index = json.loads((other / "model_index.json").read_text())
+    del index[KEY]  # as published folders are
+    (other / "model_index.json").write_text(json.dumps({**index, "prediction_type": "disparity"}))
+    for folder, protocol in ((checkpoint, "marigold"), (other, "disparity")):
+        run(workplace, *FEW, f"checkpoint={folder}", f"output={tmp_path}/{protocol}")
+        assert Result.from_json(tmp_path / protocol / "results.json").protocol == protocol
+    with pytest.raises(ValueError, match=r"'marigold'.*'affine_disparity'"):
+        run(workplace, *FEW, f"checkpoint={other}", "protocol=marigold")
+
+
+def test_a_protocol_of_the_users_own_configs_is_that_of_its_space_too(workplace, tmp_path):
+    own = tmp_path / "configs/protocol"
+    own.mkdir(parents=True)
+    # On top of the package's, by Hydra's own means.
+    text = (ROOT / "configs/protocol/disparity.yaml").read_text()
+    (own / "disparity.yaml").write_text(text.replace("benchmark_clip: true", "benchmark_clip: false"))
+    for name in ("data", "theirs.py"):
+        (tmp_path / name).symlink_to(workplace / name)
+    done = call(tmp_path, *FEW, "predictor=theirs:grey", "space=affine_disparity", "output=out")
+    assert done.returncode == 0, done.stderr
+    assert "protocol disparity, that of predictions in affine_disparity" in done.stdout
+    assert Result.from_json(tmp_path / "out/results.json").facts.protocol["benchmark_clip"] is False
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
@@ -212,6 +276,13 @@ def test_exact_shows_the_networks_one_member_at_a_time(workplace, checkpoint, ex
             "'disparity'.*'affine_depth'",
         ),
         (("dataset=rooms", "predictions={root}", "space=affine_depth"), "test/rgb_0000.png: no prediction below"),
+        (("dataset=rooms", "predictor=theirs:grey", "space=inverse"), "space=inverse.*affine_disparity"),
+        (("dataset=rooms", "predictor=theirs:near"), "'marigold'.*'affine_disparity'"),
+        (
+            ("dataset=rooms", "predictions={root}", "space=affine_depth", "protocol=ppd", "protocol.prefit=true"),
+            "prefit.*'ppd'",
+        ),
+        (("dataset=rooms", "predictions={root}", "space=affine_depth", "protocol.prefit=3"), "protocol.prefit=3"),
         (("dataset=rooms", "predictions={root}"), "space=None"),
         (("dataset=rooms", "predictions={root}", "sampler.steps=many"), "steps.*many"),
         (("dataset=rooms", "predictions={root}", "seeds=0"), "seeds=0"),
@@ -239,7 +310,8 @@ def test_exact_shows_the_networks_one_member_at_a_time(workplace, checkpoint, ex
         ),
     ],
 )
-def test_a_mistake_is_an_error_that_says_what_is_wrong(workplace, arguments, reason):
+def test_a_mistake_is_an_error_that_says_what_is_wrong(workplace, arguments, reason, monkeypatch):
+    monkeypatch.syspath_prepend(workplace)
     with pytest.raises((ValueError, OSError), match=reason):
         run(workplace, *(argument.format(root=workplace) for argument in arguments))
     assert not (workplace / "never/results.json").exists()

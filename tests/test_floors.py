@@ -8,8 +8,19 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "marigold"
 GROUND = {"types", "config", "pictures", "files", "precision", "identity", "provenance"}
 # On top of everything; only they and `config` know Hydra.
-VERBS = {"__main__", "cli", "train", "inputs", "cache_latents", "evaluate", "evaluation_set", "sweep", "report"}
-VERBS |= {"compare_constant", "infer", "prepare", "download"}
+VERBS = {
+    "__main__",
+    "cli",
+    "train",
+    "inputs",
+    "validation",
+    "cache_latents",
+    "evaluate",
+    "evaluation_set",
+    "sweep",
+    "report",
+}
+VERBS |= {"compare_constant", "infer", "export", "prepare", "download"}
 FLOORS = {"depth", "data", "model", "evaluation", "training", "visualization", "prediction_files"}
 # What each floor may import from the package, besides itself.
 BELOW = {

@@ -70,6 +70,18 @@ def test_steps_curve_has_both_spacings(tmp_path, rooms_data, checkpoint):
         assert found[spacing, steps] == alone
 
 
+def test_the_protocol_is_that_of_the_checkpoints_space(tmp_path, rooms_data, checkpoint):
+    other = shutil.copytree(checkpoint, tmp_path / "other")
+    index = json.loads((other / "model_index.json").read_text())
+    (other / "model_index.json").write_text(json.dumps({**index, "prediction_type": "disparity"}))
+    chosen = ["curve=steps", "steps=[1]", "spacings=[trailing]", f"checkpoint={other}", f"output={tmp_path}/curve"]
+    for words, protocol in (((), "disparity"), (("protocol.prefit=true",), "marigold+prefit")):
+        run(composed("sweep", rooms_data, *chosen, *words))
+        assert json.loads((tmp_path / "curve/sweep.json").read_text())["protocol"]["name"] == protocol
+    with pytest.raises(ValueError, match=r"'marigold'.*'affine_disparity'"):
+        run(composed("sweep", rooms_data, *chosen, "protocol=marigold"))
+
+
 def test_every_curve_data_set_protocol_and_checkpoint_has_its_own_folder(tmp_path, rooms_data, checkpoint):
     other = shutil.copytree(checkpoint, tmp_path / "other")
     command = [sys.executable, str(CONFIGS.parent / "scripts/sweep.py"), "-m", f"paths.data={rooms_data}"]

@@ -19,6 +19,7 @@ from marigold.types import Space
 _BUCKET_SHIFT = 16
 LARGEST_LOG = 5.0  # exp(5) = 148 m; the bound FE2E uses
 SMALLEST_DISPARITY = 1e-3  # 1 km; the bound of the reference's disparity alignment
+TINY_DEPTH = 1e-6  # metres; the bound of every evaluated depth
 
 
 @dataclass(frozen=True)

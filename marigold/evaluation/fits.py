@@ -11,7 +11,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from marigold.depth.alignment import apply_affine, fit_affine, fit_log_ransac, fit_robust
-from marigold.depth.mapping import MAPPINGS
+from marigold.depth.mapping import MAPPING_OF, MAPPINGS, TINY_DEPTH
+from marigold.depth.prefit import fit_through
 from marigold.evaluation.errors import EvaluationError
 from marigold.types import Prediction
 
@@ -19,8 +20,6 @@ Map = Float[Tensor, "1 1 H W"]
 Mask = Bool[Tensor, "1 1 H W"]
 Thinning = Callable[[Tensor], Tensor]
 """Reduces a map to the pixels that the fit sees; the same for prediction, ground truth and mask."""
-
-TINY_DEPTH = 1e-6
 
 
 class LeastSquares:
@@ -33,17 +32,36 @@ class LeastSquares:
 
     def __call__(self, prediction: Prediction, target: Map, valid: Mask, thin: Thinning) -> Map:
         """Depth in metres; raises EvaluationError where no pixel is left to fit."""
-        quantity = MAPPINGS[self.quantity]
-        values = prediction.depth
-        usable = valid & (values > 0) if quantity.positive else valid
-        if prediction.space == "metric_depth":
-            values = quantity.of_depth(values.clamp_min(TINY_DEPTH))
-        usable_thin = thin(usable)
-        if not usable_thin.any():
+        usable = valid & (prediction.depth > 0) if MAPPINGS[self.quantity].positive else valid
+        seen = thin(usable)
+        if not seen.any():
             raise EvaluationError("no valid pixel with a positive prediction to fit on")
         # Invalid depths may be 0, whose reciprocal would poison the sums; 1 m is never looked at.
-        wanted = quantity.of_depth(torch.where(usable, target, torch.ones_like(target)))
-        return quantity.to_depth(apply_affine(values, fit_affine(thin(values), thin(wanted), usable_thin)))
+        return self._fitted(prediction, thin(torch.where(usable, target, torch.ones_like(target))), seen, thin)
+
+    def _fitted(self, prediction: Prediction, target: Tensor, seen: Tensor, thin: Thinning) -> Map:
+        """`target` and `seen` are thinned."""
+        quantity = MAPPINGS[self.quantity]
+        values = prediction.depth
+        if prediction.space == "metric_depth":
+            values = quantity.of_depth(values.clamp_min(TINY_DEPTH))
+        return quantity.to_depth(apply_affine(values, fit_affine(thin(values), quantity.of_depth(target), seen)))
+
+
+class Prefit(LeastSquares):
+    """Least squares of a quantity of the true depth over scale and shift of the prediction *in its own space*.
+
+    The criterion and the pixels are those of `LeastSquares`, the two parameters those of the prediction's mapping: one
+    yardstick for all spaces. A prediction that is affine in the quantity gets what `LeastSquares` gives it; metric
+    depth counts as affine depth.
+    """
+
+    def _fitted(self, prediction: Prediction, target: Tensor, seen: Tensor, thin: Thinning) -> Map:
+        own, quantity = MAPPINGS[MAPPING_OF.get(prediction.space, "depth")], MAPPINGS[self.quantity]
+        if own is quantity:
+            return super()._fitted(prediction, target, seen, thin)
+        values = prediction.depth
+        return own.to_depth(apply_affine(values, fit_through(thin(values), target, seen, own, quantity)))
 
 
 class LogRansac:

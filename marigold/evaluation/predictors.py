@@ -79,8 +79,10 @@ def require_space(space: str | None) -> str:
 def imported(path: str, space: str | None) -> Callable[[Tensor], Prediction]:
     """The function `module:function`: (1, 3, H, W) image in [0, 1] -> Prediction, or a (1, 1, H, W) tensor in `space`.
 
-    Raises EvaluationError for a path that cannot be imported and for a result that is neither.
+    Raises EvaluationError for an unknown space, a path that cannot be imported and a result that is neither.
     """
+    if space is not None:
+        require_space(space)
     module_name, _, name = path.partition(":")
     try:
         function = getattr(importlib.import_module(module_name), name)

@@ -14,10 +14,24 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from marigold.depth.mapping import TINY_DEPTH
 from marigold.depth.reprojection import reproject
 from marigold.evaluation.errors import EvaluationError
-from marigold.evaluation.fits import TINY_DEPTH, Fit, LeastSquares, LogRansac, Robust
+from marigold.evaluation.fits import Fit, LeastSquares, LogRansac, Prefit, Robust
 from marigold.types import SPACES, DepthSample, Prediction
+
+PROTOCOL_OF: dict[str, str] = {
+    "affine_depth": "marigold",
+    "affine_disparity": "disparity",
+    "affine_sqrt_disparity": "sqrt_disparity",
+    "affine_log_depth": "log",
+    "metric_depth": "marigold",
+}
+"""Space -> the protocol that evaluates it unless another one is chosen."""
+COMMON_PROTOCOL = "marigold"
+"""The protocol of predictions whose space is not known beforehand, and of `protocol.prefit=true`."""
+PREFIT = "+prefit"
+"""What a protocol's name ends in whose fit is a `Prefit`: its results are never compared with others."""
 
 
 @dataclass(frozen=True)
@@ -141,8 +155,20 @@ class Protocol:
         if space not in self.spaces:
             raise EvaluationError(
                 f"protocol '{self.name}' cannot evaluate predictions in the space '{space}': it evaluates "
-                f"{', '.join(self.spaces)}. Choose a protocol that fits the prediction's space."
+                f"{', '.join(self.spaces)}. Leave protocol= out for the protocol of the space"
             )
+
+    def prefitted(self) -> "Protocol":
+        """This protocol with scale and shift in the prediction's own space, whatever it is; see `Prefit`.
+
+        Raises EvaluationError naming a protocol whose fit is not least squares.
+        """
+        if not isinstance(self.fit, LeastSquares):
+            raise EvaluationError(
+                f"protocol.prefit=true: protocol '{self.name}' does not fit by least squares; leave prefit out, or "
+                f"choose one of {', '.join(sorted(set(PROTOCOL_OF.values())))}"
+            )
+        return replace(self, name=self.name + PREFIT, spaces=SPACES, fit=Prefit(quantity=self.fit.quantity))
 
     def mask(self, target: Float[Tensor, "1 1 H W"]) -> Bool[Tensor, "1 1 H W"]:
         """Pixels that the benchmark evaluates, from its crop, its narrowed range and its edge filter."""

@@ -1,12 +1,15 @@
 """Tables: our results beside the published ones, each row saying which of the two it is and under which protocol."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from marigold.evaluation.published import PUBLISHED
 from marigold.evaluation.result import Group, Result
 
 MEASURED, PUBLISHED_MARK = "measured here", "*published*"
+# Percentage points within which a metric is reproduced: it is published rounded to 0.1, and another GPU or precision
+# moves the last digit.
+TOLERANCE = {"AbsRel": 0.1, "delta1": 0.2}
 
 
 @dataclass(frozen=True)
@@ -14,6 +17,7 @@ class Entry:
     """One row of a paper-style table: data set -> (AbsRel, delta1) in percent.
 
     `notes` says what keeps a measured row from being compared: a part of the images, failures, another list.
+    `official`: data sets whose whole official list was measured. `beside`: what measured rows make of a published one.
     """
 
     method: str
@@ -22,6 +26,13 @@ class Entry:
     source: str
     values: dict[str, tuple[float, float]]
     notes: tuple[str, ...] = ()
+    official: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
+
+    @property
+    def remarks(self) -> str:
+        """The last column."""
+        return "; ".join(self.notes + self.beside)
 
 
 def published_entries() -> list[Entry]:
@@ -32,8 +43,9 @@ def published_entries() -> list[Entry]:
 def measured_entry(result: Result) -> Entry:
     """The row of one result."""
     percent = (100 * result.metrics["abs_rel"].mean, 100 * result.metrics["delta1"].mean)
-    values = {result.facts.dataset: percent}
-    return Entry(result.method, result.setting, result.protocol, MEASURED, values, stamps(result))
+    values, notes = {result.facts.dataset: percent}, stamps(result)
+    official = tuple(values) if result.facts.split.official and not notes else ()
+    return Entry(result.method, result.setting, result.protocol, MEASURED, values, notes, official)
 
 
 def stamps(result: Result) -> tuple[str, ...]:
@@ -48,10 +60,34 @@ def stamps(result: Result) -> tuple[str, ...]:
     return tuple(found)
 
 
+def compared(published: Entry, measured: Sequence[Entry]) -> Entry:
+    """The published row with what each measured one says of it: `reproduced`, or by how many percentage points not.
+
+    Compared are rows of the same protocol, steps and ensemble size, on the data sets whose whole official list was
+    measured; differences are measured minus published, and within `TOLERANCE` a metric is reproduced.
+    """
+    beside = []
+    for ours in measured:
+        datasets = [dataset for dataset in published.values if dataset in ours.official]
+        if datasets and (ours.protocol, ours.setting) == (published.protocol, published.setting):
+            differences = {
+                (dataset, metric): round(ours.values[dataset][k] - published.values[dataset][k], 6)
+                for dataset in datasets
+                for k, metric in enumerate(TOLERANCE)
+            }
+            off = [
+                f"{dataset} {difference:+.2f} {metric}"
+                for (dataset, metric), difference in differences.items()
+                if abs(difference) > TOLERANCE[metric]
+            ]
+            beside.append(f"{ours.method}: {', '.join(off) or 'reproduced'}")
+    return replace(published, beside=tuple(beside))
+
+
 def single_table(result: Result) -> str:
     """Markdown: this result above the published rows of its data set, those of the same protocol first."""
-    dataset = result.facts.dataset
-    others = [entry for entry in published_entries() if dataset in entry.values]
+    dataset, ours = result.facts.dataset, measured_entry(result)
+    others = [compared(entry, [ours]) for entry in published_entries() if dataset in entry.values]
     others.sort(key=lambda entry: entry.protocol != result.protocol)
     header = ("method", "steps x ensemble", "protocol", "source", "AbsRel %", "delta1 %", "notes")
     lines = [
@@ -61,9 +97,9 @@ def single_table(result: Result) -> str:
             entry.protocol,
             entry.source,
             *(f"{value:.{2 if entry.source == MEASURED else 1}f}" for value in entry.values[dataset]),
-            "; ".join(entry.notes),
+            entry.remarks,
         )
-        for entry in [measured_entry(result), *others]
+        for entry in [ours, *others]
     ]
     return markdown(header, lines)
 

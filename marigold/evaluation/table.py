@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 
 from marigold.evaluation.published import DATASETS
-from marigold.evaluation.report import MEASURED, Entry, markdown, measured_entry, published_entries
+from marigold.evaluation.report import MEASURED, Entry, compared, markdown, measured_entry, published_entries
 from marigold.evaluation.result import Result
 
 NOT_COUNTED = "Not in the table, as another result of the same kind counts:"
@@ -54,15 +54,19 @@ def collect(found: Mapping[str, Result], published: bool) -> list[Table]:
     for result in counted:
         entry = measured_entry(result)
         key = (entry.method, entry.setting, entry.protocol)
-        before = ours.get(key, replace(entry, values={}, notes=()))
-        notes = tuple(f"{result.facts.dataset}: {note}" for note in entry.notes)
-        ours[key] = replace(before, values={**before.values, **entry.values}, notes=before.notes + notes)
+        before = ours.get(key, replace(entry, values={}, notes=(), official=()))
+        ours[key] = replace(
+            before,
+            values={**before.values, **entry.values},
+            notes=before.notes + tuple(f"{result.facts.dataset}: {note}" for note in entry.notes),
+            official=before.official + entry.official,
+        )
     tables = []
     for protocol in dict.fromkeys(entry.protocol for entry in ours.values()):
         mine = [entry for entry in ours.values() if entry.protocol == protocol]
         measured = {dataset for entry in mine for dataset in entry.values}
         others = [entry for entry in published_entries() if entry.protocol == protocol] if published else []
-        others = [entry for entry in others if measured & set(entry.values)]
+        others = [compared(entry, mine) for entry in others if measured & set(entry.values)]
         datasets = [name for name in DATASETS if name in measured] + sorted(measured - set(DATASETS))
         rows = [*others, *mine]
         ranked = tuple(zip(rows, ranks(rows, datasets), strict=True))
@@ -123,7 +127,7 @@ def _cells(table: Table) -> tuple[list[str], list[list[str]]]:
         values = [entry.values.get(dataset) for dataset in table.datasets]
         numbers = [text for pair in values for text in ([f"{n:.{digits}f}" for n in pair] if pair else ["", ""])]
         mark = f"{rank:.2f}" if rank is not None else ""
-        lines.append([entry.method, entry.setting, entry.source, *numbers, mark, "; ".join(entry.notes)])
+        lines.append([entry.method, entry.setting, entry.source, *numbers, mark, entry.remarks])
     return [*header, "avg. rank", "notes"], lines
 
 
@@ -149,7 +153,7 @@ def to_csv(tables: Sequence[Table]) -> str:
     for table in tables:
         for entry, rank in table.rows:
             start = [table.protocol, entry.method, entry.setting, entry.source]
-            end = ["" if rank is None else f"{rank:.2f}", "; ".join(entry.notes)]
+            end = ["" if rank is None else f"{rank:.2f}", entry.remarks]
             writer.writerows([*start, dataset, *values, *end] for dataset, values in entry.values.items())
     return buffer.getvalue()
 

@@ -28,6 +28,10 @@ LIMITS = (
     "two known distances (`marigold.depth.alignment.align_to`). Mirrors, glass and sky are guesses."
 )
 
+EXPORTED = "`scripts/export.py` folded a recipe into the weights for that, which leaves the predictions as they were"
+ONE_STEP = "; one step, the default, is the only number that is right"
+NO_NOISE = ", and an ensemble has nothing to average: the noise that diffusers draws changes nothing"
+
 
 @dataclass(frozen=True)
 class Score:
@@ -98,6 +102,15 @@ def model_card(
     }
     body = "\n\n".join(f"## {title}\n\n{text}" for title, text in sections.items())
     return f"---\n{metadata.to_yaml()}\n---\n\n# {name}\n\nMonocular depth estimation with Marigold.\n\n{body}\n"
+
+
+def exported_card(card: str, switches: Switches) -> str:
+    """The model card of a checkpoint that was exported for diffusers, of which `switches` now say how it predicts.
+
+    `card` is the original's, of which everything stays but what it says on diffusers.
+    """
+    one_step, no_noise = ONE_STEP if switches.one_pass else "", NO_NOISE if switches.silent else ""
+    return card.replace(NOT_STOCK, f"{STOCK} {EXPORTED}{one_step}{no_noise}.")
 
 
 def _bullets(lines: Iterable[str]) -> str:

@@ -104,7 +104,10 @@ class MarigoldDepth:
         return cls(load_base(folder, torch_dtype=torch_dtype), settings)
 
     def save_pretrained(self, path: str | Path, card: str | None = None) -> Path:
-        """Write a folder that diffusers' Marigold depth pipeline loads, with `card` as its model card."""
+        """Write a complete folder, with `card` as its model card.
+
+        diffusers' Marigold depth pipeline loads it if it would sample it rightly; see `marigold.model.export`.
+        """
         folder = save_folder(self.backbone, path, "MarigoldDepthPipeline", self.settings.index())
         if card is not None:
             (folder / "README.md").write_text(card)

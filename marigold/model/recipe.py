@@ -15,7 +15,8 @@ from marigold.model.diffusion import PREDICTION_TYPES
 from marigold.types import Space
 
 VERSION = 1
-KEY = "marigold_recipe"  # in model_index.json
+KEY = "_marigold_recipe"  # in model_index.json; diffusers passes over private keys without a warning
+EXPORTED_FROM = "exported_from"  # in the recipe of a folder that `marigold.model.export` made: the original recipe
 SILENT = ("none", "zeros")
 NOISES = (*SILENT, "gaussian", "multi_resolution", "annealed")
 PROMPT_TOKENS = (2, 77)

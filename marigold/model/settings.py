@@ -6,7 +6,7 @@ from typing import Any
 
 from marigold.depth.mapping import MAPPINGS
 from marigold.model.backbone import BaseModelError
-from marigold.model.recipe import KEY, VERSION, Switches, read_index, stored_switches
+from marigold.model.recipe import EXPORTED_FROM, KEY, VERSION, Switches, read_index, stored_switches
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,11 @@ class DepthSettings:
         if self.shift_invariant and not self.scale_invariant:
             raise BaseModelError("a model that is shift-invariant but not scale-invariant is not supported")
 
+    @property
+    def stock(self) -> bool:
+        """Whether diffusers' own Marigold pipeline samples such a model as this package does."""
+        return self.switches.stock or EXPORTED_FROM in (self.recipe or {})
+
     def index(self) -> dict[str, Any]:
         """Entries of model_index.json, in diffusers' words and ours.
 
@@ -36,11 +41,7 @@ class DepthSettings:
         """
         switches = self.switches
         return {
-            **(
-                {}
-                if switches.stock
-                else {"_class_name": "MarigoldDepth", "unet": ["marigold", "UNet2DConditionModel"]}
-            ),
+            **({} if self.stock else {"_class_name": "MarigoldDepth", "unet": ["marigold", "UNet2DConditionModel"]}),
             "prediction_type": "depth" if MAPPINGS[switches.mapping].increasing else "disparity",
             "scale_invariant": self.scale_invariant,
             "shift_invariant": self.shift_invariant,

@@ -6,6 +6,7 @@ A row is a file configs/recipe/NAME.yaml; it is stored whole in the checkpoint's
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from marigold.config import choice, to_dataclass
 from marigold.data.augmentation import Augmentation
 from marigold.data.latent_cache import IMAGE, LATENTS, PIXELS
 from marigold.data.transforms import Target
@@ -117,3 +118,8 @@ class Recipe:
     def stored(self) -> dict[str, Any]:
         """The recipe as plain values for model_index.json."""
         return {"version": VERSION, **asdict(self)}
+
+
+def named_switches(name: str) -> Switches:
+    """What `configs/recipe/NAME.yaml` says of inference, for a model that does not say it itself."""
+    return to_dataclass(Recipe, choice("recipe", name), "recipe").switches

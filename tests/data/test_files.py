@@ -1,4 +1,4 @@
-"""A folder is one process's at a time, for as long as that process lives."""
+"""A folder is one process's at a time, for as long as that process lives; a new one appears whole or not at all."""
 
 import errno
 import fcntl
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from marigold.files import FolderInUse, lock_folder
+from marigold.files import FolderInUse, lock_folder, new_folder
 
 HOLDER = """
 import subprocess, sys, time
@@ -109,3 +109,36 @@ def test_other_errors_pass_through(tmp_path, monkeypatch):
     monkeypatch.setattr(fcntl, "flock", refuse)
     with pytest.raises(OSError, match="Input/output"), lock_folder(tmp_path):
         pytest.fail("went on")
+
+
+@pytest.mark.parametrize("before", ["nothing", "an empty folder"])
+def test_a_new_folder_appears_when_it_is_whole(tmp_path, before):
+    path = tmp_path / "new/out"
+    if before == "an empty folder":
+        path.mkdir(parents=True)
+    with new_folder(path) as folder:
+        (folder / "part").mkdir()
+        (folder / "part/file").write_text("whole")
+        assert not list(path.glob("*"))
+    assert (path / "part/file").read_text() == "whole"
+    assert list(path.parent.iterdir()) == [path]
+    assert path.stat().st_mode & 0o055 == (tmp_path / "new").stat().st_mode & 0o055  # not private
+
+
+def test_a_new_folder_does_not_appear_half_or_over_another(tmp_path):
+    def fill(path, then):
+        with new_folder(path) as folder:
+            (folder / "file").write_text("half")
+            then()
+
+    def fail():
+        raise ValueError("half")
+
+    with pytest.raises(ValueError, match="half"):
+        fill(tmp_path / "out", fail)
+    assert not list(tmp_path.iterdir())
+    other = tmp_path / "out/other"  # that appears in the meantime
+    with pytest.raises(OSError, match="out"):
+        fill(tmp_path / "out", lambda: (other.parent.mkdir(), other.write_text("theirs")))
+    assert other.read_text() == "theirs"
+    assert list(tmp_path.iterdir()) == [tmp_path / "out"]

@@ -19,7 +19,7 @@ BEST = replace(ALIGNED, fit=BestConstant())
 
 def abs_rel(protocol, target, valid):
     sample = DepthSample("a", torch.zeros(3, *target.shape[1:]), target, valid)
-    (row,) = evaluate(constant, [sample], protocol, metrics=["abs_rel"])
+    (row,) = evaluate(constant(protocol), [sample], protocol, metrics=["abs_rel"])
     return row.metrics["abs_rel"]
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from marigold.evaluation.predictors import stored
 from marigold.evaluation.rows import evaluate, gather_rows, summarise
-from marigold.evaluation_set import open_set
+from marigold.evaluation_set import open_set, protocol_for
 from numpy_reference import line, metrics, thin_width
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -29,7 +29,7 @@ def configured(dataset, root, *overrides):
                 *overrides,
             ],
         )
-    chosen = open_set(config, None)
+    chosen = open_set(config, None, protocol_for(config, "affine_depth"))
     return chosen.samples, chosen.protocol
 
 

@@ -11,14 +11,15 @@ from omegaconf import OmegaConf
 from marigold.config import ConfigError, build
 from marigold.depth.reprojection import reproject
 from marigold.evaluation.errors import EvaluationError
-from marigold.evaluation.protocol import Benchmark, settings_for
+from marigold.evaluation.protocol import PROTOCOL_OF, Benchmark, settings_for
 from marigold.evaluation.rows import evaluate
-from marigold.types import Camera, DepthSample, Prediction
+from marigold.types import SPACES, Camera, DepthSample, Prediction
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 OF_DEPTH = {
     "affine_depth": lambda d: d,
     "affine_disparity": lambda d: 1 / d,
+    "affine_sqrt_disparity": torch.rsqrt,
     "affine_log_depth": torch.log,
     "metric_depth": lambda d: d,
 }
@@ -44,6 +45,7 @@ def scores(values, space, protocol, sample):
     [
         ("marigold", "affine_depth"),
         ("disparity", "affine_disparity"),
+        ("sqrt_disparity", "affine_sqrt_disparity"),
         ("log", "affine_log_depth"),
         ("moge", "affine_depth"),
         ("marigold", "metric_depth"),
@@ -55,15 +57,66 @@ def scores(values, space, protocol, sample):
     ],
 )
 def test_oracle(name, space):
+    assert_perfect(protocol(name, clip=(1e-3, 10.0)), space)
+
+
+@pytest.mark.parametrize("space", SPACES)
+@pytest.mark.parametrize("name", ["marigold", "disparity", "sqrt_disparity", "log"])
+def test_oracle_of_every_space_under_every_prefitted_protocol(name, space):
+    assert_perfect(protocol(name, clip=(1e-3, 10.0)).prefitted(), space)
+
+
+def assert_perfect(protocol, space):
+    """The true depth, as an affine prediction in its space, scores nothing but rounding."""
     truth = sample()
     known = torch.where(truth.valid, truth.depth, 1.0)
     values = OF_DEPTH[space](known)
     if space != "metric_depth":
         values = (values - values.min() + 0.3) / (values.max() - values.min() + 0.4)
-    found = scores(values, space, protocol(name, clip=(1e-3, 10.0)), truth)
+    found = scores(values, space, protocol, truth)
     assert found["abs_rel"] < 1e-5
     assert found["delta1"] == 1
     assert found["boundary_f1"] == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.parametrize("space", ["affine_depth", "metric_depth"])
+def test_prefit_changes_nothing_for_predictions_in_the_protocols_own_quantity(space):
+    values = sample(seed=3).depth + 1
+    plain = protocol("marigold", clip=(1e-3, 10.0))
+    assert scores(values, space, plain.prefitted(), sample()) == scores(values, space, plain, sample())
+
+
+def test_prefit_has_the_least_squared_error_of_all_fits_in_the_space():
+    truth = sample()
+    noise = torch.randn(truth.depth.shape, generator=torch.Generator().manual_seed(1))
+    values = 1 / truth.depth.clamp_min(0.5) + 0.05 * noise
+    own = scores(values, "affine_disparity", protocol("disparity"), truth)
+    common = scores(values, "affine_disparity", protocol("marigold").prefitted(), truth)
+    assert common["rmse"] < 0.9 * own["rmse"]
+    # Under its own protocol the criterion is the protocol's, in disparity.
+    assert scores(values, "affine_disparity", protocol("disparity").prefitted(), truth) == own
+
+
+def test_a_prefitted_protocol_has_a_name_of_its_own_and_the_data_sets_settings():
+    prefitted = protocol("marigold", clip=(0.5, 8.0), alignment_max_resolution=16).prefitted()
+    described = prefitted.describe()
+    assert (described["name"], described["fit"]) == ("marigold+prefit", {"kind": "Prefit", "quantity": "depth"})
+    assert (set(described["spaces"]), described["benchmark"]["clip"]) == (set(SPACES), [0.5, 8.0])
+    truth = sample()
+    seen = truth.depth.clamp_min(0.6)
+    assert scores(1 / seen, "affine_disparity", prefitted, truth)["abs_rel"] < 0.1
+
+
+@pytest.mark.parametrize("name", ["moge", "ppd"])
+def test_a_protocol_that_is_not_least_squares_is_not_prefitted(name):
+    with pytest.raises(EvaluationError, match=f"'{name}'"):
+        protocol(name).prefitted()
+
+
+def test_every_space_has_a_protocol_that_evaluates_it():
+    assert set(PROTOCOL_OF) == set(SPACES)
+    for space, name in PROTOCOL_OF.items():
+        protocol(name).require_space(space)
 
 
 def test_oracle_of_ppd_is_affine_in_the_log_of_depth_plus_one():

@@ -11,6 +11,8 @@ import pytest
 from omegaconf import OmegaConf
 from PIL import Image
 
+from marigold.evaluation import report
+from marigold.evaluation.published import Published
 from marigold.evaluation.report import Entry, single_table
 from marigold.evaluation.result import Facts, Result, Score, Split
 from marigold.evaluation.table import collect, ranks, to_csv, to_html, to_latex, to_markdown
@@ -92,6 +94,42 @@ def test_what_is_incomplete_or_unofficial_is_said_and_not_ranked():
     part, rank = collect(in_folders(content("nyu", 0.01, 0.99, limit=6)), True)[0].rows[-1]
     assert (part.notes, rank) == (("nyu: only 6 images of the set",), None)
     assert "incomplete: 650 of 654" in single_table(content("nyu", 0.01, 0.99, complete=False))
+
+
+@pytest.mark.parametrize(
+    ("ours", "expected"),
+    [
+        (content("nyu", 0.0559, 0.9661, ensemble_size=1), "my_model: nyu +0.39 AbsRel"),
+        (content("nyu", 0.0529, 0.9642, ensemble_size=1), "my_model: reproduced"),
+        (content("nyu", 0.0520, 0.9635, ensemble_size=1), "my_model: nyu -0.25 delta1"),
+        (content("nyu", 0.0509, 0.9630, ensemble_size=1), "my_model: nyu -0.11 AbsRel, nyu -0.30 delta1"),
+        (content("nyu", 0.0520, 0.9660), ""),
+        (content("nyu", 0.0520, 0.9660, protocol="marigold+prefit", ensemble_size=1), ""),
+        (content("nyu", 0.0520, 0.9660, ensemble_size=1, official=False), ""),
+        (content("nyu", 0.0520, 0.9660, ensemble_size=1, official=None), ""),
+        (content("nyu", 0.0520, 0.9660, ensemble_size=1, complete=False), ""),
+        (content("nyu", 0.0520, 0.9660, ensemble_size=1, limit=6), ""),
+        (content("scannet", 0.0580, 0.9620, ensemble_size=1), "my_model: reproduced"),
+    ],
+)
+def test_a_published_row_of_the_same_setting_is_reproduced_or_missed_by_so_much(ours, expected, monkeypatch):
+    row = Published("E2E", "1 x 1", "marigold", {"nyu": (5.2, 96.6), "scannet": (5.8, 96.2)})
+    monkeypatch.setattr(report, "PUBLISHED", (row,))
+    line = next(line for line in single_table(ours).splitlines() if "E2E" in line)
+    assert line.rstrip("| ").endswith(expected or "96.6")
+    tables = collect(in_folders(ours), True)
+    lines = [line for line in to_markdown(tables).splitlines() if "E2E" in line]
+    assert [expected in line and ("my_model" in line) == bool(expected) for line in lines] == [True] * len(lines)
+
+
+def test_what_several_results_make_of_a_published_row_is_said_set_by_set(monkeypatch):
+    row = Published("E2E", "1 x 10", "marigold", {"nyu": (5.2, 96.6), "kitti": (9.6, 91.9)})
+    monkeypatch.setattr(report, "PUBLISHED", (row,))
+    found = [content("nyu", 0.052, 0.966, name="a"), content("kitti", 0.099, 0.919, name="a")]
+    found += [content("nyu", 0.052, 0.966, name="b"), content("kitti", 0.099, 0.919, name="b", limit=6)]
+    (published, rank), *_ = collect(in_folders(*found), True)[0].rows
+    assert published.beside == ("a: kitti +0.30 AbsRel", "b: reproduced")
+    assert rank is not None  # a remark is no reason to leave a row out
 
 
 def test_csv_has_a_line_per_row_and_data_set_in_full_precision():

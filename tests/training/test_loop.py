@@ -135,7 +135,7 @@ def test_model_of_another_space_is_refused(tmp_path, configure, random_base):
     shutil.copytree(random_base, base)
     index = json.loads((base / "model_index.json").read_text())
     (base / "model_index.json").write_text(json.dumps({**index, "prediction_type": "disparity"}))
-    with pytest.raises(ValueError, match="predicts disparity, and training here teaches depth"):
+    with pytest.raises(ValueError, match="predicts disparity"):
         run(configure(tmp_path / "run", f"model.base={base}"))
 
 
@@ -162,7 +162,7 @@ def test_performance_options_change_rounding_only(tmp_path, configure, option):
 
 
 def test_optimiser_that_is_not_there_is_named(tmp_path, configure, monkeypatch):
-    with pytest.raises(TrainingError, match="expected adam or adam8bit"):
+    with pytest.raises(TrainingError, match="optimizer"):
         run(configure(tmp_path, "train.optimizer=sgd"))
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)

@@ -1,0 +1,119 @@
+"""What a training run is validated on, how, and the metric that chooses its best checkpoint."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from marigold.config import ConfigError, build
+from marigold.evaluation import panels
+from marigold.evaluation.protocol import Protocol
+from marigold.evaluation.rows import Predict, evaluate, gather_rows, share, summarise
+from marigold.evaluation_set import Samples, changed_reader, make_protocol, reader_of
+from marigold.identity import fingerprint, identity
+from marigold.model.pipeline import MarigoldDepth
+from marigold.model.recipe import Switches
+from marigold.model.settings import Sampling
+
+METRICS = ("abs_rel", "delta1")
+
+
+@dataclass(frozen=True)
+class Validation:
+    """How the model is sampled in validation; `panel` images of the first set are drawn.
+
+    `held_out`: the lists that the training sets hold out are validated on.
+    """
+
+    held_out: bool
+    steps: int
+    ensemble_size: int
+    seed: int
+    panel: int
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for values without meaning."""
+        for key in ("steps", "ensemble_size"):
+            if getattr(self, key) < 1:
+                raise ConfigError(f"validation.{key}={getattr(self, key)}: expected at least 1")
+
+
+@dataclass(frozen=True)
+class ValidationSet:
+    """A named set of samples, what reading them depends on, and the protocol that evaluates them."""
+
+    name: str
+    samples: Samples
+    reader: Mapping[str, Any]
+    protocol: Protocol
+
+
+def validation_nodes(config: DictConfig, *, held_out: bool) -> dict[str, DictConfig]:
+    """The held-out list of each training set that has one, as a data set of its own, then `validation.sets`."""
+    nodes = {}
+    for name, node in config.data.items() if held_out else ():
+        if node.weight > 0 and node.get("held_out"):
+            changed = OmegaConf.masked_copy(node, ["evaluation", "reader_for"])
+            changed.reader = changed_reader(node, node.held_out)
+            changed._set_parent(config)  # interpolations look upwards
+            nodes[str(name)] = changed
+    return {**nodes, **{str(name): node for name, node in config.validation.sets.items()}}
+
+
+def open_validation_set(name: str, node: DictConfig, protocol: DictConfig, switches: Switches) -> ValidationSet:
+    """A data set to validate on; raises DataError for files that are not there."""
+    made = make_protocol(protocol, node)
+    made.require_space(switches.space)
+    reader = reader_of(node, protocol.name)
+    samples: Samples = build(reader, f"validation.{name}.reader")
+    samples.check_files()
+    settings: Any = OmegaConf.to_container(reader, resolve=True)
+    return ValidationSet(name, samples, identity({"dataset": {"reader": settings}}, {}), made)
+
+
+def chosen_metric(select_by: str | None, sets: Sequence[ValidationSet]) -> str | None:
+    """The metric that chooses best/: the given one, else AbsRel on the first set; None without sets."""
+    if select_by is None:
+        return f"{sets[0].name}/{METRICS[0]}" if sets else None
+    known = [f"{part.name}/{metric}" for part in sets for metric in METRICS]
+    if select_by not in known:
+        raise ConfigError(f"train.select_by={select_by}: no validation set gives that; there are {', '.join(known)}")
+    return select_by
+
+
+def lists_of(sets: Sequence[ValidationSet], how: Validation) -> str:
+    """A hash of what a validation is measured on, and how: values of another one are not compared."""
+    on = {
+        part.name: {
+            "lines": part.samples.lines_sha256,
+            "reader": part.reader,
+            "protocol": part.protocol.describe(),
+        }
+        for part in sets
+    }
+    return fingerprint(identity({}, {"sets": on, "sampled": [how.steps, how.ensemble_size, how.seed]}))
+
+
+def evaluate_on(part: ValidationSet, model: MarigoldDepth, how: Validation) -> dict[str, float]:
+    """`NAME/abs_rel` and `NAME/delta1`; every process takes its share of the images, and all get the same values."""
+    count = len(part.samples)
+    rows = evaluate(predictor(part, model, how), part.samples, part.protocol, metrics=METRICS, indices=share(count))
+    summary = summarise(gather_rows(list(rows), count))
+    return {f"{part.name}/{metric}": summary.metrics[metric].mean for metric in METRICS}
+
+
+def draw_panel(path: Path, part: ValidationSet, model: MarigoldDepth, how: Validation) -> None:
+    """The same evenly spaced samples every time, so that the panels of a run can be compared."""
+    names = part.samples.names
+    count = min(how.panel, len(names))
+    chosen = [(index, names[index]) for index in (k * len(names) // count for k in range(count))]
+    panels.draw_panel(path, chosen, predictor(part, model, how), part.samples, part.protocol, part.name)
+
+
+def predictor(part: ValidationSet, model: MarigoldDepth, how: Validation) -> Predict:
+    """The model as validation samples it."""
+    resolution = part.protocol.benchmark.processing_resolution
+    arguments = Sampling(how.steps, how.ensemble_size, processing_resolution=resolution).arguments()
+    return lambda sample: model(sample.image[None], seed=how.seed, **arguments)

@@ -1,0 +1,185 @@
+"""diffusers' own pipeline and ours give the same depth to 1e-5 for what is exported, and it refuses what is not."""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import DiffusionPipeline, MarigoldDepthPipeline
+from omegaconf import OmegaConf
+from test_parity import picture, start
+
+from marigold.config import to_dataclass
+from marigold.depth.mapping import MAPPINGS
+from marigold.miniature.random_base import SIZES, build_components
+from marigold.model.backbone import add_task_switch
+from marigold.model.export import ExportError, for_diffusers
+from marigold.model.model_card import exported_card, model_card
+from marigold.model.pipeline import DepthSettings, MarigoldDepth
+from marigold.model.recipe import KEY, Switches
+from marigold.training.recipe import Recipe
+
+CONFIGS = Path(__file__).parent.parent.parent / "configs/recipe"
+RECIPES = {
+    path.stem: to_dataclass(Recipe, recipe)
+    for path in sorted(CONFIGS.glob("*.yaml"))
+    if not (recipe := OmegaConf.load(path).recipe).inherit
+}
+ONE_PASS = [name for name, recipe in RECIPES.items() if recipe.switches.one_pass]
+SIZE = (40, 56)
+V, EPSILON, SAMPLE = "v_prediction", "epsilon", "sample"
+
+
+def made_by(switches: Switches, recipe: Recipe | None = None, **scheduler: object) -> MarigoldDepth:
+    """A model of random weights, those of a task switch and of the noise's channels included."""
+    backbone = build_components(0, *SIZES["tiny"], in_channels=switches.in_channels)
+    if switches.reconstruct:
+        add_task_switch(backbone.unet, seed=1)
+    config = {**backbone.scheduler_config, **scheduler}
+    settings = DepthSettings(switches, True, True, 4, 0, recipe.stored() if recipe else None)
+    return MarigoldDepth(replace(backbone, scheduler_config=config), settings)
+
+
+def made_by_recipe(name: str, **changes: object) -> MarigoldDepth:
+    recipe = replace(RECIPES[name], **changes)
+    scheduler = {"rescale_betas_zero_snr": recipe.zero_terminal_snr, "timestep_spacing": recipe.timestep_spacing}
+    return made_by(recipe.switches, recipe, **scheduler)
+
+
+def in_diffusers(folder: Path) -> MarigoldDepthPipeline:
+    pipeline = MarigoldDepthPipeline.from_pretrained(folder)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def check(model: MarigoldDepth, folder: Path) -> MarigoldDepth:
+    """Export into `folder` and compare; returns what this package loads from it."""
+    for_diffusers(model).save_pretrained(folder)
+    theirs, again, image = in_diffusers(folder), MarigoldDepth.from_pretrained(folder), picture(*SIZE)
+    if model.switches.silent:
+        starts = [{"generator": torch.Generator().manual_seed(seed)} for seed in (0, 1)]
+        ours = model(image).depth
+        found = [again(image, seed=3).depth]
+    else:
+        starts = [{"latents": start(1, *SIZE)}]
+        ours = model(image, **starts[0]).depth
+        found = [again(image, **starts[0]).depth]
+    found += [theirs(image, output_type="pt", **drawn).prediction for drawn in starts]
+    assert ours.std() > 0.01, "a flat prediction would prove nothing"
+    for one in found:
+        torch.testing.assert_close(one, ours, atol=1e-5, rtol=0)
+    assert again.space == model.space
+    assert theirs.config.prediction_type == ("depth" if MAPPINGS[model.switches.mapping].increasing else "disparity")
+    assert theirs.default_denoising_steps == (1 if model.switches.one_pass else 4)
+    assert theirs.default_processing_resolution == 0
+    return again
+
+
+@pytest.mark.parametrize("name", ONE_PASS)
+def test_every_recipe_of_one_pass(name: str, tmp_path: Path):
+    model = made_by_recipe(name)
+    weights = {key: value.clone() for key, value in model.backbone.unet.state_dict().items()}
+    exported = check(model, tmp_path)
+    assert exported.settings.recipe["exported_from"] == name
+    assert (exported.switches.timesteps, exported.switches.reconstruct) == ("terminal", False)
+    assert exported.switches.silent == model.switches.silent
+    assert all(torch.equal(value, weights[key]) for key, value in model.backbone.unet.state_dict().items())
+
+
+@pytest.mark.parametrize("mapping", MAPPINGS)
+def test_every_mapping(mapping: str, tmp_path: Path):
+    check(made_by_recipe("one_step", mapping=mapping), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("switches", "scheduler"),
+    [
+        (Switches(noise="zeros", timesteps="500", prediction=V), {"clip_sample": True}),
+        (Switches(noise="zeros", prediction=V, reconstruct=True), {"rescale_betas_zero_snr": True}),
+        (Switches(noise="none", timesteps="0"), {"num_train_timesteps": 50}),
+        (Switches(noise="zeros", prediction=EPSILON), {"beta_end": 0.003}),
+        (Switches(timesteps="terminal", prediction=EPSILON), {"beta_end": 0.003}),
+        (Switches(timesteps="terminal", prediction=V), {"rescale_betas_zero_snr": True}),
+        (Switches(noise="annealed", timesteps="terminal"), {"clip_sample": True}),
+        (Switches(timesteps="10", prediction=SAMPLE), {}),
+        # Many steps, of which diffusers' pipeline knows all but the mapping and the task.
+        (Switches(mapping="log_depth"), {"timestep_spacing": "trailing"}),
+        (Switches(reconstruct=True, prediction=SAMPLE), {}),
+    ],
+)
+def test_combinations_that_no_file_has(switches: Switches, scheduler: dict, tmp_path: Path):
+    check(made_by(switches, **scheduler), tmp_path)
+
+
+def test_what_is_exported_is_exported_for_good(tmp_path: Path):
+    for_diffusers(made_by_recipe("lotus_d")).save_pretrained(tmp_path / "exported")
+    again = MarigoldDepth.from_pretrained(tmp_path / "exported")
+    with pytest.raises(ExportError, match="as it is"):
+        for_diffusers(again)
+    again.save_pretrained(tmp_path / "saved")
+    assert in_diffusers(tmp_path / "saved").unet.config.in_channels == 8
+
+
+@pytest.mark.parametrize(
+    ("switches", "reason"),
+    [
+        (Switches(), "as it is"),
+        (Switches(mapping="disparity", noise="annealed"), "as it is"),
+        (Switches(noise="zeros", prompt_tokens=77), "prompt_tokens=77"),
+        (Switches(prompt_tokens=77), "prompt_tokens=77"),
+        (Switches(timesteps="10"), "timesteps=10"),
+    ],
+)
+def test_what_cannot_or_need_not_be_exported_says_why(switches: Switches, reason: str):
+    with pytest.raises(ExportError, match=reason):
+        for_diffusers(made_by(switches))
+
+
+@pytest.mark.parametrize("name", ONE_PASS)
+@pytest.mark.parametrize("load", [DiffusionPipeline, MarigoldDepthPipeline])
+def test_diffusers_refuses_what_it_would_sample_wrongly(name: str, load: type, tmp_path: Path):
+    made_by_recipe(name).save_pretrained(tmp_path)
+    with pytest.raises((AttributeError, ValueError)):
+        load.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if name not in ONE_PASS])
+def test_recipes_of_many_steps_need_no_export(name: str, tmp_path: Path):
+    model = made_by_recipe(name)
+    model.save_pretrained(tmp_path)
+    image, latents = picture(*SIZE), start(1, *SIZE)
+    for load in (DiffusionPipeline, MarigoldDepthPipeline):
+        theirs = load.from_pretrained(tmp_path)
+        theirs.set_progress_bar_config(disable=True)
+        found = theirs(image, latents=latents, output_type="pt").prediction
+        torch.testing.assert_close(model(image, latents=latents).depth, found, atol=1e-5, rtol=0)
+
+
+def test_loading_imports_nothing_that_a_checkpoint_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    made_by_recipe("one_step").save_pretrained(tmp_path / "model")
+    file = tmp_path / "model/model_index.json"
+    index = json.loads(file.read_text())
+    index[KEY]["loss"]["latent"]["term"] = "evil_module.f"
+    index[KEY] |= {"_target_": "evil_module.f", "augmentation": {"_target_": "evil_module.f"}}
+    index |= {"_target_": "evil_module.f", "unet": ["evil_module", "f"], "_class_name": "evil_module.f"}
+    file.write_text(json.dumps(index))
+    (tmp_path / "evil_module.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    for_diffusers(MarigoldDepth.from_pretrained(tmp_path / "model"))
+    assert "evil_module" not in sys.modules
+
+
+def test_the_model_card_says_that_diffusers_reads_it():
+    def card(switches: Switches) -> str:
+        facts = {"name": "mine", "base": "a/b", "licence": None, "data": {}, "settings": {"recipe": "lotus"}}
+        return model_card(switches=switches, **facts)
+
+    silent, noisy = Switches(noise="none"), Switches(timesteps="terminal", prediction=SAMPLE)
+    text = exported_card(card(silent), replace(silent, noise="zeros"))
+    assert "refuses it" not in text
+    assert 'diffusers.MarigoldDepthPipeline.from_pretrained("PATH")' in text
+    assert "changes nothing" in text
+    assert "changes nothing" not in exported_card(card(noisy), noisy)
+    assert exported_card("written by hand", silent) == "written by hand"

@@ -1,0 +1,104 @@
+"""What a checkpoint says of its recipe, and how a model of one pass predicts."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from marigold.miniature.random_base import SIZES, build_components
+from marigold.model.backbone import BaseModelError, add_task_switch, narrow_conv_in, task_labels
+from marigold.model.pipeline import DepthSettings, MarigoldDepth
+from marigold.model.recipe import KEY, RecipeError, Switches
+
+SILENT = [
+    Switches(mapping="depth", noise="zeros", timesteps="terminal"),
+    Switches(mapping="disparity", noise="none", timesteps="terminal", prediction="sample", reconstruct=True),
+    Switches(mapping="sqrt_disparity", noise="none", timesteps="1", prediction="sample"),
+    Switches(mapping="log_depth", noise="none", timesteps="terminal", prompt_tokens=77),
+]
+FROM_NOISE = Switches(mapping="disparity", noise="gaussian", timesteps="terminal", prediction="sample")
+IMAGE = torch.rand(2, 3, 32, 48, generator=torch.Generator().manual_seed(0))
+
+
+def model_of(switches: Switches) -> MarigoldDepth:
+    base = build_components(0, *SIZES["tiny"], in_channels=8)
+    if switches.in_channels == 4:
+        narrow_conv_in(base.unet)
+    if switches.reconstruct:
+        add_task_switch(base.unet, seed=1)
+    return MarigoldDepth(base, DepthSettings(switches, True, True, 4, 0))
+
+
+@pytest.mark.parametrize("switches", SILENT, ids=lambda one: one.mapping)
+def test_without_noise_a_prediction_depends_on_no_seed_and_survives_saving(switches, tmp_path):
+    model = model_of(switches)
+    made = model(IMAGE, seed=0)
+    assert (made.space, made.uncertainty) == (switches.space, None)
+    assert torch.equal(made.depth, model(IMAGE, seed=5).depth)
+    assert made.depth.std() > 0
+    again = MarigoldDepth.from_pretrained(model.save_pretrained(tmp_path))
+    assert again.switches == switches
+    assert torch.equal(again(IMAGE).depth, made.depth)
+    for refused in ({"ensemble_size": 2}, {"steps": 2}, {"latents": torch.zeros(2, 4, 4, 6)}):
+        with pytest.raises(ValueError, match=next(iter(refused))):
+            model(IMAGE, **refused)
+
+
+def test_one_pass_from_noise_takes_members_and_seeds():
+    model = model_of(FROM_NOISE)
+    assert not torch.equal(model(IMAGE, seed=0).depth, model(IMAGE, seed=1).depth)
+    assert model(IMAGE, ensemble_size=3).uncertainty is not None
+    with pytest.raises(RecipeError, match="steps"):
+        model(IMAGE, steps=2)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("prediction", ["v_prediction", "sample", "epsilon"])
+def test_one_pass_is_the_formula(prediction):
+    """x0 = -sqrt(1 - abar) v, x0 itself, -sqrt(1 - abar) / sqrt(abar) epsilon: from zeros, at the last timestep."""
+    model = model_of(Switches(noise="zeros", timesteps="terminal", prediction=prediction))
+    unet, vae = model.backbone.unet, model.backbone.vae
+    latent = 0.18215 * vae.encode(IMAGE * 2 - 1).latent_dist.mean
+    seen = torch.cat([latent, torch.zeros_like(latent)], 1)
+    made = unet(seen, 999, model.prompt.expand(2, -1, -1)).sample
+    abar = torch.linspace(0.00085**0.5, 0.012**0.5, 1000).double().square().neg().add(1).prod()
+    factor = {"v_prediction": -((1 - abar) ** 0.5), "sample": 1.0, "epsilon": -(((1 - abar) / abar) ** 0.5)}[
+        prediction
+    ]
+    x0 = made * float(factor)
+    expected = (vae.decode(x0 / 0.18215).sample.mean(1, keepdim=True).clip(-1, 1) + 1) / 2
+    torch.testing.assert_close(model(IMAGE).depth, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_the_task_is_a_one_hot_pair_by_sines_and_cosines():
+    torch.testing.assert_close(
+        task_labels(1, image=False, device=torch.device("cpu"))[0], torch.tensor([0.841471, 0.0, 0.540302, 1.0])
+    )
+    torch.testing.assert_close(
+        task_labels(1, image=True, device=torch.device("cpu"))[0], torch.tensor([0.0, 0.841471, 1.0, 0.540302])
+    )
+
+
+def test_a_folder_without_a_recipe_is_a_model_like_the_papers_or_what_is_said(tmp_path):
+    model_of(SILENT[0]).save_pretrained(tmp_path)
+    file = tmp_path / "model_index.json"
+    index = json.loads(file.read_text())
+    with pytest.raises(BaseModelError, match="says itself"):
+        MarigoldDepth.from_pretrained(tmp_path, switches=SILENT[0])
+    stored = index.pop(KEY)
+    file.write_text(json.dumps(index))
+    assert MarigoldDepth.from_pretrained(tmp_path).switches == Switches()
+    assert MarigoldDepth.from_pretrained(tmp_path, switches=SILENT[0]).switches == SILENT[0]
+    for change, key in (({"version": 2}, "version"), ({"mapping": 1}, "mapping"), ({"noise": "pink"}, "noise")):
+        file.write_text(json.dumps({**index, KEY: {**stored, **change}}))
+        with pytest.raises(BaseModelError, match=key):
+            MarigoldDepth.from_pretrained(tmp_path)
+
+
+def test_a_unet_that_does_not_fit_its_recipe_is_refused():
+    base = build_components(0, *SIZES["tiny"])
+    for switches in (Switches(), Switches(noise="none", reconstruct=True)):
+        with pytest.raises(BaseModelError, match="recipe=NAME"):
+            MarigoldDepth(base, DepthSettings(switches, True, True, 1, 0))
+    MarigoldDepth(base, DepthSettings(replace(Switches(), noise="none"), True, True, 1, 0))
