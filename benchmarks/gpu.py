@@ -13,7 +13,7 @@ import gc
 import json
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +24,8 @@ from torch import nn
 
 from benchmarks.memory import flops, numberless
 from benchmarks.models import make_batch, make_model, make_objective, read
+from marigold.data.mixture import Mixture, MixtureDataset
+from marigold.inputs import Settings
 from marigold.model.latents import decode_depth, encode_image
 from marigold.model.recipe import Switches
 from marigold.precision import PRECISIONS
@@ -68,16 +70,15 @@ class Bench(NamedTuple):
 
 
 class InMemory:
-    """Stands for a data set: every micro-batch is the same one."""
+    """A data set whose every micro-batch is the same one."""
 
-    def __init__(self, settings: Any, tiny: bool) -> None:
-        self.batch = make_batch(settings.train.micro_batch, settings.cache.enabled, tiny)
+    names: Sequence[str] = ("random",) * 64
 
-    def __getitem__(self, g: int) -> Any:
-        return self.batch
+    def __init__(self, settings: Settings, tiny: bool) -> None:
+        self.made = make_batch(settings.train.micro_batch, settings.cache.enabled, tiny)
 
-    def names(self, g: int) -> list[str]:
-        return ["random"]
+    def batch(self, indices: Sequence[int], flips: Sequence[bool], variants: Sequence[int]) -> Any:
+        return self.made
 
 
 def matrix_peak(*, bench: Bench) -> Figures:
@@ -92,7 +93,8 @@ def train(*overrides: str, bench: Bench, precision: str = "auto", look: bool = F
     """Our loop; `look`: where a step of it spends its time."""
     settings = read("train.workers=0", *overrides)
     base, objective = make_objective(settings, bench.tiny, bench.device)
-    data: Any = InMemory(settings, bench.tiny)
+    mixture = Mixture([64], [1.0], settings.train.micro_batch, flip_probability=0.5, seed=0)
+    data: MixtureDataset[Any] = MixtureDataset(mixture, [InMemory(settings, bench.tiny)])
     trainer = Trainer(settings.train, base.unet, data, objective, make_accelerator(precision, bench.device.type))
     steps = trainer.steps(0)
     next(steps)  # compiles, and makes the optimiser's state
@@ -106,15 +108,14 @@ def train(*overrides: str, bench: Bench, precision: str = "auto", look: bool = F
 
 def plain_loop(*, bench: Bench) -> Figures:
     """The same objective and batches, so that only the loop differs."""
-    settings = read("train.micro_batch=2")
-    base, objective = make_objective(settings, bench.tiny, bench.device)
+    base, objective = make_objective(read(), bench.tiny, bench.device)
     torch_defaults()
-    data = InMemory(settings, bench.tiny)
+    batch = make_batch(2, False, bench.tiny)
     optimizer = torch.optim.Adam(base.unet.parameters(), lr=3e-5, foreach=False, fused=False)
 
     def step() -> None:
         for g in range(BATCH // 2):
-            loss = objective(base.unet, data[g], g) / (BATCH // 2)
+            loss = objective(base.unet, batch, g) / (BATCH // 2)
             loss.backward()
             loss.item()
         optimizer.step()
