@@ -59,7 +59,7 @@ class Bench(NamedTuple):
 
     def top_ten(self, function: Callable[[], object]) -> Figures:
         """The ten operations that take the most time, and their shares of it."""
-        with torch.profiler.profile() as profile:
+        with torch.profiler.profile(acc_events=True) as profile:
             function()
             self.wait()
         key = f"self_{'device' if self.device.type == 'cuda' else 'cpu'}_time_total"

@@ -24,6 +24,12 @@ def device(request: pytest.FixtureRequest) -> torch.device:
     return present(request.param)
 
 
+@pytest.fixture
+def card() -> torch.device:
+    """A GPU, of tests that have nothing to do on a CPU."""
+    return present("cuda")
+
+
 @pytest.fixture(
     params=[("cpu", True), pytest.param(("cuda", True), marks=GPU), pytest.param(("cuda", False), marks=GPU)],
     ids=["cpu-tiny", "cuda-tiny", "cuda-full"],

@@ -8,7 +8,6 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from benchmarks import memory
 from benchmarks.models import make_batch, make_objective, read
-from conftest import present
 
 
 @pytest.mark.parametrize("overrides", [("cache.enabled=true",), ("recipe=e2e_ft",)], ids=["latents", "pixels"])
@@ -41,11 +40,10 @@ def test_what_is_alive_after_the_forward_pass_is_what_autograd_saved():
 @pytest.mark.gpu
 @pytest.mark.parametrize("overrides", [("cache.enabled=true",), ("recipe=e2e_ft",)], ids=["latents", "pixels"])
 @pytest.mark.parametrize("checkpointing", ["false", "true"])
-def test_the_full_size_takes_what_is_computed(overrides, checkpointing):
+def test_the_full_size_takes_what_is_computed(card, overrides, checkpointing):
     """Within 10 %: the allocator's own count, without what CUDA and its libraries take."""
-    device = present("cuda")
     settings = read(*overrides, f"performance.gradient_checkpointing={checkpointing}")
-    base, objective = make_objective(settings, False, device)
+    base, objective = make_objective(settings, False, card)
     for parameter in base.unet.parameters():
         parameter.grad = torch.zeros_like(parameter)
     batch = make_batch(2, settings.cache.enabled, tiny=False)
