@@ -16,11 +16,15 @@ from hydra.errors import ConfigCompositionException
 from PIL import Image
 
 from marigold import evaluate
+from marigold.depth.mapping import MAPPINGS
 from marigold.evaluation.predictors import run_name
+from marigold.evaluation.protocol import PROTOCOL_OF
 from marigold.evaluation.report import stamps
 from marigold.evaluation.result import Result
 from marigold.files import FolderInUse
 from marigold.model.pipeline import MarigoldDepth
+from marigold.model.recipe import KEY, Switches
+from marigold.model.settings import DepthSettings
 
 ROOT = Path(__file__).parents[1]
 VIEW = "+dataset.evaluation.protocols.moge.view_size=[20,30]"
@@ -250,6 +254,19 @@ def test_a_checkpoint_is_evaluated_in_its_own_space(workplace, checkpoint, tmp_p
         assert Result.from_json(tmp_path / protocol / "results.json").protocol == protocol
     with pytest.raises(ValueError, match=r"'marigold'.*'affine_disparity'"):
         run(workplace, *FEW, f"checkpoint={other}", "protocol=marigold")
+
+
+@pytest.mark.parametrize("mapping", MAPPINGS)
+def test_a_checkpoint_of_every_mapping_has_a_protocol_and_the_common_yardstick(
+    workplace, checkpoint, mapping, tmp_path
+):
+    model = MarigoldDepth.from_pretrained(checkpoint)
+    folder = MarigoldDepth(model.backbone, DepthSettings(Switches(mapping))).save_pretrained(tmp_path / "model")
+    chosen = [*FEW, f"checkpoint={folder}", "sampler.steps=1"]
+    run(workplace, *chosen, f"output={tmp_path}/own")
+    assert Result.from_json(tmp_path / "own/results.json").protocol == PROTOCOL_OF[MAPPINGS[mapping].space]
+    run(workplace, *chosen, f"output={tmp_path}/common", "protocol.prefit=true")
+    assert Result.from_json(tmp_path / "common/results.json").protocol == "marigold+prefit"
 
 
 def test_a_protocol_of_the_users_own_configs_is_that_of_its_space_too(workplace, tmp_path):

@@ -15,6 +15,8 @@ from PIL import Image
 
 from marigold import evaluate
 from marigold.model.pipeline import MarigoldDepth
+from marigold.model.recipe import Switches
+from marigold.model.settings import DepthSettings
 from marigold.sweep import run
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -71,9 +73,8 @@ def test_steps_curve_has_both_spacings(tmp_path, rooms_data, checkpoint):
 
 
 def test_the_protocol_is_that_of_the_checkpoints_space(tmp_path, rooms_data, checkpoint):
-    other = shutil.copytree(checkpoint, tmp_path / "other")
-    index = json.loads((other / "model_index.json").read_text())
-    (other / "model_index.json").write_text(json.dumps({**index, "prediction_type": "disparity"}))
+    model = MarigoldDepth.from_pretrained(checkpoint)
+    other = MarigoldDepth(model.backbone, DepthSettings(Switches("disparity"))).save_pretrained(tmp_path / "other")
     chosen = ["curve=steps", "steps=[1]", "spacings=[trailing]", f"checkpoint={other}", f"output={tmp_path}/curve"]
     for words, protocol in (((), "disparity"), (("protocol.prefit=true",), "marigold+prefit")):
         run(composed("sweep", rooms_data, *chosen, *words))

@@ -37,9 +37,17 @@ def test_distances_without_meaning_are_refused(near: float, far: float):
         assumed_depth(torch.zeros(1, 1, 1), "affine_depth", near, far)
 
 
+@pytest.mark.parametrize(
+    ("space", "middle"),
+    [("affine_sqrt_disparity", (2 / (1 + 1 / 3)) ** 2), ("affine_log_depth", 3.0)],  # between 1 and 9 m
+)
+def test_the_middle_of_a_space_is_the_middle_of_its_quantity(space, middle):
+    assert float(assumed_depth(torch.full((1, 1, 1), 0.5), space, 1.0, 9.0)) == pytest.approx(middle, rel=1e-6)
+
+
 def test_other_spaces_and_fields_of_view_are_refused():
-    with pytest.raises(ValueError, match="affine_log_depth"):
-        assumed_depth(torch.zeros(1, 1, 1), "affine_log_depth", 1, 2)
+    with pytest.raises(ValueError, match="metric_depth"):
+        assumed_depth(torch.zeros(1, 1, 1), "metric_depth", 1, 2)
     with pytest.raises(ValueError, match="field of view"):
         unproject(torch.ones(1, 1, 1), 180.0)
 

@@ -14,9 +14,9 @@ from marigold.miniature.random_base import SIZES, build_components, save
 from marigold.model.backbone import empty_prompt_embedding
 from marigold.model.base import ModelConfig, load_trainable
 from marigold.model.diffusion import Diffusion
-from marigold.model.recipe import RecipeError
+from marigold.model.recipe import RecipeError, Switches
 from marigold.training.objective import Objective, draw
-from marigold.training.recipe import Recipe
+from marigold.training.recipe import Recipe, named_switches
 from marigold.types import DepthSample
 
 CONFIGS = Path(__file__).parent.parent.parent / "configs"
@@ -286,3 +286,14 @@ def test_a_recipe_holds_its_whole_row():
         assert OmegaConf.to_container(alone.recipe) == OmegaConf.to_container(inside.recipe)
         for key in ("optimizer", "weight_decay", "max_grad_norm", "schedule"):
             assert alone.train[key] == inside.train[key], (name, key)
+
+
+def test_what_the_folders_of_other_authors_do_not_say_is_named():
+    expected = {
+        "e2e_ft": Switches("depth", "zeros", "terminal", "base", 2, False),
+        "lotus_d": Switches("disparity", "none", "terminal", "sample", 2, True),
+        "lotus_g": Switches("disparity", "gaussian", "terminal", "sample", 2, True),
+    }
+    assert {name: named_switches(name) for name in expected} == expected
+    with pytest.raises(ConfigError, match="recipe"):  # it has no switches of its own
+        named_switches("sharpen")
