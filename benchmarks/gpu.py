@@ -32,7 +32,7 @@ from marigold.precision import PRECISIONS
 from marigold.training.loop import Trainer
 from marigold.training.settings import make_accelerator
 
-SHOWN = {False: (576, 768), True: (48, 64)}  # height and width in inference; True is tiny
+SHOWN = {False: (576, 768), True: (96, 128)}  # height and width in inference; True is tiny
 BATCH = 32
 Figures = dict[str, Any]
 

@@ -17,7 +17,7 @@ from marigold.model.recipe import Switches
 from marigold.training.objective import Objective
 
 ROOT = Path(__file__).resolve().parents[1]
-TRAINED = {False: (480, 640), True: (48, 64)}
+TRAINED = {False: (480, 640), True: (96, 128)}
 """Height and width in training; True is tiny."""
 
 

@@ -1,6 +1,7 @@
 """The bytes that `benchmark.py memory` computes are those that a run needs."""
 
 from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 import torch
@@ -35,6 +36,13 @@ def test_what_is_alive_after_the_forward_pass_is_what_autograd_saved():
         loss = objective(base.unet, batch, 0)
     assert loss.requires_grad
     assert sum(saved.values()) == pytest.approx(alive.now, rel=0.02)
+
+
+@pytest.mark.slow
+def test_the_table_of_the_documentation_is_what_the_command_prints(capsys):
+    memory.main([])
+    table = capsys.readouterr().out
+    assert table in (Path(__file__).parents[2] / "docs/memory.md").read_text()
 
 
 @pytest.mark.gpu
