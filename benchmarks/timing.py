@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar
 
 T = TypeVar("T")
@@ -25,16 +24,3 @@ def measure(function: Callable[[], T], repetitions: int) -> Cost[T]:
         walls.append(time.perf_counter() - wall)
         cpus.append(time.process_time() - cpu)
     return Cost(min(walls), min(cpus), result)
-
-
-def peak_memory(function: Callable[[], object]) -> float:
-    """MiB that a call needs at its peak beyond what the process holds before it (Linux)."""
-    Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
-    before = _status("VmRSS")
-    function()
-    return (_status("VmHWM") - before) / 1024
-
-
-def _status(key: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{key}:"))

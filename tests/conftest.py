@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,23 @@ hook = install_import_hook("marigold", "typechecker.check")
 torch.set_num_threads(1)
 
 ROOT = Path(__file__).parent.parent
-sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests/data/preparation")]
+sys.path[:0] = [str(ROOT), *(str(ROOT / folder) for folder in ("scripts", "tests/training", "tests/data/preparation"))]
+
+# The quickstart's recipe on a few small rooms and a base with random weights, in seconds.
+TRAINING = [
+    "+exp=quickstart",
+    "device=cpu",
+    "cache.enabled=false",
+    "data.vkitti.reader.crop=[32,96]",
+    "train.steps=6",
+    "train.micro_batch=2",
+    "train.effective_batch=4",
+    "train.warmup_steps=2",
+    "train.log_every=2",
+    "train.checkpoint_every=2",
+    "train.validate_every=6",
+    "validation.panel=0",
+]
 
 
 @pytest.hookimpl(wrapper=True)
@@ -79,3 +96,21 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         build_components(0, *SIZES["tiny"], in_channels=8), DepthSettings(Switches(), True, True, 1, 0)
     )
     return model.save_pretrained(tmp_path_factory.mktemp("model") / "depth")
+
+
+@pytest.fixture
+def arguments(rooms_data: Path, random_base: Path) -> list[str]:
+    """Command-line overrides of a training run that takes seconds."""
+    return [*TRAINING, f"paths.data={rooms_data}", f"model.base={random_base}", f"cache.folder={rooms_data}/latents"]
+
+
+@pytest.fixture
+def configure(arguments: list[str]) -> Callable[..., Any]:
+    """configure(run_dir, *overrides) -> the configuration that scripts/train.py would get."""
+    from hydra import compose, initialize_config_dir
+
+    def configure(run_dir: Path, *overrides: str) -> Any:
+        with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+            return compose("train", [*arguments, f"run_dir={run_dir}", *overrides])
+
+    return configure

@@ -184,5 +184,5 @@ class Diffusion:
         return prediction, (latent - signal * prediction) / sigma
 
     def _amplitudes(self, timestep: Int[Tensor, "B"], like: Tensor) -> tuple[Tensor, Tensor]:
-        alpha = self.alphas_cumprod.to(timestep.device)[timestep].reshape(-1, 1, 1, 1)
+        alpha = self.alphas_cumprod.to(timestep.device, non_blocking=True)[timestep].reshape(-1, 1, 1, 1)
         return alpha.sqrt().to(like), (1 - alpha).sqrt().to(like)

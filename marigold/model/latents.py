@@ -22,13 +22,13 @@ def encode_image(vae: AutoencoderKL, image_norm: Float[Tensor, "B 3 H W"]) -> Fl
     if height % 8 or width % 8:
         raise ValueError(f"the VAE takes sides that are multiples of 8, got {height} x {width}; pad first")
     # A sample of the posterior would add noise to the condition; the mean is what the reference trains on.
-    mean = vae.encode(image_norm.to(vae.device, vae.dtype)).latent_dist.mode()
+    mean = vae.encode(image_norm.to(vae.device, vae.dtype, non_blocking=True)).latent_dist.mode()
     return mean * vae.config["scaling_factor"]
 
 
 def encode_depth(vae: AutoencoderKL, depth_norm: Float[Tensor, "B 1 H W"]) -> Float[Tensor, "B 4 h w"]:
     """Encode normalised depth in [-1, 1] as a grey picture; sizes and errors as in `encode_image`."""
-    return encode_image(vae, depth_norm.expand(-1, 3, -1, -1))
+    return encode_image(vae, depth_norm.to(vae.device, non_blocking=True).expand(-1, 3, -1, -1))
 
 
 def decode_depth(vae: AutoencoderKL, depth_latent: Float[Tensor, "B 4 h w"]) -> Float[Tensor, "B 1 H W"]:

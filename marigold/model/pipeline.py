@@ -289,7 +289,9 @@ class MarigoldDepth:
 
         def predict(latent: Tensor, timestep: int) -> Tensor:
             seen = condition if switches.noise == "none" else torch.cat([condition, latent.to(dtype)], dim=1)
-            return unet(seen, timestep, encoder_hidden_states=prompt, class_labels=task, return_dict=False)[0]
+            # Filled in on the device: diffusers copies a number there, and the copy waits for all earlier work.
+            at = torch.full((), timestep, device=latent.device)
+            return unet(seen, at, encoder_hidden_states=prompt, class_labels=task, return_dict=False)[0]
 
         if not switches.one_pass:
             return self.diffusion.sample(predict, start, steps)

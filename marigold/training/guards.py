@@ -58,6 +58,17 @@ def check_finite(
     )
 
 
+def memory_advice(step: int, micro_batch: int, checkpointed: bool, saved: object) -> str:
+    """What helps if memory runs out in a step; `checkpointed` if activations are recomputed already."""
+    advice = [] if checkpointed else ["performance.gradient_checkpointing=true goes on from that checkpoint"]
+    if micro_batch > 1:
+        advice.append(f"train.micro_batch={micro_batch // 2} needs about half of the activations, as a run of its own")
+    return (
+        f"out of memory at step {step} with train.micro_batch={micro_batch}; last checkpoint: {saved or 'none yet'}. "
+        f"{'; '.join(advice) or 'Nothing is left to save: take a larger GPU, precision=bf16 or adam8bit'}"
+    )
+
+
 def waiting_advice(share: float, workers: int, cached: bool) -> str | None:
     """What helps if training waits for data for more than WAIT_LIMIT of the time; None if it does not."""
     if share <= WAIT_LIMIT:

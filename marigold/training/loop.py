@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from marigold.data.mixture import MixtureDataset, global_indices
 from marigold.training.average import MovingAverage
 from marigold.training.checkpoint import Checkpoint, trained_weights
-from marigold.training.guards import check_attached, check_finite
+from marigold.training.guards import check_attached, check_finite, memory_advice
 from marigold.training.objective import Objective
 from marigold.training.schedule import learning_rate_factor
 from marigold.training.settings import TrainConfig, TrainingError, accumulation_steps, make_optimizer
@@ -66,6 +66,8 @@ class Trainer:
         self.unet.load_state_dict({**self.unet.state_dict(), **trained_weights(checkpoint.folder)})
         self.average.load(state)
         self.optimizer.load_state_dict(state["optimizer"])
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
         mine = slice(self.accelerator.process_index, None, self.accelerator.num_processes)
         pending = checkpoint.metadata["pending"][mine]
         self.window.losses = [torch.tensor(loss, device=self.accelerator.device) for loss in pending]
@@ -73,7 +75,10 @@ class Trainer:
 
     def state(self) -> dict[str, Any]:
         """What `load` needs beside the model folder, read while the moving average is in place."""
-        return {"optimizer": self.optimizer.state_dict(), **self.average.state()}
+        state = {"optimizer": self.optimizer.state_dict(), **self.average.state()}
+        if self.accelerator.scaler is not None:
+            state["scaler"] = self.accelerator.scaler.state_dict()
+        return state
 
     def pending(self) -> list[float]:
         """The losses since the last log entry of all processes, by global micro-batch; collective."""
@@ -83,7 +88,7 @@ class Trainer:
     def steps(self, start: int) -> Iterator[int]:
         """Take the optimiser steps from `start` on; yields the number of steps that are finished.
 
-        Raises TrainingError when the loss does not reach the weights.
+        Raises TrainingError when the loss does not reach the weights, and when memory runs out.
         """
         self.average.to(self.accelerator.device)
         self.unet.train()
@@ -91,7 +96,11 @@ class Trainer:
         loader = iter(self._loader(start))
         self.window.started = time.perf_counter()
         for step in range(start, self.config.steps):
-            self._optimise(module, step, loader)
+            try:
+                self._optimise(module, step, loader)
+            except torch.OutOfMemoryError as error:
+                checkpointed = self.unet.is_gradient_checkpointing
+                raise TrainingError(memory_advice(step, self.config.micro_batch, checkpointed, self.saved)) from error
             if step == 0:
                 check_attached(self.window.losses, self.window.grad_norms[-1], self.anywhere)
             yield step + 1
@@ -151,10 +160,13 @@ class Trainer:
 
     def check_finite(self, done: int) -> None:
         """Raise TrainingError, naming step and samples, if a loss or gradient since the last entry is not finite."""
+        scaler = self.accelerator.scaler
+        # In fp16 a step whose gradient overflows is not taken, and the next ones are scaled by less.
+        overflows_only = scaler is not None and scaler.get_scale() >= 1
         check_finite(
             done - 1,
             self.window.losses,
-            self.window.grad_norms,
+            [] if overflows_only else self.window.grad_norms,
             self.accumulation,
             lambda step, k: self.data.names(self._global_index(step, k)),
             self.saved,
@@ -170,10 +182,14 @@ class Trainer:
         values = {
             "loss": losses.double().mean().item(),
             "lr": self.optimizer.param_groups[0]["lr"],
-            "grad_norm": window.grad_norms[-1].item(),
             "images_per_second": len(window.grad_norms) * self.config.effective_batch / seconds,
             "data_wait_share": window.waited / seconds,
         }
+        norm = window.grad_norms[-1].item()
+        if math.isfinite(norm):
+            values["grad_norm"] = norm
+        if self.accelerator.scaler is not None:
+            values["loss_scale"] = self.accelerator.scaler.get_scale()
         if torch.cuda.is_available():
             values["peak_memory_gb"] = torch.cuda.max_memory_allocated() / 1e9
         return values

@@ -33,7 +33,7 @@ def encode_batch(vae: AutoencoderKL, batch: PixelBatch, parts: Collection[str]) 
     encoders: dict[str, Callable[[], Tensor]] = {
         "image_latent": lambda: encode_image(vae, batch.image_norm),
         "depth_latent": lambda: encode_depth(vae, batch.depth_norm),
-        "valid_latent": lambda: latent_validity(batch.valid),
+        "valid_latent": lambda: latent_validity(batch.valid.to(vae.device, non_blocking=True)),
     }
     made = {part: encoders[part]() if part in encoders else getattr(batch, part) for part in parts}
     return LatentBatch(batch.names, **made)
@@ -102,11 +102,11 @@ class Objective:
         device, total = self.prompt.device, self.diffusion.num_train_timesteps
         batch_size, *shape = there["image_latent"].shape
         timesteps, noise = draw((batch_size, *shape), self.recipe, total, self.seed, g)
+        if device.type == "cuda":  # a copy from memory that is not page-locked would wait for the GPU's earlier work
+            timesteps, noise = timesteps.pin_memory(), noise.pin_memory()
+        there = {name: part.to(device, non_blocking=True) for name, part in there.items()}
         # Half precision is how latents are stored, not how they are compared.
-        there = {
-            name: (part.float() if part.is_floating_point() else part).to(device, non_blocking=True)
-            for name, part in there.items()
-        }
+        there = {name: part.float() if part.is_floating_point() else part for name, part in there.items()}
         timesteps, noise = timesteps.to(device, non_blocking=True), noise.to(device, non_blocking=True)
         image, depth = there["image_latent"], there.get("depth_latent", noise)
         silent = self.recipe.switches.silent

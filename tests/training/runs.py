@@ -6,11 +6,11 @@ from pathlib import Path
 from marigold.miniature.random_base import SIZES, build_components
 from marigold.model.backbone import Backbone
 
-TIMED = ("images_per_second", "data_wait_share")
+TIMED = ("images_per_second", "data_wait_share", "peak_memory_gb")
 
 
 def figures(run_dir: Path) -> list[dict[str, float]]:
-    """The logged figures that must be reproducible: all but speed."""
+    """The logged figures that must be reproducible: all but speed and memory."""
     lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     return [{key: value for key, value in line.items() if key not in TIMED} for line in lines]
 

@@ -1,0 +1,129 @@
+"""Which micro-batch fits on which GPU: the bytes of a training step, computed and not measured.
+
+This makes the table of docs/memory.md. A micro-batch of the full-size model at 480x640 runs on tensors that have sizes
+and no numbers, and every storage is counted from its birth to its end. Set aside is what no tensor holds: CUDA itself,
+its libraries' workspaces, gaps.
+"""
+
+import argparse
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.models import make_batch, make_objective, read
+from marigold.inputs import Settings
+
+CARDS = (12, 16, 24, 48, 80)
+BATCHES = (32, 16, 8, 4, 2, 1)
+ASIDE = 1.5 * 2**30
+MOMENTS = {"adam": 8, "adam8bit": 2}  # bytes per parameter
+CASES = {
+    "marigold, bf16": ("bf16", "recipe=marigold"),
+    "marigold, float32": ("no", "recipe=marigold"),
+    "e2e_ft, bf16": ("bf16", "recipe=e2e_ft"),
+}
+
+
+def main(argv: list[str]) -> None:
+    argparse.ArgumentParser(prog="benchmark.py memory", description=__doc__).parse_args(argv)
+    head = [
+        "recipe",
+        "checkpointing",
+        "optimiser",
+        "fixed",
+        "1 sample",
+        "each more",
+        *(f"{card} GB" for card in CARDS),
+    ]
+    print(f"| {' | '.join(head)} |\n|{'---|' * len(head)}")
+    for name, (precision, recipe) in CASES.items():
+        for switch in ("false", "true"):
+            settings = read(recipe, f"performance.gradient_checkpointing={switch}")
+            one, two = (micro_batch_bytes(settings, precision, count) for count in (1, 2))
+            for optimizer, moments in MOMENTS.items():
+                fixed = one.parameters * (8 + moments) + one.frozen * 4
+                rooms = [card * 2**30 - ASIDE - fixed for card in CARDS]
+                fits = [[n for n in BATCHES if one.peak + (n - 1) * (two.peak - one.peak) <= room] for room in rooms]
+                sizes = [f"{size / 1e9:.1f}" for size in (fixed, one.peak, two.peak - one.peak)]
+                cells = [name, "yes" if switch == "true" else "no", optimizer, *sizes]
+                print(f"| {' | '.join([*cells, *(str(max(known, default='-')) for known in fits)])} |", flush=True)
+
+
+class Bytes(TorchDispatchMode):
+    """The bytes of storages that came into being within it and are not `known`: `now`, and at the `peak`."""
+
+    def __init__(self, *known: Tensor | None) -> None:
+        super().__init__()
+        self.counted = {tensor.untyped_storage()._cdata for tensor in known if tensor is not None}
+        self.now = self.peak = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(made):
+            if isinstance(tensor, Tensor) and tensor.untyped_storage()._cdata not in self.counted:
+                self._count(tensor.untyped_storage())
+        return made
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        self.counted.add(storage._cdata)
+        self.now += storage.nbytes()
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._forget, storage._cdata, storage.nbytes())
+
+    def _forget(self, key: int, size: int) -> None:
+        self.counted.discard(key)
+        self.now -= size
+
+
+class Count(NamedTuple):
+    """Parameters in training, parameters that are frozen, and a micro-batch's bytes at its peak."""
+
+    parameters: int
+    frozen: int
+    peak: int
+
+
+def micro_batch_bytes(settings: Settings, precision: str, count: int, *, tiny: bool = False) -> Count:
+    """The bytes of `count` samples, forward and backward, with gradients of earlier micro-batches in place."""
+    with FakeTensorMode():
+        base, objective = make_objective(numberless(settings), tiny, torch.device("cpu"))
+        for parameter in base.unet.parameters():
+            parameter.grad = torch.empty_like(parameter)
+        for module in (*base.unet.modules(), *base.vae.modules()):
+            if isinstance(module, (nn.GroupNorm, nn.LayerNorm)):
+                module.register_forward_pre_hook(_in_float32)
+        trained, frozen = list(base.unet.parameters()), list(base.vae.parameters())
+        batch = make_batch(count, settings.cache.enabled, tiny)
+        with Bytes(*trained, *frozen, *(parameter.grad for parameter in trained)) as counted:
+            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+                loss = objective(base.unet, batch, 0)
+            loss.backward()
+    return Count(sum(one.numel() for one in trained), sum(one.numel() for one in frozen), counted.peak)
+
+
+def _in_float32(_: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Autocast normalises in float32 on a GPU, and on a CPU it does not."""
+    return (arguments[0].float(),)
+
+
+def numberless(settings: Settings) -> Settings:
+    """The same with plain noise: its kind costs a GPU nothing, and drawing the annealed one needs numbers."""
+    recipe = settings.recipe
+    return settings if recipe.switches.silent else replace(settings, recipe=replace(recipe, noise="gaussian"))
+
+
+@contextmanager
+def flops() -> Iterator[FlopCounterMode]:
+    """Counts floating-point operations without computing anything."""
+    with FakeTensorMode(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        yield counter

@@ -1,0 +1,162 @@
+"""Whole runs: every recipe, resumes, loss scaling, the switches of `performance`, and what happens without memory."""
+
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load
+
+from marigold import train
+from marigold.train import run
+from marigold.training.checkpoint import load_latest
+from marigold.training.objective import Objective
+from marigold.training.settings import TrainingError, make_accelerator
+from runs import figures, losses, weights
+
+RECIPES = sorted(file.stem for file in (Path(__file__).parents[2] / "configs/recipe").glob("*.yaml"))
+START = 2.0**22  # a loss scale at which the first steps overflow
+EXACT = ("precision=no", "performance.tf32=false")
+
+
+@pytest.fixture
+def on_device(configure, device):
+    """on_device(run_dir, *overrides): a configuration for the device, without a validation."""
+
+    def on_device(run_dir, *overrides):
+        return configure(run_dir, f"device={device.type}", "validation=none", *overrides)
+
+    return on_device
+
+
+@pytest.mark.parametrize(
+    ("device", "recipe"),
+    [
+        pytest.param(name, recipe, marks=[pytest.mark.gpu] if name == "cuda" else slow)
+        for name in ("cpu", "cuda")
+        for recipe in RECIPES
+        for slow in [[] if recipe == "e2e_ft" else [pytest.mark.slow]]
+    ],
+    indirect=["device"],
+)
+def test_two_steps_of_every_recipe(tmp_path, configure, device, recipe):
+    """`sharpen` goes on from another recipe's checkpoint."""
+    short = (f"device={device.type}", "train.steps=2", "train.validate_every=2")
+    if recipe == "sharpen":
+        assert run(configure(tmp_path / "first", *short, "recipe=one_step"))
+        short = (*short, f"model.base={tmp_path / 'first/final'}")
+    assert run(configure(tmp_path / recipe, *short, f"recipe={recipe}"))
+    assert all(torch.tensor(losses(tmp_path / recipe)).isfinite())
+    assert [line["hypersim/abs_rel"] > 0 for line in figures(tmp_path / recipe) if "hypersim/abs_rel" in line] == [
+        True
+    ]
+
+
+def test_resume_has_the_bits_of_an_undisturbed_run(tmp_path, on_device, deterministic):
+    assert run(on_device(tmp_path / "whole", "train.steps=4"))
+    stopped = on_device(tmp_path / "stopped", "train.steps=4", "train.time_limit=0.0")
+    assert [run(stopped) for _ in range(4)] == [False] * 3 + [True]
+    assert figures(tmp_path / "stopped") == figures(tmp_path / "whole")
+    assert weights(tmp_path / "stopped") == weights(tmp_path / "whole")
+
+
+def test_steps_that_overflow_are_not_taken_and_the_scale_survives_a_stop(
+    tmp_path, on_device, device, deterministic, monkeypatch
+):
+    """In fp16 from a scale that is far too large: the first steps overflow, each halves it, and the last are taken."""
+
+    def accelerator(precision, name):
+        made = make_accelerator("no" if name == "cpu" else precision, name)
+        if name == "cpu":  # no one trains there in fp16, and it is what a GPU does
+            made.state._mixed_precision, made.native_amp = "fp16", True
+        made.scaler = torch.amp.GradScaler(device.type, init_scale=START)
+        return made
+
+    monkeypatch.setattr(train, "make_accelerator", accelerator)
+    length = ("precision=fp16", "train.steps=8", "train.checkpoint_every=1", "train.keep_checkpoints=8")
+    assert run(on_device(tmp_path / "whole", *length, "train.log_every=1"))
+    checkpoints = tmp_path / "whole/checkpoints"
+    saved = [torch.load(path / "training_state/state.pt") for path in sorted(checkpoints.iterdir())]
+    unets = [
+        load((path / "unet/diffusion_pytorch_model.safetensors").read_bytes())
+        for path in sorted(checkpoints.iterdir())
+    ]
+    scales = [state["scaler"]["scale"] for state in saved]
+    skipped = [after < before for before, after in zip([START, *scales], scales, strict=False)]
+    assert skipped[0]
+    assert not skipped[-1]
+    for (before, after), skip in zip(pairwise(unets), skipped[1:], strict=True):
+        assert all(torch.equal(before[name], after[name]) for name in before) == skip
+    steps = [float(state["optimizer"]["state"][0]["step"]) for state in saved]
+    assert steps == [sum(not one for one in skipped[: k + 1]) for k in range(8)]
+    assert [line["loss_scale"] for line in figures(tmp_path / "whole") if "loss_scale" in line] == scales
+    assert ["grad_norm" in line for line in figures(tmp_path / "whole")] == [not one for one in skipped]
+    for limit in ("0.0", "0.0", "null"):
+        run(on_device(tmp_path / "stopped", *length, "train.log_every=1", f"train.time_limit={limit}"))
+    assert figures(tmp_path / "stopped") == figures(tmp_path / "whole")
+    assert weights(tmp_path / "stopped") == weights(tmp_path / "whole")
+
+
+def test_a_gradient_that_overflows_at_every_scale_ends_the_run(tmp_path, on_device, device, monkeypatch):
+    def accelerator(precision, name):
+        made = make_accelerator("no", name)
+        made.state._mixed_precision, made.native_amp = "fp16", True
+        made.scaler = torch.amp.GradScaler(device.type, init_scale=2.0)
+        return made
+
+    original = Objective.__call__
+    monkeypatch.setattr(train, "make_accelerator", accelerator)
+    # The square root of 0: the loss is finite, and its gradient is not.
+    monkeypatch.setattr(
+        Objective, "__call__", lambda self, *more: original(self, *more) + (0 * original(self, *more)).sqrt()
+    )
+    with pytest.raises(TrainingError, match="the gradient is not finite"):
+        run(on_device(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("device", "option"),
+    [
+        ("cpu", "channels_last"),
+        pytest.param("cuda", "channels_last", marks=pytest.mark.gpu),
+        pytest.param("cuda", "gradient_checkpointing", marks=pytest.mark.gpu),
+        pytest.param("cuda", "compile", marks=[pytest.mark.gpu, pytest.mark.timeout(900)]),
+    ],
+    indirect=["device"],
+)
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method")
+def test_switches_of_performance_change_rounding_only(tmp_path, on_device, option):
+    assert run(on_device(tmp_path / "plain", *EXACT))
+    assert run(on_device(tmp_path / "switched", *EXACT, f"performance.{option}=true"))
+    assert losses(tmp_path / "switched") == pytest.approx(losses(tmp_path / "plain"), rel=1e-3)
+
+
+def test_running_out_of_memory_gives_advice_and_loses_nothing(tmp_path, on_device, device, monkeypatch):
+    original = Objective.__call__
+
+    def hungry(self, unet, batch, g):
+        if g >= 6:  # the first micro-batch of step 3
+            if device.type == "cuda":
+                torch.empty(2**50, dtype=torch.uint8, device=device)
+            raise torch.OutOfMemoryError("out of memory")  # what a GPU does by itself
+        return original(self, unet, batch, g)
+
+    assert run(on_device(tmp_path / "whole", *EXACT))
+    monkeypatch.setattr(Objective, "__call__", hungry)
+    with pytest.raises(TrainingError, match=r"out of memory at step 3 with train\.micro_batch=2") as caught:
+        run(on_device(tmp_path / "short", *EXACT))
+    assert "performance.gradient_checkpointing=true" in str(caught.value)
+    assert "train.micro_batch=1" in str(caught.value)
+    checkpoint = load_latest(tmp_path / "short/checkpoints")
+    assert checkpoint.step == 2
+    assert str(checkpoint.folder) in str(caught.value)
+    monkeypatch.undo()
+    assert run(on_device(tmp_path / "short", *EXACT, "performance.gradient_checkpointing=true"))
+    assert losses(tmp_path / "short") == pytest.approx(losses(tmp_path / "whole"), rel=1e-4)
+
+
+def test_two_processes_share_one_gpu(tmp_path, on_device, arguments, device, in_two_processes):
+    short = (f"device={device.type}", "validation=none", *EXACT, "train.steps=2")
+    assert run(on_device(tmp_path / "one", *short))
+    in_two_processes(str(Path(__file__).parent / "two_on_one.py"), *arguments, *short, f"run_dir={tmp_path / 'two'}")
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
