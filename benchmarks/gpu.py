@@ -167,6 +167,8 @@ def torch_defaults() -> None:
 
 
 CACHED, EIGHT, PLAIN = "cache.enabled=true", "train.micro_batch=8", "train, plain loop"
+TWO = "train.micro_batch=2"
+RECIPES = ("marigold", "one_step", "depthmaster", "lotus_d", "lotus_g", "e2e_ft", "genpercept")
 OURS = "train, latents, 4 x 8"
 OPTIONS = {
     "compile": "performance.compile=true",
@@ -193,7 +195,7 @@ ROWS: dict[str, partial[Figures]] = {
     "peak": partial(matrix_peak),
     PLAIN: partial(plain_loop),
     OURS: partial(train, CACHED, EIGHT),
-    "train, images, 16 x 2": partial(train, "train.micro_batch=2"),
+    "train, images, 16 x 2": partial(train, TWO),
     "train, images, 4 x 8": partial(train, EIGHT),
     **grid("bfloat16", "ours", "diffusers"),
     **{
@@ -203,8 +205,7 @@ ROWS: dict[str, partial[Figures]] = {
     "top, inference": partial(infer, "ours", 4, 1, "bfloat16", look=True),
     **{f"{OURS}, {name}": partial(train, CACHED, EIGHT, option) for name, option in OPTIONS.items()},
     f"{OURS}, float32": partial(train, CACHED, EIGHT, precision="no"),
-    "train, one_step, latents, 4 x 8": partial(train, CACHED, EIGHT, "recipe=one_step"),
-    "train, e2e_ft, images, 16 x 2": partial(train, "train.micro_batch=2", "recipe=e2e_ft"),
+    **{f"train, {name}, cached, 16 x 2": partial(train, CACHED, TWO, f"recipe={name}") for name in RECIPES},
     **grid("float32", "ours", "diffusers"),
     **grid("bfloat16", "ours", compiled=True),
 }
