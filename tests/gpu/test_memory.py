@@ -49,7 +49,7 @@ def test_the_table_of_the_documentation_is_what_the_command_prints(capsys):
 @pytest.mark.parametrize("overrides", [("cache.enabled=true",), ("recipe=e2e_ft",)], ids=["latents", "pixels"])
 @pytest.mark.parametrize("checkpointing", ["false", "true"])
 def test_the_full_size_takes_what_is_computed(card, overrides, checkpointing):
-    """Within 10 %: the allocator's own count, without what CUDA and its libraries take."""
+    """By the allocator's own count, which has the workspaces of cuDNN, and not CUDA's own half a gigabyte."""
     settings = read(*overrides, f"performance.gradient_checkpointing={checkpointing}")
     base, objective = make_objective(settings, False, card)
     for parameter in base.unet.parameters():
@@ -63,4 +63,4 @@ def test_the_full_size_takes_what_is_computed(card, overrides, checkpointing):
     measured = torch.cuda.max_memory_allocated() - before
     computed = memory.micro_batch_bytes(settings, "bf16", 2).peak
     print(f"{overrides}, {checkpointing}: measured {measured / 1e9:.2f} GB, computed {computed / 1e9:.2f} GB")
-    assert measured == pytest.approx(computed, rel=0.1)
+    assert 0.9 * computed < measured < computed + memory.ASIDE - 0.5e9

@@ -124,7 +124,7 @@ def test_a_gradient_that_overflows_at_every_scale_ends_the_run(tmp_path, on_devi
     ],
     indirect=["device"],
 )
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method", "ignore:.*TensorFloat32")
 def test_switches_of_performance_change_rounding_only(tmp_path, on_device, option):
     assert run(on_device(tmp_path / "plain", *EXACT))
     assert run(on_device(tmp_path / "switched", *EXACT, f"performance.{option}=true"))

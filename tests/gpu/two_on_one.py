@@ -1,12 +1,19 @@
-"""scripts/train.py for processes that share one GPU: gradients through gloo, as NCCL wants a GPU for each."""
+"""scripts/train.py for processes that share one GPU: they talk through gloo, as NCCL wants a GPU for each."""
 
 import os
+from typing import Any
 
-import torch
+from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
+
+from marigold.cli import launch
+from marigold.training import settings
+
+
+def shared(*, kwargs_handlers: list[Any], **more: Any) -> Accelerator:
+    return Accelerator(kwargs_handlers=[*kwargs_handlers, InitProcessGroupKwargs(backend="gloo")], **more)
+
 
 os.environ["LOCAL_RANK"] = "0"  # the GPU's number
-torch.distributed.init_process_group("gloo")
-
-from marigold.cli import launch  # noqa: E402
-
+settings.Accelerator = shared
 launch("train")
