@@ -247,6 +247,8 @@ def attempt(bench: Bench, measure: partial[Figures]) -> Figures:
     on_gpu = bench.device.type == "cuda"
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
+    else:
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: resets the process's high-water mark
     try:
         figures = measure(bench=bench)
     except (RuntimeError, ValueError) as error:
@@ -258,10 +260,13 @@ def attempt(bench: Bench, measure: partial[Figures]) -> Figures:
     if on_gpu:
         torch.cuda.empty_cache()
         figures["peak_gb"] = torch.cuda.max_memory_allocated() / 1e9
+    else:
+        status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+        figures["peak_gb"] = int(status["VmHWM"].split()[0]) * 1024 / 1e9  # of the whole process
     return figures
 
 
-COLUMNS = {"speed": "{}", "ratio": "{:.2f}", "tflops": "{:.1f}", "of_peak": "{:.0%}", "peak_gb": "{:.1f}"}
+COLUMNS = {"speed": "{}", "ratio": "{:.2f}", "tflops": "{:.1f}", "of_peak": "{:.0%}", "peak_gb": "{:.2f}"}
 COLUMNS |= {"waiting": "{:.0%}", "failed": "{}"}
 HEAD = "| what | speed | to what it replaces | TFLOP/s | of the bf16 peak | peak GB | waiting for data | failed |"
 
