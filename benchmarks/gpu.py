@@ -168,7 +168,7 @@ def torch_defaults() -> None:
 
 CACHED, EIGHT, PLAIN = "cache.enabled=true", "train.micro_batch=8", "train, plain loop"
 TWO = "train.micro_batch=2"
-RECIPES = ("marigold", "one_step", "depthmaster", "lotus_d", "lotus_g", "e2e_ft", "genpercept")
+RECIPES = ("one_step", "depthmaster", "lotus_d", "lotus_g", "e2e_ft", "genpercept")
 OURS = "train, latents, 4 x 8"
 OPTIONS = {
     "compile": "performance.compile=true",

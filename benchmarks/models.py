@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.models.embeddings import TimestepEmbedding
 from hydra import compose, initialize_config_dir
 
 from marigold.data.latent_cache import LatentBatch
 from marigold.data.transforms import PixelBatch
 from marigold.inputs import Settings
 from marigold.miniature.random_base import SD2_SCHEDULER, SIZES, build_components, build_sd2_sized
-from marigold.model.backbone import Backbone
+from marigold.model.backbone import TASK_LENGTH, Backbone
 from marigold.model.pipeline import DepthSettings, MarigoldDepth
 from marigold.model.recipe import Switches
 from marigold.training.objective import Objective
@@ -32,6 +33,8 @@ def make_model(switches: Switches, tiny: bool) -> MarigoldDepth:
     channels = switches.in_channels
     base = build_components(0, *SIZES["tiny"], in_channels=channels) if tiny else build_sd2_sized(in_channels=channels)
     base.vae.requires_grad_(False)
+    if switches.reconstruct:  # `add_task_switch` moves it, which a tensor without numbers does not bear
+        base.unet.class_embedding = TimestepEmbedding(TASK_LENGTH, base.unet.time_embedding.linear_2.out_features)  # type: ignore[assignment]
     config = {**SD2_SCHEDULER, "timestep_spacing": "trailing"}
     return MarigoldDepth(replace(base, scheduler_config=config), DepthSettings(switches))
 

@@ -7,7 +7,7 @@ import torch
 
 from benchmarks import gpu
 
-FEW = "^peak$|plain loop|latents, 4 x 8$|infer, 4 x 1, .*, float32$|^top, training$"
+FEW = "^peak$|plain loop|latents, 4 x 8$|infer, 4 x 1, .*, float32$|^top, training$|lotus_d, cached"
 
 
 def test_rows_are_measured_once_and_reported(tmp_path, monkeypatch):
@@ -33,6 +33,7 @@ def test_rows_are_measured_once_and_reported(tmp_path, monkeypatch):
     measured = {row["name"]: row for row in rows()}
     assert measured[gpu.OURS]["failed"] == "out of memory"
     assert measured[gpu.PLAIN]["images_per_second"] > 0
+    assert [name for name, row in measured.items() if "failed" in row] == [gpu.OURS]
     assert measured["infer, 4 x 1, ours, float32"]["seconds"] > 0
     shares = [share for _, share in measured["top, training"]["top"]]
     assert shares == sorted(shares, reverse=True)
