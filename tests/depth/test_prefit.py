@@ -119,13 +119,19 @@ def test_images_of_a_batch_are_apart_and_an_image_without_pixels_is_named():
         fitted(pred, depth, valid, "log_depth")
 
 
-@pytest.mark.slow  # other work on the machine counts
+@pytest.mark.slow
 @pytest.mark.parametrize("own", CURVED)
-def test_a_vga_image_takes_less_than_a_fifth_of_a_second(own):
+def test_a_vga_image_takes_a_few_hundred_plain_fits_at_most(own):
+    """0.05 to 0.2 s on an idle core; in the time of what runs beside it, as machines differ and are busy."""
     pred, depth, valid = scene(own, 0.2, size=(480, 640))
-    seconds = []
-    for _ in range(10):
-        start = time.process_time()
-        fitted(pred, depth, valid, own)
-        seconds.append(time.process_time() - start)
-    assert min(seconds) < 0.2
+    quantity = MAPPINGS[own].of_depth(depth)
+
+    def least(function):
+        seconds = []
+        for _ in range(10):
+            start = time.process_time()
+            function()
+            seconds.append(time.process_time() - start)
+        return min(seconds)
+
+    assert least(lambda: fitted(pred, depth, valid, own)) < 300 * least(lambda: fit_affine(pred, quantity, valid))
