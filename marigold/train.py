@@ -117,7 +117,8 @@ def run(config: DictConfig) -> bool:
         settings.performance.apply(unet)
         vae = None if settings.cache.enabled and not recipe.pixels else inputs.backbone.vae
         objective = Objective(recipe, model.diffusion, model.prompt, vae, settings.train.seed)
-        inputs.backbone.text_encoder.to("cpu")  # type: ignore[arg-type]  # the prompt is encoded, and it has 1.4 GB
+        if accelerator.device.type == "cuda":  # the prompt is encoded, and the encoder has 1.4 GB
+            inputs.backbone.text_encoder.to("cpu")  # type: ignore[arg-type]
         training_run = TrainingRun(
             settings=settings,
             folder=folder,
