@@ -11,12 +11,11 @@ from diffusers.models import AutoencoderKL
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from marigold.data.errors import DataError
 from marigold.data.latent_cache import FLIPS, CacheError, LatentBatch, Store, write_cache
 from marigold.data.training_sets import TrainingSet
 from marigold.data.transforms import PixelExamples
-from marigold.files import lock_folder
-from marigold.inputs import Settings, load_inputs
+from marigold.files import lock_folder, remove_partial_files
+from marigold.inputs import Settings, cannot_start, load_inputs
 from marigold.model.base import latents_identity
 from marigold.precision import AUTOCAST
 from marigold.training.objective import encode_batch
@@ -35,12 +34,14 @@ def run(config: DictConfig) -> None:
     problems: list[str] = []
     sets, backbone = load_inputs(config, settings, problems, files=True)
     if problems or backbone is None:
-        raise DataError("cannot start:\n" + "\n".join(f"- {problem}" for problem in problems))
+        raise cannot_start(problems)
     vae_hash = latents_identity(backbone.vae)
     vae = backbone.vae.to(state.device)
     for part in sets:
         folder = Path(settings.cache.folder) / part.name
         with lock_folder(folder) if state.is_main_process else nullcontext():
+            if state.is_main_process:
+                remove_partial_files(folder)
             state.wait_for_everyone()  # nobody writes into a folder that is in use
             stores = write(part, settings, vae, vae_hash, state)
             state.wait_for_everyone()
@@ -59,6 +60,8 @@ def write(
     target = recipe.target(settings.train.seed)
     stores = part.stores(cache, target, vae_hash, latents=recipe.latents, pixels=recipe.pixels)
     source = PixelExamples(part.samples, part.samples.names, part.transform, target)
+    # The flips and variants of a batch follow each other, and decoding is half of a sample's time.
+    source.read = functools.lru_cache(cache.batch)(source.read)
     written = write_cache(
         stores,
         functools.partial(encode, vae, source, AUTOCAST[cache.precision]),

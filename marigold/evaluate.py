@@ -193,7 +193,7 @@ def of_checkpoint(path: str, settings: EvalSettings, device: torch.device) -> Pr
     from marigold.training.recipe import named_switches
 
     sampling, precision = settings.sampler, settings.precision
-    switches = named_switches(settings.recipe) if settings.recipe else None
+    switches = named_switches(settings.recipe)
     model = MarigoldDepth.from_pretrained(path, PRECISIONS[precision], switches=switches).to(device)
     model.switches.check_sampling(sampling.steps, sampling.ensemble_size)
     if model.switches.silent and settings.seeds > 1:

@@ -52,10 +52,7 @@ def protocol_for(config: DictConfig, space: str | None) -> DictConfig:
 
 def named_protocol(config: DictConfig, name: str) -> DictConfig:
     """`configs/protocol/NAME.yaml`, changed by the keys that the configuration gives below `protocol`."""
-    # Into an empty node: a composed one takes no key that it does not have.
-    node = OmegaConf.merge(OmegaConf.create(), choice("protocol", name), config.get("protocol") or {})
-    node._set_parent(config)  # interpolations look upwards
-    return cast(DictConfig, node)
+    return changed(choice("protocol", name), config.get("protocol") or {}, config)
 
 
 def open_set(config: DictConfig, limit: int | None, protocol_node: DictConfig) -> EvaluationSet:
@@ -66,15 +63,16 @@ def open_set(config: DictConfig, limit: int | None, protocol_node: DictConfig) -
     protocol = make_protocol(protocol_node, config.dataset)
     if limit is not None:
         OmegaConf.update(config, "dataset.reader.limit", limit, force_add=True)
-    reader = reader_of(config.dataset, protocol_node.name)
-    samples = open_samples(reader, "dataset.reader")
-    return EvaluationSet(
-        samples, protocol, identity({"dataset": {"reader": OmegaConf.to_container(reader, resolve=True)}}, {})
-    )
+    samples, read = open_samples(config.dataset, protocol_node.name, "dataset.reader")
+    return EvaluationSet(samples, protocol, read)
 
 
-def open_samples(reader: DictConfig, where: str) -> Samples:
-    """The data set of a reader that stands at `where`; raises DataError for missing files and depth not in metres."""
+def open_samples(dataset: DictConfig, protocol: str, where: str) -> tuple[Samples, dict[str, Any]]:
+    """A data set as a protocol reads it, and what reading it depends on.
+
+    where: of its reader, for messages. Raises DataError for missing files and for depth that is not in metres.
+    """
+    reader = reader_of(dataset, protocol)
     samples: Samples = build(reader, where)
     if samples.space != "metric_depth":
         raise DataError(
@@ -82,7 +80,8 @@ def open_samples(reader: DictConfig, where: str) -> Samples:
             "shift. A training set with such labels has no held_out"
         )
     samples.check_files()
-    return samples
+    settings: Any = OmegaConf.to_container(reader, resolve=True)
+    return samples, identity({"dataset": {"reader": settings}}, {})
 
 
 def make_protocol(node: DictConfig, dataset: DictConfig) -> Protocol:
@@ -106,10 +105,15 @@ def reader_of(dataset: DictConfig, protocol: str) -> DictConfig:
 
 def changed_reader(dataset: DictConfig, changes: Mapping[str, Any]) -> DictConfig:
     """A data set's `reader` with some keys changed or added."""
+    return changed(dataset.reader, changes, dataset)
+
+
+def changed(node: DictConfig, changes: Mapping[str, Any], parent: DictConfig) -> DictConfig:
+    """A node with some keys changed or added, whose interpolations look upwards from `parent`."""
     # Into an empty node: a composed one takes no key that it does not have.
-    reader = cast(DictConfig, OmegaConf.merge(OmegaConf.create(), dataset.reader, changes))
-    reader._set_parent(dataset)  # interpolations look upwards
-    return reader
+    made = cast(DictConfig, OmegaConf.merge(OmegaConf.create(), node, changes))
+    made._set_parent(parent)
+    return made
 
 
 def start_processes(device: str | None, threads: int) -> tuple[PartialState, torch.device]:

@@ -82,7 +82,7 @@ def run(config: DictConfig) -> bool:
     state.wait_for_everyone()
     failures: list[str] = []
     if todo:
-        switches = named_switches(settings.recipe) if settings.recipe else None
+        switches = named_switches(settings.recipe)
         precision = PRECISIONS[settings.precision]
         model = MarigoldDepth.from_pretrained(settings.checkpoint, precision, settings.revision, switches)
         model.switches.check_sampling(settings.sampler.steps, settings.sampler.ensemble_size)

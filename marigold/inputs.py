@@ -110,10 +110,15 @@ def open_inputs(config: DictConfig, settings: Settings) -> Inputs:
         with noted(problems, "cache"):
             data = mixture_dataset(settings, sets, backbone)
     if problems or backbone is None or data is None:
-        raise DataError("cannot start:\n" + "\n".join(f"- {problem}" for problem in problems))
+        raise cannot_start(problems)
     if not validation_sets:
         logger.warning("no validation and no best/: no training set of this run has a held_out list")
     return Inputs(sets, validation_sets, backbone, data)
+
+
+def cannot_start(problems: Sequence[str]) -> DataError:
+    """One error that names all that is missing."""
+    return DataError("cannot start:\n" + "\n".join(f"- {problem}" for problem in problems))
 
 
 def load_inputs(

@@ -11,7 +11,7 @@ from marigold.config import ConfigError
 from marigold.evaluation import panels
 from marigold.evaluation.protocol import Protocol
 from marigold.evaluation.rows import Predict, evaluate, gather_rows, share, summarise
-from marigold.evaluation_set import Samples, changed_reader, make_protocol, open_samples, reader_of
+from marigold.evaluation_set import Samples, changed_reader, make_protocol, open_samples
 from marigold.identity import fingerprint, identity
 from marigold.model.pipeline import MarigoldDepth
 from marigold.model.recipe import Switches
@@ -66,10 +66,8 @@ def open_validation_set(name: str, node: DictConfig, protocol: DictConfig, switc
     """A data set to validate on; raises DataError as `open_samples` does."""
     made = make_protocol(protocol, node)
     made.require_space(switches.space)
-    reader = reader_of(node, protocol.name)
-    samples = open_samples(reader, f"validation.{name}.reader")
-    settings: Any = OmegaConf.to_container(reader, resolve=True)
-    return ValidationSet(name, samples, identity({"dataset": {"reader": settings}}, {}), made)
+    samples, read = open_samples(node, protocol.name, f"validation.{name}.reader")
+    return ValidationSet(name, samples, read, made)
 
 
 def chosen_metric(select_by: str | None, sets: Sequence[ValidationSet]) -> str | None:

@@ -40,6 +40,13 @@ class Augmentation:
 NO_AUGMENTATION = Augmentation(variants=0, crop=1.0, photometric=0.0)
 
 
+def resize(picture: Float[Tensor, "C H W"], size: tuple[int, int], antialias: bool) -> Float[Tensor, "C h w"]:
+    """Resize to (height, width): antialiased bilinear, or the nearest pixel to each new pixel's centre."""
+    if antialias:
+        return F.interpolate(picture[None], size, mode="bilinear", antialias=True, align_corners=False)[0]
+    return F.interpolate(picture[None], size, mode="nearest-exact")[0]
+
+
 def augment(sample: DepthSample, settings: Augmentation, key: Sequence[int]) -> DepthSample:
     """The version of a sample that the random numbers of `key` give: the same bits for the same key.
 
@@ -58,17 +65,17 @@ def augment(sample: DepthSample, settings: Augmentation, key: Sequence[int]) -> 
 
 
 def _crop(sample: DepthSample, smallest: float, rng: np.random.Generator) -> DepthSample:
-    size = height, width = sample.image.shape[-2:]
-    maps = torch.stack([sample.depth, sample.valid.float()])
+    height, width = size = (sample.image.shape[-2], sample.image.shape[-1])
+    maps = torch.cat([sample.depth, sample.valid.float()])
     known = int((sample.valid & (sample.depth > 0)).count_nonzero())
     for _ in range(ATTEMPTS):
         share = rng.uniform(smallest, 1)
         rows, columns = max(1, round(share * height)), max(1, round(share * width))
         top, left = (int(rng.integers(1 + rest)) for rest in (height - rows, width - columns))
         window = (..., slice(top, top + rows), slice(left, left + columns))
-        depth, valid = F.interpolate(maps[window], size, mode="nearest-exact")
+        depth, valid = resize(maps[window], size, antialias=False).split(1)
         if _teaches(depth[(valid > 0.5) & (depth > 0)], known):
-            image = F.interpolate(sample.image[None][window], size, mode="bilinear", antialias=True)[0]
+            image = resize(sample.image[window], size, antialias=True)
             return replace(sample, image=image.clamp_(0, 1), depth=depth, valid=valid > 0.5, camera=None)
     return sample
 

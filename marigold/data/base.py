@@ -89,7 +89,7 @@ class DepthDataset(Sequence):
 
     @cached_property
     def storage(self) -> Storage:
-        """The files, opened when first needed: training from cached latents needs the list alone."""
+        """The files, opened when first needed: training from cached latents reads no image."""
         try:
             return self._open(self.root)
         except MissingDataError as error:

@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from marigold.files import atomic_file
 from marigold.identity import differences, listed
 from marigold.precision import AUTOCAST
 
@@ -131,16 +132,12 @@ class Store:
         return absent
 
     @contextmanager
-    def new(self, shard: int, rank: int) -> Iterator[h5py.File]:
+    def new(self, shard: int) -> Iterator[h5py.File]:
         """The file of a shard to write, which appears under its name when whole."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        partial = self.file(shard).with_suffix(f".partial{rank}")
-        with h5py.File(partial, "w") as out:
+        with atomic_file(self.file(shard)) as whole, h5py.File(whole.name, "w") as out:
             out.attrs["fingerprint"] = self._stamp
             yield out
-        with partial.open("rb") as written:
-            os.fsync(written.fileno())
-        partial.replace(self.file(shard))
 
     def put(self, out: h5py.File, batch: LatentBatch, samples: slice, size: int, variant: int, flip: bool) -> None:
         """Write this store's parts of a batch: `samples` of a shard of `size`, in one variant and flip."""
@@ -181,7 +178,7 @@ def write_cache(
             continue
         parts = [part for store in lacking for part in store.parts]
         with ExitStack() as files:
-            opened = [(store, files.enter_context(store.new(shard, rank))) for store in lacking]
+            opened = [(store, files.enter_context(store.new(shard))) for store in lacking]
             for start in range(0, len(indices), batch):
                 chunk = indices[start : start + batch]
                 for variant in range(max(1, stores[0].variants)):

@@ -14,8 +14,7 @@ from torch.utils.data import Dataset
 
 BLOCK = 1 << 16  # micro-batches whose data sets are drawn together
 # One stream of random numbers per purpose, so that none depends on how much another has drawn.
-# Training draws its noise from stream 3, augmentation its changes from stream 5.
-CHOICE, ORDER, FLIP, VARIANT = 0, 1, 2, 4
+CHOICE, ORDER, FLIP, NOISE, VARIANT, AUGMENTATION = range(6)
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from marigold.data.augmentation import resize
 from marigold.data.base import DepthDataset
 from marigold.data.errors import DataError, MissingDataError
 from marigold.data.splits import Line
 from marigold.data.storage import FolderStorage, Storage
-from marigold.data.transforms import resize
 from marigold.depth.mapping import MAPPING_OF, MAPPINGS
 from marigold.pictures import PictureError, find_pictures, read_picture
 from marigold.prediction_files import read_prediction, stored_names

@@ -3,19 +3,18 @@
 Nothing is drawn here but what a change needs, which is a function of the seed, the sample and the variant.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.nn import functional as F
 from torch.utils.data import default_collate
 
-from marigold.data.augmentation import NO_AUGMENTATION, Augmentation, augment
+from marigold.data.augmentation import NO_AUGMENTATION, Augmentation, augment, resize
+from marigold.data.mixture import AUGMENTATION
 from marigold.depth.mapping import normalize
 from marigold.types import DepthSample
-
-AUGMENTATION = 5  # its stream of the seed: the mixture has 0 to 2 and 4, training's noise 3
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ def training_example(
     except ValueError as error:
         raise ValueError(f"{sample.name}: {error}") from error
     if target.far == "supervise":
-        valid = valid | (depth > depth[valid].amax())  # beyond the quantiles too, so at the far end
+        valid = valid | (depth > torch.where(valid, depth, 0).amax())  # beyond the quantiles too, so at the far end
     size = transform.size if transform.size != tuple(image.shape[-2:]) else None
     if size is not None and not transform.antialias:
         image = resize(image, size, antialias=False)  # picking pixels first changes no bit and leaves fewer to map
@@ -99,20 +98,13 @@ def training_example(
     return image_norm, depth_norm, valid, half_range[0]
 
 
-def resize(picture: Float[Tensor, "C H W"], size: tuple[int, int], antialias: bool) -> Float[Tensor, "C h w"]:
-    """Resize to (height, width): antialiased bilinear, or the nearest pixel to each new pixel's centre."""
-    if antialias:
-        return F.interpolate(picture[None], size, mode="bilinear", antialias=True, align_corners=False)[0]
-    return F.interpolate(picture[None], size, mode="nearest-exact")[0]
-
-
 class PixelExamples:
     """A data set whose examples are read, changed, flipped, normalised and resized each time."""
 
     def __init__(
         self, samples: Sequence[DepthSample], names: Sequence[str], transform: Transform, target: Target
     ) -> None:
-        self.samples = samples
+        self.read: Callable[[int], DepthSample] = samples.__getitem__
         self.names = names
         self.transform = transform
         self.target = target
@@ -134,7 +126,7 @@ class PixelExamples:
         return PixelBatch(tuple(self.names[index] for index in indices), *parts)
 
     def _sample(self, index: int, variant: int) -> DepthSample:
-        target, sample = self.target, self.samples[index]
+        target, sample = self.target, self.read(index)
         if not target.augmentation.variants:
             return sample
         return augment(sample, target.augmentation, (target.seed, AUGMENTATION, index, variant))

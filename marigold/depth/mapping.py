@@ -7,7 +7,6 @@ up to scale and shift; a protocol fits scale and shift in the same quantity.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -42,7 +41,6 @@ def _invert(disparity: Tensor) -> Tensor:
     return disparity.clamp_min(SMALLEST_DISPARITY).reciprocal()
 
 
-MappingName = Literal["depth", "disparity", "sqrt_disparity", "log_depth"]
 MAPPINGS: dict[str, Mapping] = {
     "depth": Mapping("affine_depth", lambda depth: depth, lambda value: value, increasing=True, positive=False),
     "disparity": Mapping("affine_disparity", torch.reciprocal, _invert, increasing=False, positive=True),

@@ -6,12 +6,11 @@ criterion here is the same for every space, and so are the two parameters.
 
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
-from marigold.depth.alignment import AffineFit, fit_affine, valid_pieces
+from marigold.depth.alignment import AffineFit, fit_affine
 from marigold.depth.mapping import TINY_DEPTH, Mapping
 
 Line = tuple[float, float]  # scale and shift
@@ -39,8 +38,7 @@ def fit_through(
     starts = fit_affine(pred, own.of_depth(target), valid)
     lines = []
     for index, start in enumerate(zip(starts.scale.tolist(), starts.shift.tolist(), strict=True)):
-        pieces = zip(*valid_pieces(pred[index], target[index], valid[index]), strict=True)
-        x, depth = (torch.from_numpy(np.concatenate(part)) for part in pieces)
+        x, depth = (part[index][valid[index]].double().cpu() for part in (pred, target))
         # Standardised, the damping means the same for every scale and shift of the prediction.
         middle, width = float(x.mean()), float(x.std(correction=0)) or 1.0
         criterion = _Criterion((x - middle) / width, quantity.of_depth(depth), own, quantity)

@@ -37,7 +37,7 @@ class LeastSquares:
         if not seen.any():
             raise EvaluationError("no valid pixel with a positive prediction to fit on")
         # Invalid depths may be 0, whose reciprocal would poison the sums; 1 m is never looked at.
-        return self._fitted(prediction, thin(torch.where(usable, target, torch.ones_like(target))), seen, thin)
+        return self._fitted(prediction, thin(torch.where(usable, target, 1)), seen, thin)
 
     def _fitted(self, prediction: Prediction, target: Tensor, seen: Tensor, thin: Thinning) -> Map:
         """`target` and `seen` are thinned."""

@@ -13,14 +13,13 @@ from torch.nn import functional as F
 
 from marigold.config import imported
 from marigold.data.latent_cache import PIXELS, LatentBatch
+from marigold.data.mixture import NOISE
 from marigold.data.transforms import PixelBatch
 from marigold.model.backbone import VAE_FACTOR, task_labels
 from marigold.model.diffusion import Diffusion
 from marigold.model.latents import decode_depth, encode_depth, encode_image
 from marigold.model.noise import annealed_strength, multi_resolution_noise
 from marigold.training.recipe import LossTerm, Recipe
-
-NOISE_STREAM = 3  # the data mixture uses streams 0 to 2 of the same seed
 
 
 def latent_validity(valid: Bool[Tensor, "B 1 H W"]) -> Bool[Tensor, "B 1 h w"]:
@@ -44,7 +43,7 @@ def draw(
     shape: tuple[int, int, int, int], recipe: Recipe, total: int, seed: int, g: int
 ) -> tuple[Int[Tensor, "B"], Float[Tensor, "B 4 h w"]]:
     """Timesteps, of a process of `total`, and noise of global micro-batch `g`: a function of (seed, g), on the CPU."""
-    key = np.random.SeedSequence([seed, NOISE_STREAM, g]).generate_state(1, np.uint64)[0]
+    key = np.random.SeedSequence([seed, NOISE, g]).generate_state(1, np.uint64)[0]
     generator = torch.Generator().manual_seed(int(key >> np.uint64(1)))
     timesteps = torch.randint(0, total, (shape[0],), generator=generator)
     if recipe.terminal_share > 0:
@@ -67,7 +66,8 @@ class Objective:
     """The training loss of a recipe, as a function of the U-Net, a batch and its index.
 
     `prompt` is the encoded empty prompt (1, T, width). `vae` may be None when every batch comes as latents and no term
-    of the loss compares pixels. Raises ConfigError for a term that cannot be imported.
+    of the loss compares pixels. Raises ConfigError for a term that cannot be imported, and RecipeError for a kind of
+    prediction that makes no sense with the recipe.
     """
 
     recipe: Recipe
@@ -78,6 +78,7 @@ class Objective:
 
     def __post_init__(self) -> None:
         self.terms  # noqa: B018 - what cannot be imported is refused here, and not in the first step
+        self.recipe.check_prediction(self.diffusion.prediction_type)
         if self.vae is not None and self.recipe.pixels:
             self.vae.enable_gradient_checkpointing()  # the decoder's activations would be most of the memory
 
@@ -136,12 +137,11 @@ class Objective:
         self, unet: nn.Module, image: Tensor, noisy: list[Tensor], timesteps: Tensor
     ) -> tuple[Float[Tensor, "B 4 h w"], ...]:
         """The U-Net's prediction for each of the noisy latents, from one call."""
-        count, tasks = len(image), len(noisy)
-        image, timesteps = image.repeat(tasks, 1, 1, 1), timesteps.repeat(tasks)
-        seen = image if self.recipe.noise == "none" else torch.cat([image, torch.cat(noisy)], dim=1)
-        labels = None
+        tasks, labels, latent = len(noisy), None, noisy[0]
         if tasks > 1:
-            labels = torch.cat([task_labels(count, image=flag, device=image.device) for flag in (False, True)])
+            labels = torch.cat([task_labels(len(image), image=flag, device=image.device) for flag in (False, True)])
+            image, timesteps, latent = image.repeat(tasks, 1, 1, 1), timesteps.repeat(tasks), torch.cat(noisy)
+        seen = image if self.recipe.noise == "none" else torch.cat([image, latent], dim=1)
         prompt = self.prompt.expand(len(image), -1, -1)
         return unet(seen, timesteps, prompt, class_labels=labels, return_dict=False)[0].float().chunk(tasks)
 

@@ -4,6 +4,7 @@ A row is a file configs/recipe/NAME.yaml; it is stored whole in the checkpoint's
 """
 
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from typing import Any
 
 from marigold.config import choice, to_dataclass
@@ -63,8 +64,8 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Refuse what makes no sense; raises RecipeError naming the switches."""
-        silent = self.switches.silent
-        latents = any(term.domain == "latents" for term in self.loss.values())
+        self.switches  # noqa: B018 - which refuse values of their own
+        self.check_prediction(self.prediction)
         for bad, message in (
             (self.far not in FAR, f"far={self.far}: expected {' or '.join(FAR)}"),
             (self.timestep_spacing not in SPACINGS, f"timestep_spacing={self.timestep_spacing}: expected {SPACINGS}"),
@@ -75,24 +76,36 @@ class Recipe:
                 f"terminal_share={self.terminal_share} does nothing with timesteps={self.timesteps}",
             ),
             (self.reconstruct < 0, f"reconstruct={self.reconstruct}: expected 0 or more"),
-            (not self.loss, "loss: no term is left"),
-            (
-                self.prediction == "epsilon" and self.zero_terminal_snr,
-                "prediction=epsilon with zero_terminal_snr=true: nothing but noise is left there to predict from",
-            ),
-            (
-                self.prediction == "epsilon" and silent and latents,
-                f"prediction=epsilon with noise={self.noise}: there is no noise to predict",
-            ),
+            (not (self.latent_terms or self.pixels), "loss: no term is left"),
         ):
             if bad:
                 raise RecipeError(f"recipe {self.name}: {message}")
 
-    @property
+    def check_prediction(self, prediction: str) -> None:
+        """Raise RecipeError if a U-Net that returns `prediction` (for `base`: the base's kind) cannot be trained."""
+        if prediction != "epsilon":
+            return
+        if self.zero_terminal_snr:
+            raise RecipeError(
+                f"recipe {self.name}: prediction=epsilon with zero_terminal_snr=true: nothing but noise is left there "
+                "to predict from"
+            )
+        if self.switches.silent and self.latent_terms:
+            raise RecipeError(
+                f"recipe {self.name}: prediction=epsilon with noise={self.noise}: there is no noise to predict; take "
+                "recipe.prediction=v_prediction or sample"
+            )
+
+    @cached_property
     def switches(self) -> Switches:
         """What inference has to know."""
         chosen = {one.name: getattr(self, one.name) for one in fields(Switches)}
         return Switches(**{**chosen, "reconstruct": self.reconstruct > 0})
+
+    @property
+    def latent_terms(self) -> bool:
+        """Whether a term compares latents."""
+        return any(term.domain == "latents" and term.weight > 0 for term in self.loss.values())
 
     @property
     def pixels(self) -> bool:
@@ -102,11 +115,9 @@ class Recipe:
     @property
     def latents(self) -> bool:
         """Whether the depth's latent is needed: as a target, or to add noise to."""
-        return not self.switches.silent or any(
-            term.domain == "latents" and term.weight > 0 for term in self.loss.values()
-        )
+        return not self.switches.silent or self.latent_terms
 
-    @property
+    @cached_property
     def parts(self) -> tuple[str, ...]:
         """What of a batch the loss needs."""
         return (*IMAGE, *(LATENTS if self.latents else ()), *(PIXELS if self.pixels else ()))
@@ -120,6 +131,6 @@ class Recipe:
         return {"version": VERSION, **asdict(self)}
 
 
-def named_switches(name: str) -> Switches:
-    """What `configs/recipe/NAME.yaml` says of inference, for a model that does not say it itself."""
-    return to_dataclass(Recipe, choice("recipe", name), "recipe").switches
+def named_switches(name: str | None) -> Switches | None:
+    """What `configs/recipe/NAME.yaml` says of inference, for a model that does not say it itself; None for None."""
+    return None if name is None else to_dataclass(Recipe, choice("recipe", name), "recipe").switches

@@ -1,5 +1,6 @@
 """Every published row on one micro-batch, against its formulas written out; what makes no sense is refused by name."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -273,6 +274,16 @@ def test_what_makes_no_sense_is_refused_by_name(overrides, key):
 def test_a_term_that_is_not_there_is_refused_before_the_first_step(base):
     with pytest.raises(ConfigError, match=r"recipe\.loss\.latent\.term"):
         Setup(row("one_step", "recipe.loss.latent.term=marigold.training.losses.nothing"), base)
+
+
+def test_a_base_that_predicts_noise_has_nothing_to_predict_without_noise(tmp_path):
+    """`prediction: base` is the base's; an epsilon head would learn to return the zeros that it is shown."""
+    made = build_components(0, *SIZES["tiny"])
+    folder = save(replace(made, scheduler_config={**made.scheduler_config, "prediction_type": "epsilon"}), tmp_path)
+    with pytest.raises(RecipeError, match="recipe one_step: prediction=epsilon"):
+        Setup(row("one_step"), folder)
+    Setup(row("one_step", "recipe.prediction=sample"), folder)
+    Setup(row("e2e_ft"), folder)  # its pixels can be computed from a prediction of noise
 
 
 def test_a_recipe_holds_its_whole_row():
