@@ -6,45 +6,50 @@ same command again resumes. It needs the rooms: make data.
 
 import argparse
 import json
+import multiprocessing
 import os
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
+from typing import Any
 
 import numpy as np
+import torch
 from hydra import compose, initialize_config_dir
 
+from marigold.cli import launch
 from marigold.config import installed
 from marigold.evaluation.result import Result
 from marigold.evaluation.rows import align
 from marigold.evaluation_set import named_protocol, open_set
+from marigold.files import write_atomically
 from marigold.model.pipeline import MarigoldDepth
+from marigold.visualization import bars
 
-ROOT = Path(__file__).resolve().parents[1]
+encoding: Any  # a worker's lock: one run at a time encodes
+
 STEPS, BATCH, RATE = 300, 32, 1.6e-3  # 9,600 samples; the quickstart's rate, tuned for none of the recipes
-ENCODING = Lock()  # caches are shared: one run at a time encodes
 AUGMENTED = "recipe.augmentation={variants:3,crop:0.6,photometric:0.8}"
+PROTOCOLS = ("marigold", "disparity", "sqrt_disparity", "log")
 
 
 @dataclass(frozen=True)
 class Row:
-    """One way of training: what the command line says, with how many members it is sampled, and whether its last third
-    of the samples goes to recipe=sharpen."""
+    """A way of training: its overrides, how it is sampled (steps, members), and whether the last third of its samples
+    goes to recipe=sharpen."""
 
     train: tuple[str, ...]
-    members: tuple[int, ...] = (1,)
+    sampled: tuple[tuple[int, int], ...] = ((1, 1),)
     sharpened: bool = False
 
 
 ROWS = {
-    "marigold_few_step": Row(("recipe=marigold_few_step",), members=(1, 5)),
-    "marigold": Row(("recipe=marigold",)),
+    "marigold_few_step": Row(("recipe=marigold_few_step",), ((1, 1), (1, 5))),
+    "marigold": Row(("recipe=marigold",), ((1, 1), (10, 5))),
     "e2e_ft": Row(("recipe=e2e_ft",)),
     "lotus_d": Row(("recipe=lotus_d",)),
     **{
@@ -56,19 +61,6 @@ ROWS = {
 }
 
 
-COLUMNS = (
-    "recipe",
-    "steps x members",
-    "seeds",
-    "AbsRel, own protocol",
-    "AbsRel, marigold+prefit",
-    "delta1, the same",
-    "boundary F1, the same",
-    "motorcycle at 128 px",
-    "training, s",
-)
-
-
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="benchmark.py study", description=__doc__)
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
@@ -76,87 +68,107 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--folder", type=Path, default=Path(os.environ.get("MARIGOLD_RUNS", "runs"), "study"))
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, each on one thread")
-    parser.add_argument("--report", type=Path, help="write the table as Markdown")
+    parser.add_argument("--report", type=Path, help="write the table as Markdown, and the plot beside it")
     parser.add_argument("--limit", type=int, help="evaluate so many rooms only")
     options = parser.parse_args(argv)
-    with ThreadPoolExecutor(options.jobs) as pool:
-        jobs = [(name, seed) for seed in options.seeds for name in options.rows]
-        list(pool.map(lambda job: one_run(job[0], job[1], options), jobs))
-    control(options)
-    text = table(options)
+    options.folder = options.folder.absolute()
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(options.jobs, spawn, start_worker, (spawn.Lock(),)) as pool:
+        runs = [(name, seed, options) for seed in options.seeds for name in options.rows]
+        list(pool.map(one_run, *zip(*runs, strict=True)))
+        if (place("one_step, depth", options.seeds[0], options) / "final").is_dir():
+            pool.submit(control, options).result()
+    rows = summary(options)
+    text = table(rows, options)
     print(text)
     if options.report:
-        options.report.write_text(text + "\n")
+        write_atomically(options.report, text + "\n")
+        groups = {
+            f"{heading}, %": {f"{row['recipe']}, {row['sampled']}": 100 * row[key][0] for row in rows}
+            for key, heading in (("common", "AbsRel"), ("boundary_f1", "boundary F1"))
+        }
+        bars(options.report.with_suffix(".png"), groups, "%", f"protocol marigold+prefit, {options.steps} x {BATCH}")
+
+
+def start_worker(lock: Any) -> None:
+    """Run in every worker first: one thread, and one lock for who encodes, as caches are shared."""
+    global encoding
+    encoding = lock
+    torch.set_num_threads(1)
+
+
+def verb(name: str, *words: str) -> float:
+    """A command of the README, in this process; returns its processor time in seconds."""
+    started, sys.argv = time.process_time(), [name, *words, "device=cpu"]
+    try:
+        launch(name)
+    except SystemExit as end:
+        if end.code:
+            raise RuntimeError(f"failed: {name} {' '.join(words)}") from end
+    return time.process_time() - started
 
 
 def one_run(name: str, seed: int, options: argparse.Namespace) -> None:
     """Train and evaluate one row at one seed; what is there already is left alone."""
     row, folder = ROWS[name], place(name, seed, options)
-    cache = [f"cache.folder={options.folder / 'latents'}"]
-    final, steps = folder / "final", options.steps * 2 // 3 if row.sharpened else options.steps
-    started = time.monotonic()
     first = folder.with_name(f"{folder.name}_first") if row.sharpened else folder
-    if not (first / "final").is_dir():
-        arguments = ["+exp=quickstart", *row.train, *cache, *length(steps, seed)]
-        with ENCODING:
-            command("cache_latents.py", *arguments, "device=cpu")
-        started = time.monotonic()
-        command("train.py", *arguments, f"train.lr={RATE}", f"run_dir={first}", "device=cpu")
-    if row.sharpened and not final.is_dir():
-        arguments = ["+exp=quickstart", "recipe=sharpen", f"model.base={first / 'final'}", *cache]
-        arguments += length(options.steps - steps, seed)
-        with ENCODING:
-            command("cache_latents.py", *arguments, "device=cpu")
-        command("train.py", *arguments, f"train.lr={RATE / 10}", f"run_dir={folder}", "device=cpu")
-    if not (folder / "seconds.json").is_file():
-        (folder / "seconds.json").write_text(json.dumps(time.monotonic() - started))
-    for members in row.members:
-        for ending, more in (("own", ()), ("common", ("protocol.prefit=true",))):
-            evaluate(folder, f"{members}_{ending}", "rooms", members, options, *more)
-        evaluate(
-            folder,
-            f"{members}_motorcycle",
-            "motorcycle",
-            members,
-            options,
-            "protocol.prefit=true",
-            "sampler.processing_resolution=128",
-        )
+    steps = options.steps * 2 // 3 if row.sharpened else options.steps
+    train(first, steps, RATE, seed, options, *row.train)
+    if row.sharpened:
+        stage = ("recipe=sharpen", f"model.base={first / 'final'}")
+        train(folder, options.steps - steps, RATE / 10, seed, options, *stage)
+    for pair in row.sampled:
+        evaluate(folder, pair, "own", options, "dataset=rooms")
+        evaluate(folder, pair, "common", options, "dataset=rooms", "protocol.prefit=true")
+        small = "sampler.processing_resolution=128"
+        evaluate(folder, pair, "motorcycle", options, "dataset=motorcycle", "protocol.prefit=true", small)
+        if not (speed := folder / label(pair) / "seconds.json").is_file():
+            write_atomically(speed, json.dumps(seconds_per_image(folder / "final", *pair)))
 
 
-def length(steps: int, seed: int) -> list[str]:
-    """Overrides for so many steps of BATCH samples."""
-    pace = [f"train.warmup_steps={steps // 15}", f"train.checkpoint_every={steps}", f"train.validate_every={steps}"]
-    return [f"train.steps={steps}", f"train.decay_steps={steps}", f"train.seed={seed}", "validation.panel=0", *pace]
-
-
-def evaluate(folder: Path, name: str, data: str, members: int, options: argparse.Namespace, *more: str) -> None:
-    """One evaluation in `folder`/NAME."""
-    if (folder / name / "results.json").is_file():
+def train(folder: Path, steps: int, rate: float, seed: int, options: argparse.Namespace, *overrides: str) -> None:
+    """One run of `steps` batches, with the processor time of training in seconds.json."""
+    if (folder / "seconds.json").is_file():
         return
-    limit = [f"limit={options.limit}"] if options.limit and data == "rooms" else []
-    sampled = [f"sampler.ensemble_size={members}"] if members > 1 else []
-    panel = ["panel.worst=0", "panel.median=0", "device=cpu"]
-    target = [f"checkpoint={folder / 'final'}", f"output={folder / name}"]
-    command("eval.py", f"dataset={data}", *target, *sampled, *limit, *panel, *more)
+    length = [f"train.{key}={steps}" for key in ("steps", "decay_steps", "checkpoint_every", "validate_every")]
+    words = ["+exp=quickstart", *overrides, *length, f"train.lr={rate}", f"train.warmup_steps={steps // 15}"]
+    words += [f"train.effective_batch={BATCH}", f"train.seed={seed}", "validation.panel=0"]
+    words += [f"run_dir={folder}", f"cache.folder={options.folder / 'latents'}"]
+    with encoding:
+        verb("cache-latents", *words)
+    write_atomically(folder / "seconds.json", json.dumps(verb("train", *words)))
+
+
+def evaluate(folder: Path, sampled: tuple[int, int], part: str, options: argparse.Namespace, *words: str) -> None:
+    """One evaluation, in `folder`/SAMPLED/`part`."""
+    output = folder / label(sampled) / part
+    if (output / "results.json").is_file():
+        return
+    limit = [f"limit={options.limit}"] if options.limit and part != "motorcycle" else []
+    how = [f"sampler.steps={sampled[0]}", f"sampler.ensemble_size={sampled[1]}", "panel.worst=0", "panel.median=0"]
+    verb("eval", *words, f"checkpoint={folder / 'final'}", f"output={output}", *how, *limit)
+
+
+def seconds_per_image(checkpoint: Path, steps: int, members: int) -> float:
+    """Processor time to predict one 96x128 image, median of nine."""
+    model, image, times = MarigoldDepth.from_pretrained(checkpoint), torch.rand(1, 3, 96, 128), []
+    for _ in range(10):
+        started = time.process_time()
+        model(image, steps=steps, ensemble_size=members)
+        times.append(time.process_time() - started)
+    return statistics.median(times[1:])
 
 
 def control(options: argparse.Namespace) -> None:
     """One model's depth in metres, fitted in each of the four quantities: what the fit alone is worth."""
-    source = place("one_step, depth", options.seeds[0], options)
     stored = options.folder / "control"
-    if not (source / "final").is_dir():
-        return
     if not stored.is_dir():
-        write_metric(source / "final", stored, options.limit)
-    for protocol in ("marigold", "disparity", "sqrt_disparity", "log"):
-        if not (stored.with_name(f"control_{protocol}") / "results.json").is_file():
+        write_metric(place("one_step, depth", options.seeds[0], options) / "final", stored, options.limit)
+    for protocol in PROTOCOLS:
+        if not (output := options.folder / f"control_{protocol}" / "results.json").is_file():
+            given = ["dataset=rooms", f"predictions={stored}", "space=metric_depth", f"protocol={protocol}"]
             limit = [f"limit={options.limit}"] if options.limit else []
-            given = [f"predictions={stored}", "space=metric_depth", f"protocol={protocol}"]
-            output = f"output={stored.with_name(f'control_{protocol}')}"
-            command(
-                "eval.py", "dataset=rooms", *given, output, "panel.worst=0", "panel.median=0", "device=cpu", *limit
-            )
+            verb("eval", *given, f"output={output.parent}", "panel.worst=0", "panel.median=0", *limit)
 
 
 def write_metric(checkpoint: Path, folder: Path, limit: int | None) -> None:
@@ -175,51 +187,75 @@ def write_metric(checkpoint: Path, folder: Path, limit: int | None) -> None:
     partial.rename(folder)
 
 
-def table(options: argparse.Namespace) -> str:
-    """Mean and standard deviation over the seeds that are there."""
-    lines = [f"| {' | '.join(COLUMNS)} |", "|" + "---|" * len(COLUMNS)]
+def summary(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """A row of the table per recipe and way of sampling: values of the seeds that are there."""
+    rows = []
     for name in options.rows:
-        for members in ROWS[name].members:
+        for pair in ROWS[name].sampled:
             folders = [place(name, seed, options) for seed in options.seeds]
-            done = [folder for folder in folders if (folder / f"{members}_motorcycle/results.json").is_file()]
-            if done:
-                own, common, cycle = (
-                    [Result.from_json(folder / f"{members}_{part}/results.json") for folder in done]
-                    for part in ("own", "common", "motorcycle")
-                )
-                seconds = [json.loads((folder / "seconds.json").read_text()) for folder in done]
-                cells = [
-                    spread([one.metrics["abs_rel"].mean for one in own]),
-                    spread([one.metrics["abs_rel"].mean for one in common]),
-                    spread([one.metrics["delta1"].mean for one in common]),
-                    spread([one.metrics["boundary_f1"].mean for one in common]),
-                    spread([one.metrics["abs_rel"].mean for one in cycle]),
-                    f"{statistics.mean(seconds):.0f}",
-                ]
-                lines.append(f"| {name} | 1 x {members} | {len(done)} | " + " | ".join(cells) + " |")
+            folders = [folder for folder in folders if (folder / label(pair) / "seconds.json").is_file()]
+            if not folders:
+                continue
+
+            def metric(part: str, key: str, done: Sequence[Path], pair: tuple[int, int] = pair) -> tuple[float, float]:
+                found = [Result.from_json(folder / label(pair) / part / "results.json") for folder in done]
+                return spread([one.metrics[key].mean for one in found])
+
+            stages = [[folder, folder.with_name(f"{folder.name}_first")] for folder in folders]
+            training = [
+                sum(json.loads(file.read_text()) for one in stage if (file := one / "seconds.json").is_file())
+                for stage in stages
+            ]
+            speed = [json.loads((folder / label(pair) / "seconds.json").read_text()) for folder in folders]
+            rows.append(
+                {
+                    "recipe": name,
+                    "sampled": label(pair),
+                    "seeds": len(folders),
+                    "own": metric("own", "abs_rel", folders),
+                    "common": metric("common", "abs_rel", folders),
+                    "delta1": metric("common", "delta1", folders),
+                    "boundary_f1": metric("common", "boundary_f1", folders),
+                    "motorcycle": metric("motorcycle", "abs_rel", folders),
+                    "image": spread(speed),
+                    "training": spread(training),
+                }
+            )
+    return rows
+
+
+def table(rows: Sequence[dict[str, Any]], options: argparse.Namespace) -> str:
+    """Mean and standard deviation over the seeds, in Markdown."""
+    headings = (
+        "recipe | steps x members | seeds | AbsRel, own protocol | AbsRel | delta1 | boundary F1 | motorcycle | "
+        "s / image | training, s"
+    )
+    lines = [f"| {headings} |", "|---" * len(headings.split("|")) + "|"]
+    for row in rows:
+        parts = [
+            f"{row[key][0]:.4f} ± {row[key][1]:.4f}"
+            for key in ("own", "common", "delta1", "boundary_f1", "motorcycle")
+        ]
+        parts += [f"{row['image'][0]:.3f}", f"{row['training'][0]:.0f}"]
+        lines.append(f"| {row['recipe']} | {row['sampled']} | {row['seeds']} | {' | '.join(parts)} |")
     fitted = [
         f"{protocol} {Result.from_json(file).metrics['abs_rel'].mean:.4f}"
-        for protocol in ("marigold", "disparity", "sqrt_disparity", "log")
-        if (file := options.folder / f"control_{protocol}/results.json").is_file()
+        for protocol in PROTOCOLS
+        if (file := options.folder / f"control_{protocol}" / "results.json").is_file()
     ]
-    return "\n".join([*lines, "", f"One model's metres under each fit, AbsRel: {', '.join(fitted)}"])
+    return "\n".join([*lines, "", f"One model's metres under the fit of each protocol, AbsRel: {', '.join(fitted)}."])
 
 
-def spread(values: Sequence[float]) -> str:
-    """Mean and sample standard deviation."""
-    deviation = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.4f}{deviation}"
+def spread(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and sample standard deviation, 0 of one value."""
+    return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def label(sampled: tuple[int, int]) -> str:
+    """Steps x members, as the table and the folders name them."""
+    return f"{sampled[0]}x{sampled[1]}"
 
 
 def place(name: str, seed: int, options: argparse.Namespace) -> Path:
     """The run folder of a row at a seed."""
-    return options.folder / f"{name.replace(', ', '-').replace(' + ', '-')}-{seed}"
-
-
-def command(script: str, *arguments: str) -> None:
-    """A command of the README, on one thread; its output is shown if it fails."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    words = [sys.executable, str(ROOT / "scripts" / script), *arguments]
-    done = subprocess.run(words, env=environment, capture_output=True, text=True)
-    if done.returncode:
-        sys.exit(f"{' '.join(words)}\n{done.stdout}{done.stderr}")
+    return Path(options.folder, f"{name.replace(', ', '-').replace(' + ', '-')}-{seed}")
