@@ -129,7 +129,8 @@ class Trainer:
             step,
             warmup_steps=config.warmup_steps,
             total_steps=config.decay_steps,
-            final_ratio=config.final_ratio if config.schedule == "exponential" else 1.0,
+            final_ratio=config.final_ratio,
+            schedule=config.schedule,
         )
         for group in self.optimizer.param_groups:
             group["lr"] = config.lr * factor

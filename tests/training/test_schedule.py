@@ -29,7 +29,17 @@ def test_decay_is_a_straight_line_in_the_logarithm():
 
 
 @pytest.mark.parametrize(
-    "settings", [{"warmup_steps": 10, "total_steps": 10}, {"final_ratio": 0.0}, {"warmup_steps": -1}]
+    ("schedule", "factors"),
+    [("linear", [0.5, 1.0, 0.51, 0.02, 0.02]), ("constant", [0.5, 1.0, 1.0, 1.0, 1.0])],
+)
+def test_other_schedules(schedule, factors):
+    settings = {"warmup_steps": 10, "total_steps": 110, "final_ratio": 0.02, "schedule": schedule}
+    assert [learning_rate_factor(step, **settings) for step in (5, 10, 60, 110, 500)] == pytest.approx(factors)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"warmup_steps": 10, "total_steps": 10}, {"final_ratio": 0.0}, {"warmup_steps": -1}, {"schedule": "cosine"}],
 )
 def test_impossible_settings_are_refused(settings):
     with pytest.raises(ValueError, match="learning_rate_factor"):
