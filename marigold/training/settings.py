@@ -27,11 +27,11 @@ class TrainConfig:
     `steps` counts optimiser steps of `effective_batch` samples, taken in micro-batches. The learning rate is
     `lr` times `learning_rate_factor`: `schedule` exponential or linear falls to `final_ratio` at `decay_steps`,
     constant stays after the warm-up. `optimizer` is adam, adamw, or adam8bit for bitsandbytes' 8-bit moments;
-    `weight_decay` is decoupled (adamw), or added to the gradient. `max_grad_norm` null does not clip. With `ema_decay` a moving average
-    of the weights is kept, validated and exported instead of the weights themselves; null for none. With
-    `verify_checkpoints` each checkpoint is read back and compared with the weights in memory. `time_limit` is in
-    hours, null for none. `select_by` names the validation metric (lower is better) that decides which checkpoint
-    is kept as `best`; null takes AbsRel on the first validation set.
+    `weight_decay` is decoupled (adamw), or added to the gradient. `max_grad_norm` null does not clip. With
+    `ema_decay` a moving average of the weights is kept, validated and exported instead of the weights
+    themselves; null for none. With `verify_checkpoints` each checkpoint is read back and compared with the
+    weights in memory. `time_limit` is in hours, null for none. `select_by` names the validation metric (lower is
+    better) that decides which checkpoint is kept as `best`; null takes AbsRel on the first validation set.
     """
 
     steps: int
