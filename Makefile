@@ -9,7 +9,10 @@ PROCESSES ?= $(shell $(PYTHON) -c "import os; print(min(2, os.cpu_count() or 1))
 DEVICE ?= cpu
 LAUNCH = $(BIN)/torchrun --standalone --nproc_per_node $(PROCESSES)
 EXP ?= quickstart
-RUN_DIR ?= runs/quickstart
+comma := ,
+RUN_DIR ?= runs/$(subst $(comma),-,$(patsubst [%],%,$(EXP)))
+# One pass has no use for an ensemble: members of the evaluation, more where there is noise
+MEMBERS ?= $(if $(findstring marigold,$(EXP)),5,1)
 ROOMS := $(or $(MARIGOLD_DATA),data)/rooms
 # More overrides of the training, such as TRAIN="train.steps=60 train.decay_steps=60"
 TRAIN ?=
@@ -25,7 +28,7 @@ export MALLOC_MMAP_THRESHOLD_ := 1000000000
 
 quickstart: data
 	$(LAUNCH) scripts/train.py +exp=$(EXP) device=$(DEVICE) run_dir=$(RUN_DIR) $(TRAIN)
-	$(LAUNCH) scripts/eval.py dataset=rooms device=$(DEVICE) checkpoint=$(RUN_DIR)/final output=$(RUN_DIR)/eval sampler.ensemble_size=5 panel.worst=2 panel.median=4
+	$(LAUNCH) scripts/eval.py dataset=rooms device=$(DEVICE) checkpoint=$(RUN_DIR)/final output=$(RUN_DIR)/eval sampler.ensemble_size=$(MEMBERS) panel.worst=2 panel.median=4
 	$(RUN) scripts/compare_constant.py dataset=rooms results=$(RUN_DIR)/eval
 
 data: .venv/installed
@@ -58,4 +61,4 @@ constraints: .venv/developed
 	touch $@
 
 clean:
-	rm -rf $(ROOMS) runs/quickstart
+	rm -rf $(ROOMS) $(RUN_DIR)

@@ -132,7 +132,12 @@ def train(folder: Path, steps: int, rate: float, seed: int, options: argparse.Na
         return
     length = [f"train.{key}={steps}" for key in ("steps", "decay_steps", "checkpoint_every", "validate_every")]
     words = ["+exp=quickstart", *overrides, *length, f"train.lr={rate}", f"train.warmup_steps={steps // 15}"]
-    words += [f"train.effective_batch={BATCH}", f"train.seed={seed}", "validation.panel=0"]
+    words += [
+        "train.final_ratio=0.02",
+        f"train.effective_batch={BATCH}",
+        f"train.seed={seed}",
+        "validation.panel=0",
+    ]
     words += [f"run_dir={folder}", f"cache.folder={options.folder / 'latents'}"]
     with encoding:
         verb("cache-latents", *words)

@@ -21,7 +21,7 @@ sys.path[:0] = [str(ROOT), *(str(ROOT / folder) for folder in ("scripts", "tests
 
 # The quickstart's recipe on a few small rooms and a base with random weights, in seconds.
 TRAINING = [
-    "+exp=quickstart",
+    "+exp=[quickstart,marigold]",
     "device=cpu",
     "cache.enabled=false",
     "data.vkitti.reader.crop=[32,96]",

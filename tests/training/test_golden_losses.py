@@ -32,7 +32,7 @@ def first_losses(folder: Path) -> list[float]:
     node = OmegaConf.load(ROOT / "configs/prepare/hypersim.yaml")
     paths = {"raw": str(rooms / "hypersim_raw"), "out": str(rooms / "hypersim"), "official": None}
     build(OmegaConf.merge(node, paths, {"workers": 1, "dry_run": False, "max_broken": 0.0}), "prepare")
-    overrides = ["+exp=quickstart", "device=cpu", f"paths.data={data}", f"run_dir={folder / 'run'}"]
+    overrides = ["+exp=[quickstart,marigold]", "device=cpu", f"paths.data={data}", f"run_dir={folder / 'run'}"]
     overrides += [f"model.base={ROOT / 'marigold/miniature/tiny'}", f"train.steps={STEPS}", "train.log_every=1"]
     overrides += ["validation.panel=0", "train.checkpoint_every=1000", "train.validate_every=1000"]
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
