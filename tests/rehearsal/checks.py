@@ -229,9 +229,9 @@ def validated_on(run: str, *sets: str) -> Check:
 
 
 def own_set(place: Workplace, command: Command) -> None:
-    """The README's YAML, in a file of the user's, and a few pairs."""
-    text = re.search(r"```yaml\n(.+?)```", place.path("README.md").read_text(), re.DOTALL)
-    assert text, "the README shows no YAML"
+    """The documented YAML, in a file of the user's, and a few pairs."""
+    text = re.search(r"```yaml\n(.+?)```", place.path("docs/training.md").read_text(), re.DOTALL)
+    assert text, "docs/training.md shows no YAML"
     write(place.path("configs/data/mine.yaml"), text[1])
     for part, numbers in (("train", range(4)), ("val", range(4, 6))):
         for number in numbers:
@@ -287,6 +287,14 @@ def rooms_cached(place: Workplace, _: Result) -> None:
 
 def made(place: Workplace, command: Command) -> Sequence[Command]:
     return recipe(place.folder, command.text.split()[1], BINARIES)
+
+
+def made_with_noise(_: Workplace, command: Command) -> Sequence[Command]:
+    return [Command("python scripts/train.py +exp=[quickstart,marigold]", command.place)]
+
+
+def installable(place: Workplace, _: Command) -> None:
+    assert all(place.path(name).is_file() for name in ("constraints.txt", "pyproject.toml"))
 
 
 def only_pytest(place: Workplace, command: Command) -> None:
@@ -381,7 +389,11 @@ def swept(curve: str, points: int) -> Check:
     return check
 
 
-def predicted(place: Workplace, _: Result) -> None:
+def predicted(place: Workplace, command: Command) -> None:
+    """Predictions of the images by a checkpoint that is here."""
+    text = command.text.replace("prs-eth/marigold-depth-v1-1", "runs/quickstart/final")
+    result = place.run(text)
+    assert result.code == 0, last_words(result.output)
     maps = [np.load(path) for path in sorted(place.path("depth/depth_npy").glob("*.npy"))]
     assert [(m.shape, m.dtype, bool(np.ptp(m) > 0)) for m in maps] == 3 * [((120, 160), np.float32, True)]
     assert all(m.min() >= 0 and m.max() <= 1 for m in maps)

@@ -21,10 +21,9 @@ ABLATIONS = {
     "ablation_hypersim_only": {"data.vkitti.weight": 0.0},
     "ablation_vkitti_only": {"data.hypersim.weight": 0.0},
 }
-QUICK = {
+NOISES = {
     "ablation_noise_gaussian": {"recipe.noise": "gaussian"},
     "ablation_noise_multi_resolution": {"recipe.noise": "multi_resolution"},
-    "ablation_no_pretraining": {"model.random_unet": True},
 }
 
 RECIPES = ("marigold_v1_1", "e2e_ft", "lotus_g", "lotus_d", "genpercept", "depthmaster", "one_step")
@@ -35,6 +34,10 @@ PIXELS = "cache.enabled=false"
 TABLE = [
     # data
     instead("get", "make quickstart", checks.made, "the environment is here: the rest of the recipe, line by line"),
+    instead("train", "make quickstart EXP=[quickstart,marigold]", checks.made_with_noise, "its training, uncached"),
+    typed("train", "train.py +exp=[quickstart,marigold]", trained("quickstart-marigold"), f"{SHORT} {PIXELS}"),
+    instead("get", "python3 -m venv .venv *", checks.installable, "the environment is here"),
+    instead("get", "pip install -c constraints.txt -e .", checks.installable, "the environment is here"),
     instead("get", "make test", checks.only_pytest, "it would start this test: only the recipe is looked at"),
     typed("get", "prepare.py dataset=rooms *", checks.rooms_rendered, ROOMS),
     typed("get", "prepare.py dataset=hypersim raw=data/rooms/*", checks.rooms_prepared),
@@ -82,8 +85,10 @@ TABLE = [
           f"{checks.TRAIN} train.effective_batch=2 train.micro_batch=1 data.teacher.transform.size=[96,128]"),
     typed("evaluate", "export.py checkpoint=runs/hypersim_vkitti-lotus_d/final *",
           checks.exported("lotus_d_diffusers")),
-    *(typed("train", f"train.py +exp=[quickstart,{name}]", trained(f"quickstart-{name}", **values), SHORT)
-      for name, values in QUICK.items()),
+    *(typed("train", f"train.py +exp=[quickstart,marigold,{name}]",
+            trained(f"quickstart-marigold-{name}", **values), f"{SHORT} {PIXELS}") for name, values in NOISES.items()),
+    typed("train", "train.py +exp=[quickstart,ablation_no_pretraining]",
+          trained("quickstart-ablation_no_pretraining", **{"model.random_unet": True}), SHORT),
     *(typed("train", f"train.py +exp=[hypersim_vkitti,{name}]",
             trained(f"hypersim_vkitti-{name}", **values), f"{PAPER} {SMALL}")
       for name, values in ABLATIONS.items()),
@@ -93,8 +98,8 @@ TABLE = [
     typed("train", "cache_latents.py +exp=[hypersim_vkitti,cached_latents]", checks.cached, FEW),
     typed("train", "train.py +exp=[hypersim_vkitti,cached_latents]",
           trained("hypersim_vkitti-cached_latents"), f"{FEW} {PAPER}"),
-    typed("train", "train.py +exp=quickstart noise=multi_resolution * name=noise_and_mixture",
-          trained("noise_and_mixture", **{"recipe.noise": "multi_resolution", "data.vkitti.weight": 0.05}), SHORT),
+    typed("train", "train.py +exp=quickstart data.hypersim.weight=0.95 * name=mixture",
+          trained("mixture", **{"data.vkitti.weight": 0.05}), SHORT),
     Known("train", "train.py +exp=quickstart noise=multi_resolution", checks.refused_untouched("quickstart", SHORT)),
     typed("train more", "torchrun * scripts/train.py +exp=quickstart device=cpu",
           as_others("two", "quickstart", 2), f"{SHORT} run_dir=runs/two"),
@@ -102,8 +107,8 @@ TABLE = [
             checks.two_processes(EIGHT, as_others("eight", "hypersim_vkitti", 2)), GPUS),
     instead("train more", "torchrun --nnodes 2 *", checks.two_machines, "there is one machine: two launchers on it"),
     instead("train more", "#!/bin/bash*srun*", checks.slurm, "there is no Slurm: bin/srun, until requeued"),
-    typed("train more", "train.py -m +exp=[quickstart,ablation_noise_gaussian],*",
-          trained("quickstart-ablation_noise_gaussian"), SHORT),
+    typed("train more", "train.py -m +exp=[quickstart,marigold,ablation_noise_gaussian],*",
+          trained("quickstart-marigold-ablation_noise_gaussian"), f"{SHORT} {PIXELS}"),
     # evaluation
     typed("evaluate", f"{SUITE} checkpoint=DIR", evaluated(FIVE, 1), ONE),
     typed("evaluate more", "eval.py dataset=nyu checkpoint=DIR", evaluated(["nyu"], 1), ONE),
@@ -112,14 +117,13 @@ TABLE = [
     typed("evaluate", "eval.py dataset=nyu checkpoint=DIR protocol=moge", evaluated(["nyu"], 1, protocol="moge"), ONE),
     typed("evaluate", "eval.py dataset=nyu checkpoint=DIR protocol=*", checks.refused("affine_depth"), ONE, code=1),
     typed("evaluate", "eval.py dataset=motorcycle *", evaluated(["motorcycle"], 1)),
-    typed("evaluate", "eval.py dataset=rooms * sampler.steps=4 *", evaluated(["rooms"], 1), "limit=1"),
     typed("evaluate", "eval.py dataset=rooms checkpoint=runs/quickstart-*", evaluated(["rooms"], 2), "limit=2"),
     typed("evaluate", "sweep.py curve=ensemble *", checks.swept("ensemble", 2), "limit=2 ensemble_sizes=[1,2]"),
     typed("evaluate", "sweep.py curve=steps *", checks.swept("steps", 4), "limit=2 steps=[1,2]"),
-    typed("evaluate", "infer.py input=photos/ output=depth/ *", checks.predicted),
+    instead("evaluate", "infer.py input=photos/ output=depth/ checkpoint=prs-eth/*", checks.predicted, "no hub"),
     typed("table", "table.py results=[runs/eval]", checks.tabled("runs/table", ["quickstart", "Marigold v1.0"], FIVE)),
     typed("table", "table.py results=[runs/eval] output=runs/noise",
-          checks.tabled("runs/noise", [f"quickstart-{name}" for name in list(QUICK)[:2]], ["rooms"])),
+          checks.tabled("runs/noise", [f"quickstart-marigold-{name}" for name in NOISES], ["rooms"])),
 ]
 # fmt: on
 
