@@ -34,7 +34,7 @@ quickstart: data
 data: .venv/installed
 	$(RUN) scripts/prepare.py dataset=rooms workers=$(WORKERS)
 	$(RUN) scripts/prepare.py dataset=hypersim raw=$(ROOMS)/hypersim_raw out=$(ROOMS)/hypersim workers=$(WORKERS) prepare.official=null
-	$(LAUNCH) scripts/cache_latents.py +exp=$(EXP) device=$(DEVICE)
+	$(LAUNCH) scripts/cache_latents.py +exp=$(EXP) device=$(DEVICE) $(TRAIN)
 
 test: .venv/developed
 	$(BIN)/pytest
