@@ -1,13 +1,14 @@
 """The recipes side by side on the rendered rooms: the same samples, rate and base, several seeds, one table.
 
-`python scripts/benchmark.py study` trains and evaluates what is not there yet in RUNS/study and writes the table; the
-same command again resumes. It needs the rooms: make data.
+`python scripts/benchmark.py study` trains and evaluates what is not there yet in RUNS/study and prints the table; the
+same command again goes through what is missing, run by run. It needs the rooms, make data, and the extra `samples`.
 """
 
 import argparse
 import json
 import multiprocessing
 import os
+import shutil
 import statistics
 import sys
 import time
@@ -130,8 +131,17 @@ def train(folder: Path, steps: int, rate: float, seed: int, options: argparse.Na
     """One run of `steps` batches, with the processor time of training in seconds.json."""
     if (folder / "seconds.json").is_file():
         return
+    if folder.is_dir():  # interrupted: the time of what is left would not be that of the run
+        shutil.rmtree(folder)
     length = [f"train.{key}={steps}" for key in ("steps", "decay_steps", "checkpoint_every", "validate_every")]
-    words = ["+exp=quickstart", *overrides, *length, f"train.lr={rate}", f"train.warmup_steps={steps // 15}"]
+    words = [
+        "+exp=quickstart",
+        "data=rooms",
+        *overrides,
+        *length,
+        f"train.lr={rate}",
+        f"train.warmup_steps={steps // 15}",
+    ]
     words += [
         "train.final_ratio=0.02",
         f"train.effective_batch={BATCH}",
@@ -193,40 +203,39 @@ def write_metric(checkpoint: Path, folder: Path, limit: int | None) -> None:
 
 
 def summary(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """A row of the table per recipe and way of sampling: values of the seeds that are there."""
+    """A row of the table per recipe and way of sampling, of the seeds that are there."""
     rows = []
     for name in options.rows:
         for pair in ROWS[name].sampled:
             folders = [place(name, seed, options) for seed in options.seeds]
-            folders = [folder for folder in folders if (folder / label(pair) / "seconds.json").is_file()]
-            if not folders:
-                continue
-
-            def metric(part: str, key: str, done: Sequence[Path], pair: tuple[int, int] = pair) -> tuple[float, float]:
-                found = [Result.from_json(folder / label(pair) / part / "results.json") for folder in done]
-                return spread([one.metrics[key].mean for one in found])
-
-            stages = [[folder, folder.with_name(f"{folder.name}_first")] for folder in folders]
-            training = [
-                sum(json.loads(file.read_text()) for one in stage if (file := one / "seconds.json").is_file())
-                for stage in stages
-            ]
-            speed = [json.loads((folder / label(pair) / "seconds.json").read_text()) for folder in folders]
-            rows.append(
-                {
-                    "recipe": name,
-                    "sampled": label(pair),
-                    "seeds": len(folders),
-                    "own": metric("own", "abs_rel", folders),
-                    "common": metric("common", "abs_rel", folders),
-                    "delta1": metric("common", "delta1", folders),
-                    "boundary_f1": metric("common", "boundary_f1", folders),
-                    "motorcycle": metric("motorcycle", "abs_rel", folders),
-                    "image": spread(speed),
-                    "training": spread(training),
-                }
-            )
+            done = [folder for folder in folders if (folder / label(pair) / "seconds.json").is_file()]
+            if done:
+                rows.append(
+                    {"recipe": name, "sampled": label(pair), "seeds": len(done), **measured(done, label(pair))}
+                )
     return rows
+
+
+def measured(folders: Sequence[Path], sampled: str) -> dict[str, tuple[float, float]]:
+    """Mean and standard deviation, over the runs in `folders`, of each column."""
+
+    def metric(part: str, key: str) -> tuple[float, float]:
+        results = [Result.from_json(folder / sampled / part / "results.json") for folder in folders]
+        return spread([result.metrics[key].mean for result in results])
+
+    def seconds(folder: Path) -> float:
+        return float(json.loads((folder / "seconds.json").read_text()))
+
+    stages = [[folder, *folder.parent.glob(f"{folder.name}_first")] for folder in folders]
+    return {
+        "own": metric("own", "abs_rel"),
+        "common": metric("common", "abs_rel"),
+        "delta1": metric("common", "delta1"),
+        "boundary_f1": metric("common", "boundary_f1"),
+        "motorcycle": metric("motorcycle", "abs_rel"),
+        "image": spread([seconds(folder / sampled) for folder in folders]),
+        "training": spread([sum(map(seconds, stage)) for stage in stages]),
+    }
 
 
 def table(rows: Sequence[dict[str, Any]], options: argparse.Namespace) -> str:
