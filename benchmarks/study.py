@@ -257,7 +257,9 @@ def table(rows: Sequence[dict[str, Any]], options: argparse.Namespace) -> str:
         for protocol in PROTOCOLS
         if (file := options.folder / f"control_{protocol}" / "results.json").is_file()
     ]
-    return "\n".join([*lines, "", f"One model's metres under the fit of each protocol, AbsRel: {', '.join(fitted)}."])
+    if fitted:
+        lines += ["", f"One model's metres under the fit of each protocol, AbsRel: {', '.join(fitted)}."]
+    return "\n".join(lines)
 
 
 def spread(values: Sequence[float]) -> tuple[float, float]:
