@@ -10,6 +10,9 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
+import numpy as np
+from scipy.stats import rankdata
+
 from marigold.evaluation.published import DATASETS
 from marigold.evaluation.report import MEASURED, Entry, compared, markdown, measured_entry, published_entries
 from marigold.evaluation.result import Result
@@ -111,14 +114,8 @@ def ranks(rows: Sequence[Entry], datasets: Sequence[str]) -> list[float | None]:
         return [None] * len(rows)
     # Lower AbsRel is better, higher delta1 is; the published precision decides what is a tie.
     columns = [[round(sign * row.values[d][k], 1) for row in fit] for d in datasets for k, sign in ((0, 1), (1, -1))]
-    average = {
-        id(row): sum(
-            sum(other < column[place] for other in column) + (column.count(column[place]) + 1) / 2
-            for column in columns
-        )
-        / len(columns)
-        for place, row in enumerate(fit)
-    }
+    places = np.mean([rankdata(column) for column in columns], axis=0).tolist()
+    average = {id(row): place for row, place in zip(fit, places, strict=True)}
     return [average.get(id(row)) for row in rows]
 
 

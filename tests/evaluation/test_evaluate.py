@@ -87,7 +87,7 @@ def test_an_image_that_fails_stops_the_run_or_is_reported():
 
 
 def test_an_unknown_metric_is_named():
-    with pytest.raises(EvaluationError, match=r"absrel; known: abs_rel"):
+    with pytest.raises(EvaluationError, match="absrel"):
         next(evaluate(grey, samples(), PROTOCOL, metrics=["absrel"]))
 
 
