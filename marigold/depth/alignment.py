@@ -113,7 +113,7 @@ def align_to(
 
 
 def _fit_to_points(pred: Float[Tensor, "B 1 H W"], metres: Tensor, method: str) -> AffineFit:
-    lines = {"least_squares": _line, "huber": _huber_line}
+    lines = {"least_squares": _line, "huber": huber_line}
     if method not in lines:
         raise ValueError(f"unknown method {method!r}; known: {', '.join(lines)}")
     if pred.shape != metres.shape:
@@ -201,7 +201,11 @@ def _least_absolute_line(x: Points, y: Points, weight: Points) -> Line:
     return slope / width, intercept - slope * middle / width
 
 
-def _huber_line(x: Points, y: Points) -> Line:
+def huber_line(x: Points, y: Points) -> Line:
+    """Slope and intercept of y on x under Huber's loss at 1.345 robust standard deviations; float64 arrays.
+
+    A constant x gives slope 0 and the median of y.
+    """
     step = -(-len(x) // _ROBUST_GRID**2)
     start = _least_absolute_line(x[::step], y[::step], np.ones_like(x[::step]))
     deviation = _DEVIATIONS_PER_MAD * float(np.median(np.abs(start[0] * x + start[1] - y)))
