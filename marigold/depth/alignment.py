@@ -158,7 +158,7 @@ def _fit_to_points(pred: Float[Tensor, "B 1 H W"], metres: Tensor, method: str) 
                 f"image {index} of the batch: scale and shift need two known pixels where the prediction differs"
             )
         if method == "huber":
-            fits.append(_huber_line(x, y))
+            fits.append(huber_line(x, y))
     return _as_fit(fits, pred) if method == "huber" else fit_affine(pred, metres, known)
 
 
@@ -220,7 +220,11 @@ def _least_absolute_line(x: Points, y: Points, weight: Points) -> tuple[float, f
     return slope / width, intercept - slope * middle / width
 
 
-def _huber_line(x: Points, y: Points) -> tuple[float, float]:
+def huber_line(x: Points, y: Points) -> tuple[float, float]:
+    """Slope and intercept of y on x under Huber's loss at 1.345 robust standard deviations; float64 arrays.
+
+    A constant x gives slope 0 and the median of y.
+    """
     step = -(-len(x) // _ROBUST_GRID**2)
     start = _least_absolute_line(x[::step], y[::step], np.ones_like(x[::step]))
     deviation = _DEVIATIONS_PER_MAD * float(np.median(np.abs(start[0] * x + start[1] - y)))
