@@ -1,8 +1,10 @@
 """Predict the depth of images and write the files that were asked for: one run, from its settings to the report."""
 
+import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from accelerate import PartialState
@@ -11,11 +13,14 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from marigold.config import ConfigError, to_dataclass
+from marigold.depth.camera import CameraSettings
 from marigold.model.pipeline import MarigoldDepth
 from marigold.model.settings import Sampling
 from marigold.precision import PRECISIONS
-from marigold.prediction_files import Job, PointCloud, plan, read_ahead, write
+from marigold.prediction_files import IN_SPACE, Distances, Job, plan, read_ahead, write
 from marigold.training.recipe import named_switches
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,16 @@ class Save:
     colour: bool
     uncertainty: bool
     point_cloud: bool
+    mesh: bool
+    viewer: bool
+    exr: bool
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for files whose extra is not installed, and when there are none to write."""
+        if self.exr and find_spec("OpenEXR") is None:
+            raise ConfigError("save.exr=true needs the package OpenEXR: pip install -e '.[exr]'")
+        if not any(asdict(self).values()):
+            raise ConfigError("save: every kind of file is switched off")
 
 
 @dataclass(frozen=True)
@@ -42,7 +57,8 @@ class InferConfig:
     overwrite: bool
     sampler: Sampling
     seed: int
-    point_cloud: PointCloud
+    camera: CameraSettings
+    distances: Distances
     precision: str
     device: str | None
 
@@ -50,8 +66,6 @@ class InferConfig:
         """Refuse what could only fail after the first image; raises ConfigError."""
         if self.precision not in PRECISIONS:
             raise ConfigError(f"precision: expected one of {', '.join(PRECISIONS)}, got {self.precision!r}")
-        if not any(asdict(self.save).values()):
-            raise ConfigError("save: every kind of file is switched off")
         if self.save.uncertainty and self.sampler.ensemble_size < 2:
             raise ConfigError("save.uncertainty: needs sampler.ensemble_size of 2 or more")
 
@@ -63,7 +77,10 @@ def predict_all(jobs: Sequence[Job], model: MarigoldDepth, settings: InferConfig
         try:
             image = picture.result()
             prediction = model(image[None], seed=settings.seed, **settings.sampler.arguments())
-            write(job, image, prediction, settings.point_cloud)
+            camera, source = settings.camera.of(job.picture, *image.shape[-2:])
+            if IN_SPACE & job.files.keys():
+                logger.info("%s: camera %s", job.picture, source)
+            write(job, image, prediction, camera, settings.distances)
         except ValueError as error:
             message = str(error)
             failures.append(message if str(job.picture) in message else f"{job.picture}: {message}")

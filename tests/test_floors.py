@@ -53,6 +53,8 @@ HOMES = {
     "matplotlib": {"visualization"},
     "wandb": {"training"},
     "gradio": {"demo"},
+    "tensorboard": {"training"},
+    "OpenEXR": {"pictures"},
     "peft": {"model"},
     "requests": {"data"},
     "urllib3": {"data"},

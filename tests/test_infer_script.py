@@ -42,10 +42,17 @@ def written(output: Path) -> list[str]:
 
 def test_every_kind_of_file(photos: Path, tmp_path: Path, checkpoint: Path):
     output = tmp_path / "out"
-    everything = ["save.uncertainty=true", "save.point_cloud=true", "sampler.ensemble_size=3"]
+    everything = [
+        "save.uncertainty=true",
+        "save.point_cloud=true",
+        "save.mesh=true",
+        "save.viewer=true",
+        "save.exr=true",
+        "sampler.ensemble_size=3",
+    ]
     assert run(*arguments(photos, output, checkpoint), *everything)
     kinds = {"depth_npy": "npy", "depth_png": "png", "depth_colour": "png", "uncertainty_npy": "npy"}
-    kinds["point_cloud"] = "ply"
+    kinds |= {"point_cloud": "ply", "mesh": "glb", "viewer": "html", "exr": "exr"}
     expected = [f"{kind}/{name}.{ending}" for kind, ending in kinds.items() for name in ("a", "sub/b")]
     assert written(output) == sorted(expected)
     model = MarigoldDepth.from_pretrained(checkpoint)
