@@ -20,7 +20,7 @@ VERBS = {
     "sweep",
     "report",
 }
-VERBS |= {"compare_constant", "infer", "export", "prepare", "download", "demo", "serve"}
+VERBS |= {"compare_constant", "infer", "export", "prepare", "download", "demo", "known_points", "serve"}
 FLOORS = {"depth", "data", "model", "evaluation", "training", "visualization", "prediction_files"}
 # What each floor may import from the package, besides itself.
 BELOW = {
@@ -52,7 +52,7 @@ HOMES = {
     "h5py": {"data", "miniature"},
     "matplotlib": {"visualization"},
     "wandb": {"training"},
-    "gradio": {"demo"},
+    "gradio": {"demo", "known_points"},
     "tensorboard": {"training"},
     "OpenEXR": {"pictures"},
     "peft": {"model"},

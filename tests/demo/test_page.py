@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import urllib.error
 import urllib.request
 import uuid
@@ -198,6 +199,28 @@ def test_the_mesh_turns(visit: Visit, tmp_path: Path):
     assert (seen(canvas) != before).any()
 
 
+def test_clicked_points_and_their_metres_give_a_cloud_in_metres(visit: Visit, tmp_path: Path):
+    page = visit.page
+    shown = page.locator("#points img")
+    shown.scroll_into_view_if_needed()
+    box = shown.bounding_box()
+    for number, (right, down) in enumerate([(0.25, 0.25), (0.75, 0.75)]):
+        page.mouse.click(box["x"] + right * box["width"], box["y"] + down * box["height"])
+        page.get_by_test_id(f"cell-{number}-0").get_by_text(re.compile(r"\d+")).wait_for()
+    for number, metres in enumerate(("1.5", "2.5")):
+        cell = page.get_by_test_id(f"cell-{number}-2")
+        cell.dblclick()
+        cell.locator("textarea, input").fill(metres)
+        page.keyboard.press("Escape" if number else "Tab")
+    page.get_by_role("button", name="To metres").click()
+    page.locator("#metres", has_text=" m; expected error").wait_for()
+    cloud = visit.download("point_cloud/my photo.ply", tmp_path / "cloud.ply")
+    vertices = np.frombuffer(cloud[cloud.index(b"end_header") + 11 :], np.dtype([("xyz", "<f4", 3), ("rgb", "u1", 3)]))
+    depth = vertices["xyz"][:, 2].reshape(96, 64)
+    # A line through two points meets them.
+    np.testing.assert_allclose([depth[24, 16], depth[72, 48]], [1.5, 2.5], rtol=0.05)
+
+
 def test_a_broken_image_gets_a_message_and_the_page_lives_on(visit: Visit, photo: Path, tmp_path: Path):
     page, broken, huge = visit.page, tmp_path / "broken.png", tmp_path / "huge.png"
     broken.write_bytes(photo.read_bytes()[:300])
@@ -214,6 +237,13 @@ def test_a_broken_image_gets_a_message_and_the_page_lives_on(visit: Visit, photo
     visit.drop(photo)
     visit.predict()
     page.get_by_role("button", name="depth_png/my photo.png").wait_for()
+
+
+def test_an_example_is_an_image_like_any_other(visit: Visit):
+    visit.page.locator("button.gallery-item").first.click()
+    visit.page.locator("#source", has_text="motorcycle_left.png").wait_for()
+    visit.predict()
+    visit.page.get_by_role("button", name="depth_png/motorcycle_left.png").wait_for()
 
 
 def test_nothing_left_the_machine_and_nobody_complained(served: Served, visit: Visit):
@@ -261,3 +291,25 @@ def test_what_was_uploaded_goes_with_the_server(served: Served):
 def seen(canvas: Locator) -> np.ndarray:
     """What a canvas shows, (H, W, 3)."""
     return np.asarray(Image.open(io.BytesIO(canvas.screenshot())).convert("RGB"))
+
+
+def draw(checkpoint: Path, image: Path, to: Path) -> None:
+    """What the page looks like with a prediction, for docs/demo.md."""
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
+        served = Served(checkpoint, Path(folder))
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS.split())
+        visit = Visit(browser.new_page(viewport={"width": 1280, "height": 1060}), served.url)
+        visit.drop(image)
+        if (members := visit.page.get_by_label("Members")).count():
+            members.fill("5")
+        visit.predict()
+        visit.page.get_by_role("button", name="depth_png/").wait_for()
+        visit.page.locator("#mesh canvas").wait_for()
+        visit.page.wait_for_timeout(10_000)
+        visit.page.screenshot(path=to)
+        browser.close()
+        served.stop()
+
+
+if __name__ == "__main__":  # python tests/demo/test_page.py DIR IMAGE docs/images/page.png
+    draw(*map(Path, sys.argv[1:]))
