@@ -158,6 +158,7 @@ def test_half_precision(photos: Path, tmp_path: Path, checkpoint: Path):
     assert 0 < np.abs(exact - half).max() < 0.05
 
 
+@pytest.mark.slow
 def test_from_the_command_line(photos: Path, tmp_path: Path, checkpoint: Path):
     (photos / "broken.png").write_bytes(b"not a picture")
     command = [sys.executable, "scripts/infer.py", *arguments(photos, tmp_path / "out", checkpoint)]
