@@ -70,7 +70,11 @@ def metric_depth(
     """
     if method not in ("fit", "residual"):
         raise ValueError(f"method={method!r}: expected fit or residual")
-    _check(prediction.depth, points, metres, name)
+    if len(prediction.depth) != 1:
+        raise ValueError(f"{name}: one image at a time, got a batch of {len(prediction.depth)}")
+    if not bool(prediction.depth.isfinite().all()):
+        raise ValueError(f"{name}: the prediction is not finite")
+    check_points(prediction.depth.shape[-2:], points, metres, name)
     mapping = MAPPINGS[MAPPING_OF.get(prediction.space, "depth")]
     low, high = (float(value) for value in prediction.depth.aminmax())
     # The prediction's own scale and shift end here.
@@ -121,14 +125,11 @@ def sample(values: Float[Tensor, "H W"], places: Float[Tensor, "N 2"]) -> Float[
     ).flatten()
 
 
-def _check(depth: Tensor, points: Tensor, metres: Tensor, name: str) -> None:
-    if depth.shape[0] != 1:
-        raise ValueError(f"{name}: metric depth is made of one image at a time, got a batch of {len(depth)}")
-    if not bool(depth.isfinite().all()):
-        raise ValueError(f"{name}: the prediction is not finite")
+def check_points(size: tuple[int, int], points: Float[Tensor, "N 2"], metres: Float[Tensor, "N"], name: str) -> None:
+    """Raise ValueError for fewer than two points, and for one outside of (height, width) or without a distance."""
     if len(points) < 2:
         raise ValueError(f"{name}: scale and shift need two known points, got {len(points)}")
-    height, width = depth.shape[-2:]
+    height, width = size
     inside = ((points >= -0.5) & (points <= points.new_tensor([width - 0.5, height - 0.5]))).all(1)  # False for NaN
     for bad, what in (
         (~inside, f"is not inside the image of {width} x {height} pixels"),

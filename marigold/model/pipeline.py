@@ -314,18 +314,10 @@ class MarigoldDepth:
     def _denoise(
         self, condition: Tensor, start: Tensor, steps: int, on_step: Callable[[int], None] | None
     ) -> Float[Tensor, "N 4 h w"]:
-        unet, dtype, switches = self.backbone.unet, self.backbone.unet.dtype, self.switches
-        prompt = self.prompt.to(dtype).expand(len(start), -1, -1)
-        condition = condition.to(dtype)
-        task = None
-        if switches.reconstruct:
-            task = task_labels(len(start), image=False, device=start.device).to(dtype)
+        switches = self.switches
 
         def predict(latent: Tensor, timestep: int) -> Tensor:
-            seen = condition if switches.noise == "none" else torch.cat([condition, latent.to(dtype)], dim=1)
-            # Filled in on the device: diffusers copies a number there, and the copy waits for all earlier work.
-            at = torch.full((), timestep, device=latent.device)
-            predicted = unet(seen, at, encoder_hidden_states=prompt, class_labels=task, return_dict=False)[0]
+            predicted = self.predict(condition, latent, timestep)
             if on_step is not None:
                 on_step(len(latent))
             return predicted
@@ -338,6 +330,21 @@ class MarigoldDepth:
         return self.diffusion.one_pass(
             predict(start, told).to(start.dtype), start, total - 1 if switches.silent else told
         )
+
+    def predict(
+        self, condition: Float[Tensor, "N 4 h w"], latent: Float[Tensor, "N 4 h w"], timestep: int
+    ) -> Float[Tensor, "N 4 h w"]:
+        """One pass of the U-Net, in its precision: what it predicts at a timestep for the images' latents."""
+        unet, dtype, switches = self.backbone.unet, self.backbone.unet.dtype, self.switches
+        prompt = self.prompt.to(dtype).expand(len(latent), -1, -1)
+        task = None
+        if switches.reconstruct:
+            task = task_labels(len(latent), image=False, device=latent.device).to(dtype)
+        seen = [condition] if switches.noise == "none" else [condition, latent]
+        # Filled in on the device: diffusers copies a number there, and the copy waits for all earlier work.
+        at = torch.full((), timestep, device=latent.device)
+        given = torch.cat([part.to(dtype) for part in seen], dim=1)
+        return unet(given, at, encoder_hidden_states=prompt, class_labels=task, return_dict=False)[0]
 
     def _ensemble(
         self, members: Tensor, ensemble_size: int, method: str, reduction: str
