@@ -1,8 +1,10 @@
 """Predict the depth of images and write the files that were asked for: one run, from its settings to the report."""
 
+import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from accelerate import PartialState
@@ -11,13 +13,16 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from marigold.config import ConfigError, to_dataclass
+from marigold.depth.camera import CameraSettings
 from marigold.depth.metric import metric_depth
 from marigold.model.pipeline import MarigoldDepth
 from marigold.model.settings import Sampling
 from marigold.point_files import Points
 from marigold.precision import PRECISIONS
-from marigold.prediction_files import METRIC_KINDS, Job, PointCloud, plan, read_ahead, write
+from marigold.prediction_files import IN_SPACE, METRIC_KINDS, Distances, Job, plan, read_ahead, write
 from marigold.training.recipe import named_switches
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,14 @@ class Save:
     metres: bool
     metres_png: bool
     metres_uncertainty: bool
+    mesh: bool
+    viewer: bool
+    exr: bool
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for files whose extra is not installed."""
+        if self.exr and find_spec("OpenEXR") is None:
+            raise ConfigError("save.exr=true needs the package OpenEXR: pip install -e '.[exr]'")
 
 
 @dataclass(frozen=True)
@@ -47,8 +60,9 @@ class InferConfig:
     overwrite: bool
     sampler: Sampling
     seed: int
-    point_cloud: PointCloud
     points: Points
+    camera: CameraSettings
+    distances: Distances
     precision: str
     device: str | None
 
@@ -74,15 +88,19 @@ def predict_all(jobs: Sequence[Job], model: MarigoldDepth, settings: InferConfig
     for job, picture in tqdm(read_ahead(jobs), total=len(jobs), unit="image", disable=not shown):
         try:
             image = picture.result()
-            known = settings.points.read(job, (image.shape[1], image.shape[2]), None) if settings.points else None
+            height, width = image.shape[-2:]
+            seen = settings.camera.known(job.picture, height, width)
+            known = settings.points.read(job, (height, width), seen) if settings.points else None
             prediction = model(image[None], seed=settings.seed, **settings.sampler.arguments())
-            if known is None:
-                write(job, image, prediction, settings.point_cloud)
-            else:
+            camera, source = settings.camera.of(job.picture, height, width)
+            if IN_SPACE & job.files.keys():
+                logger.info("%s: camera %s", job.picture, source)
+            metric = None
+            if known is not None:
                 metric = metric_depth(
                     prediction, known.places, known.metres, method=settings.points.chosen, name=str(job.picture)
                 )
-                write(job, image, prediction, settings.point_cloud, metric.depth.cpu(), metric.uncertainty.cpu())
+            write(job, image, prediction, camera, settings.distances, metric)
         except ValueError as error:
             message = str(error)
             failures.append(message if str(job.picture) in message else f"{job.picture}: {message}")
