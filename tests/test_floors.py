@@ -53,6 +53,8 @@ HOMES = {
     "matplotlib": {"visualization"},
     "wandb": {"training"},
     "peft": {"model"},
+    "onnx": {"model"},
+    "onnxscript": {"model"},
     "requests": {"data"},
     "urllib3": {"data"},
     "argparse": set(),

@@ -264,7 +264,7 @@ class MarigoldDepth:
         condition = in_batches(lambda part: encode_image(vae, image_norm[part]), len(image_norm), batch_size)
         owner = torch.arange(len(start), device=self.device) // (len(start) // len(image_norm))
         latent = in_batches(
-            lambda part: self._denoise(condition[owner[part]], start[part], steps), len(start), batch_size
+            lambda part: self.denoise(condition[owner[part]], start[part], steps), len(start), batch_size
         )
         depth = in_batches(lambda part: decode_depth(vae, latent[part]), len(start), batch_size)
         finite = depth.flatten(1).isfinite().all(1)
@@ -279,13 +279,20 @@ class MarigoldDepth:
             depth[bad] = again * 2 - 1
         return (depth + 1) / 2
 
-    def _denoise(self, condition: Tensor, start: Tensor, steps: int) -> Float[Tensor, "N 4 h w"]:
+    def denoise(
+        self, condition: Float[Tensor, "N 4 h w"], start: Float[Tensor, "N 4 h w"], steps: int
+    ) -> Float[Tensor, "N 4 h w"]:
+        """From the images' latents and the noise of each member to depth latents, in the precision of `start`.
+
+        A model of one pass makes it, whatever `steps` says. Raises SamplerError for more steps than timesteps.
+        """
         unet, dtype, switches = self.backbone.unet, self.backbone.unet.dtype, self.switches
-        prompt = self.prompt.to(dtype).expand(len(start), -1, -1)
+        count = start.shape[0]  # len() would be a constant in an exported graph
+        prompt = self.prompt.to(dtype).expand(count, -1, -1)
         condition = condition.to(dtype)
         task = None
         if switches.reconstruct:
-            task = task_labels(len(start), image=False, device=start.device).to(dtype)
+            task = task_labels(1, image=False, device=start.device).to(dtype).expand(count, -1)
 
         def predict(latent: Tensor, timestep: int) -> Tensor:
             seen = condition if switches.noise == "none" else torch.cat([condition, latent.to(dtype)], dim=1)
