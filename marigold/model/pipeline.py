@@ -286,19 +286,10 @@ class MarigoldDepth:
 
         A model of one pass makes it, whatever `steps` says. Raises SamplerError for more steps than timesteps.
         """
-        unet, dtype, switches = self.backbone.unet, self.backbone.unet.dtype, self.switches
-        count = start.shape[0]  # len() would be a constant in an exported graph
-        prompt = self.prompt.to(dtype).expand(count, -1, -1)
-        condition = condition.to(dtype)
-        task = None
-        if switches.reconstruct:
-            task = task_labels(1, image=False, device=start.device).to(dtype).expand(count, -1)
+        switches = self.switches
 
         def predict(latent: Tensor, timestep: int) -> Tensor:
-            seen = condition if switches.noise == "none" else torch.cat([condition, latent.to(dtype)], dim=1)
-            # Filled in on the device: diffusers copies a number there, and the copy waits for all earlier work.
-            at = torch.full((), timestep, device=latent.device)
-            return unet(seen, at, encoder_hidden_states=prompt, class_labels=task, return_dict=False)[0]
+            return self.predict(condition, latent, timestep)
 
         if not switches.one_pass:
             return self.diffusion.sample(predict, start, steps)
@@ -308,6 +299,22 @@ class MarigoldDepth:
         return self.diffusion.one_pass(
             predict(start, told).to(start.dtype), start, total - 1 if switches.silent else told
         )
+
+    def predict(
+        self, condition: Float[Tensor, "N 4 h w"], latent: Float[Tensor, "N 4 h w"], timestep: int
+    ) -> Float[Tensor, "N 4 h w"]:
+        """One pass of the U-Net, in its precision: what it predicts at a timestep for the images' latents."""
+        unet, dtype, switches = self.backbone.unet, self.backbone.unet.dtype, self.switches
+        count = latent.shape[0]  # len() would be a constant in an exported graph
+        prompt = self.prompt.to(dtype).expand(count, -1, -1)
+        task = None
+        if switches.reconstruct:
+            task = task_labels(1, image=False, device=latent.device).to(dtype).expand(count, -1)
+        seen = [condition] if switches.noise == "none" else [condition, latent]
+        # Filled in on the device: diffusers copies a number there, and the copy waits for all earlier work.
+        at = torch.full((), timestep, device=latent.device)
+        given = torch.cat([part.to(dtype) for part in seen], dim=1)
+        return unet(given, at, encoder_hidden_states=prompt, class_labels=task, return_dict=False)[0]
 
     def _ensemble(
         self, members: Tensor, ensemble_size: int, method: str, reduction: str

@@ -39,6 +39,7 @@ def test_stopping_after_every_single_step_changes_nothing(tmp_path, undisturbed,
     assert weights(tmp_path) == weights(whole)
 
 
+@pytest.mark.slow
 def test_killed_process_continues_bit_for_bit(tmp_path, undisturbed, configure, arguments):
     whole = reference(undisturbed, configure)
     command = [sys.executable, str(SCRIPT), *arguments, f"run_dir={tmp_path}"]
@@ -83,6 +84,7 @@ def test_another_recipe_is_not_continued(tmp_path, configure):
         run(configure(tmp_path, "train.lr=0.001"))
 
 
+@pytest.mark.slow
 def test_moving_average_is_exported_and_survives_stops(tmp_path, undisturbed, configure):
     plain = reference(undisturbed, configure)
     averaged, stopped = (configure(tmp_path / name, "train.ema_decay=0.5") for name in ("whole", "stopped"))
@@ -173,6 +175,7 @@ def test_model_cards_have_the_metrics_of_their_step(often):
         assert validated(often, name) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("before", "step"), [("evaluate_on", 6), ("copy_model", 6), ("record_validation", 2)])
 def test_a_run_killed_before_a_validation_is_finished_repeats_it(
     tmp_path, often, configure, monkeypatch, before, step

@@ -6,8 +6,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from marigold.data.download.http import Network
-from marigold.data.download.members import RemoteZip, download_members
-from marigold.data.download.run import Report, download_files
+from marigold.data.download.members import RemoteZip
+from marigold.data.download.run import Report, download, download_files
 from marigold.data.download.whole import RemoteFile
 from marigold.data.errors import DataError
 from marigold.data.preparation.hypersim_recipe import released_frames
@@ -47,5 +47,5 @@ def download_hypersim(
     if unknown := sorted(set(scenes or ()) - names.keys()):
         raise DataError(f"scenes: no released frame of {', '.join(unknown)}; names are like {next(iter(names))}")
     wanted = [scene for scene in names if scenes is None or scene in scenes]
-    zips = [RemoteZip(scene_url.format(scene=scene), Path(out), tuple(names[scene])) for scene in wanted]
-    return download_members(Path(out), zips, network, dry_run, next_step)
+    zips = [RemoteZip(scene_url.format(scene=scene), Path(out), names[scene]) for scene in wanted]
+    return download(Path(out), zips, network, dry_run, next_step)

@@ -4,8 +4,8 @@ from collections import defaultdict
 from pathlib import Path
 
 from marigold.data.download.http import Network
-from marigold.data.download.members import RemoteZip, download_members
-from marigold.data.download.run import Report
+from marigold.data.download.members import RemoteZip
+from marigold.data.download.run import Report, download
 from marigold.data.errors import DataError
 from marigold.data.splits import read_split
 
@@ -38,7 +38,7 @@ def download_kitti(
         photos[folder.removesuffix("_sync")].append(photo)
         if annotation != "None":
             depth.append(annotation)
-    zips = [RemoteZip(drive_url.format(drive=drive), Path(out), tuple(names)) for drive, names in photos.items()]
+    zips = [RemoteZip(drive_url.format(drive=drive), Path(out), names) for drive, names in photos.items()]
     # The publisher's own train and val are not the benchmark's: a test image's depth is in either.
-    annotated = RemoteZip(depth_url, Path(out, "data_depth_annotated"), tuple(depth), ("train/", "val/"))
-    return download_members(Path(out), [*zips, annotated], network, dry_run, next_step)
+    annotated = RemoteZip(depth_url, Path(out, "data_depth_annotated"), depth, ("train/", "val/"))
+    return download(Path(out), [*zips, annotated], network, dry_run, next_step)
