@@ -57,6 +57,8 @@ HOMES = {
     "tensorboard": {"training"},
     "OpenEXR": {"pictures"},
     "peft": {"model"},
+    "onnx": {"model"},
+    "onnxscript": {"model"},
     "requests": {"data"},
     "urllib3": {"data"},
     "argparse": set(),

@@ -296,7 +296,7 @@ class MarigoldDepth:
         condition = in_batches(lambda part: encode_image(vae, image_norm[part]), len(image_norm), batch_size)
         owner = torch.arange(len(start), device=self.device) // (len(start) // len(image_norm))
         latent = in_batches(
-            lambda part: self._denoise(condition[owner[part]], start[part], steps, on_step), len(start), batch_size
+            lambda part: self.denoise(condition[owner[part]], start[part], steps, on_step), len(start), batch_size
         )
         depth = in_batches(lambda part: decode_depth(vae, latent[part]), len(start), batch_size)
         finite = depth.flatten(1).isfinite().all(1)
@@ -311,9 +311,17 @@ class MarigoldDepth:
             depth[bad] = again * 2 - 1
         return (depth + 1) / 2
 
-    def _denoise(
-        self, condition: Tensor, start: Tensor, steps: int, on_step: Callable[[int], None] | None
+    def denoise(
+        self,
+        condition: Float[Tensor, "N 4 h w"],
+        start: Float[Tensor, "N 4 h w"],
+        steps: int,
+        on_step: Callable[[int], None] | None = None,
     ) -> Float[Tensor, "N 4 h w"]:
+        """From the images' latents and the noise of each member to depth latents, in the precision of `start`.
+
+        A model of one pass makes it, whatever `steps` says. Raises SamplerError for more steps than timesteps.
+        """
         switches = self.switches
 
         def predict(latent: Tensor, timestep: int) -> Tensor:
@@ -336,10 +344,11 @@ class MarigoldDepth:
     ) -> Float[Tensor, "N 4 h w"]:
         """One pass of the U-Net, in its precision: what it predicts at a timestep for the images' latents."""
         unet, dtype, switches = self.backbone.unet, self.backbone.unet.dtype, self.switches
-        prompt = self.prompt.to(dtype).expand(len(latent), -1, -1)
+        count = latent.shape[0]  # len() would be a constant in an exported graph
+        prompt = self.prompt.to(dtype).expand(count, -1, -1)
         task = None
         if switches.reconstruct:
-            task = task_labels(len(latent), image=False, device=latent.device).to(dtype)
+            task = task_labels(1, image=False, device=latent.device).to(dtype).expand(count, -1)
         seen = [condition] if switches.noise == "none" else [condition, latent]
         # Filled in on the device: diffusers copies a number there, and the copy waits for all earlier work.
         at = torch.full((), timestep, device=latent.device)
