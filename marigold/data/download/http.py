@@ -10,7 +10,6 @@ from typing import NamedTuple, TypeVar
 
 import requests
 import urllib3
-from requests.adapters import HTTPAdapter
 
 from marigold.data.errors import DataError
 
@@ -71,13 +70,11 @@ class TransientError(Exception):
 
 
 class Client:
-    """One pool of connections, shared by threads. sleep: how to wait, in seconds."""
+    """A session shared by threads, each with a connection of its own. sleep: how to wait, in seconds."""
 
     def __init__(self, network: Network, sleep: Callable[[float], None] = time.sleep) -> None:
         self.network, self._sleep = network, sleep
         self._session = requests.Session()
-        for scheme in ("http://", "https://"):
-            self._session.mount(scheme, HTTPAdapter(pool_maxsize=network.connections))
 
     def __enter__(self) -> "Client":
         return self

@@ -12,7 +12,6 @@ from marigold.data.download.whole import Progress
 from marigold.data.errors import DataError
 from marigold.files import write_atomically
 
-_TAIL = 1 << 20  # fetched first: the directory of about 8,000 members fits
 _HEADERS = 1 << 17  # more than the longest name and extra field of a member take
 _GAP = 1 << 16  # so near members come in one request: a request costs more than these bytes
 _RUN = 1 << 25  # and no more than this in one, since it is held in memory
@@ -71,7 +70,7 @@ class RemoteZip:
 
 
 class RangeFile(io.RawIOBase):
-    """A file on a server as a seekable one to read; its end, where a zip has its directory, comes first."""
+    """A file on a server as a seekable one to read, as much with each request as is read at once."""
 
     def __init__(self, client: Client, url: str) -> None:
         self._client, self.url = client, url
@@ -79,8 +78,7 @@ class RangeFile(io.RawIOBase):
         if not ranges or self.version.size is None:
             raise DataError(f"{url}: the server gives no parts of files, so its members cannot be taken singly")
         self.size: int = self.version.size
-        self._at, self._tail_start = 0, max(0, self.size - _TAIL)
-        self._tail = client.read(url, self._tail_start, self.size, self.version) if self.size else b""
+        self._at = 0
 
     def seekable(self) -> bool:
         return True
@@ -98,9 +96,7 @@ class RangeFile(io.RawIOBase):
     def read(self, size: int = -1) -> bytes:
         start, stop = self._at, self.size if size < 0 else min(self._at + size, self.size)
         self._at = max(start, stop)
-        if start >= self._tail_start or stop <= start:
-            return self._tail[start - self._tail_start : max(start, stop) - self._tail_start]
-        return self._client.read(self.url, start, stop, self.version)
+        return self._client.read(self.url, start, stop, self.version) if start < stop else b""
 
 
 def _runs(members: Mapping[str, Member], wanted: Iterable[str]) -> list[tuple[int, int, list[str]]]:

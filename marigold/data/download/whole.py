@@ -19,18 +19,17 @@ Progress = Callable[[int], object]  # called with the number of bytes that came
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file and what is known of it. name: what to call it; None: the last part of its address."""
+    """A file, which is called as the last part of its address, and what is known of it."""
 
     url: str
-    name: str | None = None
     size: int | None = None
     md5: str | None = None
     sha256: str | None = None
 
     def file_name(self) -> str:
-        name = self.name or unquote(urlsplit(self.url).path.rpartition("/")[2])
+        name = unquote(urlsplit(self.url).path.rpartition("/")[2])
         if name in ("", ".", "..") or "/" in name:
-            raise DataError(f"{self.url}: no file name in it; give one with `name`")
+            raise DataError(f"{self.url}: expected a file name at its end")
         return name
 
 
