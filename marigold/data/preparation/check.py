@@ -47,14 +47,13 @@ def check(dataset: DepthDataset, *, workers: int) -> CheckResult:
 
 def write_report(results: Sequence[CheckResult], report: Path) -> bool:
     """Write every offender to `report`, or remove an old one if there are none; returns whether there are any."""
-    offenders = [
-        (reason, message) for result in results for reason, found in result.offenders.items() for message in found
-    ]
-    if not offenders:
+    found = [item for result in results for item in result.offenders.items()]
+    lines = sorted(f"{reason}\t{message}\n" for reason, messages in found for message in messages)
+    if lines:
+        write_atomically(report, "".join(lines))
+    else:
         report.unlink(missing_ok=True)
-        return False
-    write_atomically(report, "".join(f"{reason}\t{message}\n" for reason, message in sorted(offenders)))
-    return True
+    return bool(lines)
 
 
 def offence(dataset: DepthDataset, index: int) -> tuple[str, str] | None:

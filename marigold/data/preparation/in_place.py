@@ -7,7 +7,7 @@ from pathlib import Path
 
 from marigold.data.errors import DataError
 from marigold.data.preparation.layouts import lines_of, plan_lists
-from marigold.data.preparation.lists import PlannedList, PreparationSummary, check_broken, report_broken, write_list
+from marigold.data.preparation.lists import PlannedList, PreparationSummary, report_broken, write_list
 from marigold.data.splits import VKITTI_SPLITS, vkitti_lines
 from marigold.data.storage import ARCHIVE_SUFFIXES, open_storage
 from marigold.data.training_sets import VKITTI_ARCHIVES, open_vkitti
@@ -67,10 +67,9 @@ def list_in_place(
     missing = {item: f"not in {place}: {' and '.join(files)}" for item, files in absent.items() if files}
     note = f"read in place: {place}"
     summary = PreparationSummary(out, dry_run, len(lines), broken=missing, note=note)
+    report_broken(out, missing, len(lines), max_broken, dry_run)
     if dry_run:
-        check_broken(out, missing, len(lines), max_broken)
         return summary
-    report_broken(out, missing, len(lines), max_broken)
     for source in places:
         link_archive(source, out / source.name)
     results = [write_list(out, planned, dict.fromkeys(missing, "missing")) for planned in lists]

@@ -41,7 +41,7 @@ def load(out: Path, settings: Mapping[str, object]) -> dict[str, Outcome]:
         differs = f"{out} was prepared with {head.get('settings')}, now asked for {dict(settings)}"
         raise DataError(f"{differs}: take another out=DIR, or delete this one")
     outcomes = [Outcome(**entry) for entry in entries]
-    return {outcome.name: outcome for outcome in outcomes if _is_whole(outcome, out)}
+    return {made.name: made for made in outcomes if all(_size(out / file) == made.files[file] for file in made.files)}
 
 
 @contextmanager
@@ -63,8 +63,5 @@ def _entries(path: Path) -> Iterator[dict]:
             log.info("ignoring a torn line of the journal: %.80s", line)
 
 
-def _is_whole(outcome: Outcome, out: Path) -> bool:
-    try:
-        return all((out / name).stat().st_size == size for name, size in outcome.files.items())
-    except OSError:
-        return False
+def _size(path: Path) -> int | None:
+    return path.stat().st_size if path.is_file() else None

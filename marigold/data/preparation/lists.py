@@ -83,22 +83,17 @@ def write_list(out: Path, planned: PlannedList, reasons: Mapping[str, str]) -> L
     return ListResult(split, dropped)
 
 
-def report_broken(out: Path, broken: Mapping[str, str], total: int, max_broken: float) -> None:
-    """Write `out/broken.txt`, or remove it if all is whole; raises DataError as `check_broken` does."""
-    if broken:
-        write_atomically(out / "broken.txt", "".join(_reported(broken)))
-    else:
-        (out / "broken.txt").unlink(missing_ok=True)
-    check_broken(out, broken, total, max_broken)
-
-
-def check_broken(out: Path, broken: Mapping[str, str], total: int, max_broken: float) -> None:
-    """Raise DataError if more than the share `max_broken` of all items is broken."""
+def report_broken(out: Path, broken: Mapping[str, str], total: int, max_broken: float, dry_run: bool = False) -> None:
+    """Write `out/broken.txt`, or remove it if all is whole; raises DataError for more than the share `max_broken`."""
+    report, lines = out / "broken.txt", [f"{name}\t{reason}\n" for name, reason in sorted(broken.items())]
+    if lines and not dry_run:
+        write_atomically(report, "".join(lines))
+    elif not dry_run:
+        report.unlink(missing_ok=True)
     if len(broken) > max_broken * total:
         raise DataError(
             f"{len(broken):,} of {total:,} images are missing or broken, more than max_broken={max_broken:g} allows; "
-            f"all are in {out / 'broken.txt'}, the first are\n{''.join(_reported(broken)[:10])}"
-            "What was converted is kept: run again."
+            f"all are in {report}, the first are\n{''.join(lines[:10])}What was converted is kept: run again."
         )
 
 
@@ -114,7 +109,3 @@ def existing(path: Path) -> Path:
 
 def gib(size: int) -> str:
     return f"{size / 2**30:.2f} GiB"
-
-
-def _reported(broken: Mapping[str, str]) -> list[str]:
-    return [f"{name}\t{reason}\n" for name, reason in sorted(broken.items())]

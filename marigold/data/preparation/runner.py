@@ -7,7 +7,6 @@ import tempfile
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -47,6 +46,13 @@ class Preparation:
         """Write the item's files below `out`; raises DataError for a broken one, OSError if writing fails."""
         raise NotImplementedError
 
+    def attempt(self, item: str) -> Outcome:
+        """`convert` into place; a broken item is an outcome too."""
+        try:
+            return self.convert(item, self.out)
+        except DataError as error:
+            return Outcome(item, broken=str(error))
+
     def why_dropped(self, item: str, facts: Mapping[str, int | float]) -> str:
         """Why a converted item is not listed, or "" if it is."""
         return ""
@@ -78,7 +84,7 @@ def run(preparation: Preparation, workers: int, dry_run: bool, max_broken: float
     with (
         continued(out, settings, known) as add,
         tqdm(total=len(items), initial=already, unit="image", desc=out.name) as bar,
-        closing(in_processes(_Converter(preparation), todo, workers)) as outcomes,
+        closing(in_processes(preparation.attempt, todo, workers)) as outcomes,
     ):
         for outcome in outcomes:
             if outcome.broken:
@@ -113,17 +119,6 @@ def _start(work: Callable[[Any], Any]) -> None:
 
 def _work(item: Any) -> Any:
     return _own[0](item)
-
-
-@dataclass(frozen=True)
-class _Converter:
-    preparation: Preparation
-
-    def __call__(self, item: str) -> Outcome:
-        try:
-            return self.preparation.convert(item, self.preparation.out)
-        except DataError as error:
-            return Outcome(item, broken=str(error))
 
 
 def _estimate(preparation: Preparation, todo: Sequence[str]) -> int:
