@@ -37,7 +37,7 @@ data: .venv/installed
 	$(LAUNCH) scripts/cache_latents.py +exp=$(EXP) device=$(DEVICE) $(TRAIN)
 
 test: .venv/developed
-	$(BIN)/pytest
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal
 
 lint: .venv/developed
 	$(BIN)/ruff format --check .

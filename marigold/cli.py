@@ -49,6 +49,8 @@ VERBS = {
 }
 # Keys of earlier versions -> what took their place.
 RETIRED = {
+    "point_cloud.field_of_view": "camera.fov",
+    "point_cloud": "distances.near, distances.far",
     "mixture": "the weight of a training set stands with the set: data.NAME.weight",
     "export.data": "the sets of nonzero weight and their data.NAME.licence are what the model card lists",
     "noise.strength": "recipe.noise_strength",

@@ -57,4 +57,4 @@ def run(config: DictConfig) -> None:
             write(folder)
     except SafetensorError as error:  # its own error for a full disk
         raise OSError(f"{output} cannot be written: {str(error).splitlines()[0]}") from error
-    print(f"{source} for {settings.format}: {output}")
+    print(f"{source} for {settings.format}: {output}\nto publish it: hf upload ORG/NAME {output}")

@@ -13,10 +13,20 @@ from jaxtyping import Float
 from torch import Tensor
 
 from marigold.depth.mapping import MAPPING_OF, MAPPINGS
-from marigold.depth.point_cloud import assumed_depth, unproject, write_ply
+from marigold.depth.mesh import write_glb
+from marigold.depth.point_cloud import assumed_depth, is_known, unproject, write_ply
+from marigold.depth.viewer import write_viewer
 from marigold.files import atomic_file
-from marigold.pictures import PictureError, find_pictures, read_grey16, read_picture, write_grey16, write_rgb
-from marigold.types import Prediction
+from marigold.pictures import (
+    PictureError,
+    find_pictures,
+    read_grey16,
+    read_picture,
+    write_exr,
+    write_grey16,
+    write_rgb,
+)
+from marigold.types import Camera, Prediction
 from marigold.visualization import colour
 
 logger = logging.getLogger(__name__)
@@ -28,19 +38,22 @@ KINDS = {
     "colour": ("depth_colour", ".png"),
     "uncertainty": ("uncertainty_npy", ".npy"),
     "point_cloud": ("point_cloud", ".ply"),
+    "mesh": ("mesh", ".glb"),
+    "viewer": ("viewer", ".html"),
+    "exr": ("exr", ".exr"),
     "metres": ("depth_metres", ".npy"),
     "metres_png": ("depth_metres_png", ".png"),
     "metres_uncertainty": ("uncertainty_metres", ".npy"),
 }
+IN_SPACE = {"point_cloud", "mesh", "viewer"}  # which need a camera
 METRIC_KINDS = ("metres", "metres_png", "metres_uncertainty")
 """What is written only where distances are known."""
 
 
 @dataclass(frozen=True)
-class PointCloud:
-    """The camera and the distances that are assumed."""
+class Distances:
+    """Where the nearest and the farthest point are put when a prediction does not know, in any unit."""
 
-    field_of_view: float
     near: float
     far: float
 
@@ -94,23 +107,29 @@ def write(
     job: Job,
     image: Float[Tensor, "3 H W"],
     prediction: Prediction,
-    assumed: PointCloud,
+    camera: Camera,
+    assumed: Distances,
     metres: Float[Tensor, "1 H W"] | None = None,
     metres_uncertainty: Float[Tensor, "1 H W"] | None = None,
 ) -> None:
-    """Write the files of one picture, each under its name only when it is complete.
+    """Write the files of one image, each under its name only when it is complete.
 
-    `metres`: planar depth, for the METRIC_KINDS; the point cloud takes it, where it is known, for the assumed one.
+    `metres` is planar depth, 0 where unknown. The METRIC_KINDS hold it, and what stands in space is as far away as it
+    says if given, else as `assumed`. Raises ValueError for a kind of file that this prediction cannot give.
     """
     depth = prediction.depth[0].cpu()
     # Disparities are large where it is near.
     nearness = depth if MAPPINGS[MAPPING_OF[prediction.space]].increasing else 1 - depth
 
+    def distance() -> Float[Tensor, "1 H W"]:
+        return assumed_depth(depth, prediction.space, assumed.near, assumed.far) if metres is None else metres.cpu()
+
     def point_cloud(file: BinaryIO) -> None:
-        distance = metres
-        if distance is None:
-            distance = assumed_depth(depth, prediction.space, assumed.near, assumed.far)
-        write_ply(file, unproject(distance, assumed.field_of_view), image.flatten(1).T)
+        planar = distance()
+        known = is_known(planar[0])
+        write_ply(file, unproject(planar, camera)[known], image[:, known].T)
+
+    unit = "metres" if metres is not None else f"an unknown unit, assumed from {assumed.near:g} to {assumed.far:g}"
 
     def uncertainty(file: BinaryIO) -> None:
         if prediction.uncertainty is None:
@@ -123,6 +142,9 @@ def write(
         "colour": lambda file: write_rgb(file, colour(nearness[0].numpy(), 0, 1)),
         "uncertainty": uncertainty,
         "point_cloud": point_cloud,
+        "mesh": lambda file: write_glb(file, distance(), camera, image),
+        "viewer": lambda file: write_viewer(file, distance(), camera, image, title=job.picture.name, unit=unit),
+        "exr": lambda file: write_exr(Path(file.name), distance(), f"planar depth in {unit}"),
         **({} if metres is None else _metric_writers(job, metres, metres_uncertainty)),
     }
     for kind, path in job.files.items():

@@ -37,6 +37,7 @@ def run(*overrides: str) -> None:
         export.run(compose("export", overrides=list(overrides)))
 
 
+@pytest.mark.slow
 def test_from_the_command_line(source: Path, tmp_path: Path):
     output = tmp_path / "new/exported"
     command = [sys.executable, "scripts/export.py", f"checkpoint={source}", f"output={output}", "format=diffusers"]

@@ -53,6 +53,8 @@ HOMES = {
     "h5py": {"data", "miniature"},
     "matplotlib": {"visualization"},
     "wandb": {"training"},
+    "tensorboard": {"training"},
+    "OpenEXR": {"pictures"},
     "peft": {"model"},
     "requests": {"data"},
     "urllib3": {"data"},

@@ -11,7 +11,10 @@ from PIL import Image
 
 from marigold import infer
 from marigold.depth.metric import metric_depth
+from marigold.model.guided import guided
 from marigold.model.pipeline import MarigoldDepth
+from marigold.model.recipe import Switches
+from marigold.model.settings import DepthSettings
 from marigold.pictures import read_grey16, read_picture
 
 ROOT = Path(__file__).parent.parent
@@ -43,10 +46,17 @@ def written(output: Path) -> list[str]:
 
 def test_every_kind_of_file(photos: Path, tmp_path: Path, checkpoint: Path):
     output = tmp_path / "out"
-    everything = ["save.uncertainty=true", "save.point_cloud=true", "sampler.ensemble_size=3"]
+    everything = [
+        "save.uncertainty=true",
+        "save.point_cloud=true",
+        "save.mesh=true",
+        "save.viewer=true",
+        "save.exr=true",
+        "sampler.ensemble_size=3",
+    ]
     assert run(*arguments(photos, output, checkpoint), *everything)
     kinds = {"depth_npy": "npy", "depth_png": "png", "depth_colour": "png", "uncertainty_npy": "npy"}
-    kinds["point_cloud"] = "ply"
+    kinds |= {"point_cloud": "ply", "mesh": "glb", "viewer": "html", "exr": "exr"}
     expected = [f"{kind}/{name}.{ending}" for kind, ending in kinds.items() for name in ("a", "sub/b")]
     assert written(output) == sorted(expected)
     model = MarigoldDepth.from_pretrained(checkpoint)
@@ -186,6 +196,39 @@ def test_another_models_metric_depth_gives_scale_and_shift(photos: Path, tmp_pat
     np.testing.assert_allclose(np.load(tmp_path / "out/depth_metres/b.npy"), wanted, rtol=1e-4)
 
 
+def test_distances_along_the_ray_need_a_camera_that_is_known(
+    photos: Path, tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture
+):
+    chosen = [f"points.from={known_points(tmp_path / 'points', ('b',))}", "points.distance=ray"]
+    assert not run(*arguments(photos / "sub", tmp_path / "out", checkpoint), *chosen)
+    assert "points.distance=ray" in capsys.readouterr().err
+    assert run(*arguments(photos / "sub", tmp_path / "out", checkpoint), *chosen, "camera.focal=20")
+    prediction = MarigoldDepth.from_pretrained(checkpoint)(read_picture(photos / "sub/b.png")[None])
+    slopes = (torch.tensor(PLACES) - torch.tensor([16.0, 11.5])) / 20  # 33 x 24 pixels
+    planar = torch.tensor(COUNTS) / 1000 / (1 + slopes.square().sum(1)).sqrt()
+    expected = metric_depth(prediction, torch.tensor(PLACES).float(), planar).depth[0]
+    np.testing.assert_allclose(np.load(tmp_path / "out/depth_metres/b.npy"), expected, rtol=1e-4)
+
+
+def test_guided_writes_its_own_metres_and_refuses_a_model_before_the_first_image(
+    photos: Path, tmp_path: Path, checkpoint: Path
+):
+    points = known_points(tmp_path / "points", ("b",))
+    chosen = [f"points.from={points}", "points.method=guided", "sampler.steps=2"]
+    assert run(*arguments(photos / "sub", tmp_path / "out", checkpoint), *chosen)
+    model = MarigoldDepth.from_pretrained(checkpoint)
+    image = read_picture(photos / "sub/b.png")[None]
+    order = sorted(range(len(PLACES)), key=lambda k: PLACES[k][::-1])  # as it is read: row by row
+    places, metres = torch.tensor(PLACES).float()[order], (torch.tensor(COUNTS) / 1000)[order]
+    expected = guided(model, image, places, metres, steps=2).depth[0, 0]
+    np.testing.assert_array_equal(np.load(tmp_path / "out/depth_metres/b.npy"), expected)
+    assert not (tmp_path / "out/uncertainty_metres").exists()
+    disparity = MarigoldDepth(model.backbone, DepthSettings(Switches("disparity"))).save_pretrained(tmp_path / "other")
+    with pytest.raises(ValueError, match="guided"):
+        run(*arguments(photos / "sub", tmp_path / "never", disparity), *chosen)
+    assert not (tmp_path / "never").exists()
+
+
 def test_a_mistake_in_the_points_is_named_and_the_others_are_done(
     photos: Path, tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture
 ):
@@ -235,6 +278,7 @@ def test_half_precision(photos: Path, tmp_path: Path, checkpoint: Path):
     assert 0 < np.abs(exact - half).max() < 0.05
 
 
+@pytest.mark.slow
 def test_from_the_command_line(photos: Path, tmp_path: Path, checkpoint: Path):
     (photos / "broken.png").write_bytes(b"not a picture")
     command = [sys.executable, "scripts/infer.py", *arguments(photos, tmp_path / "out", checkpoint)]

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import tempfile
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import MarigoldDepthPipeline
+from huggingface_hub import HfApi
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
@@ -112,6 +114,26 @@ class MarigoldDepth:
         if card is not None:
             (folder / "README.md").write_text(card)
         return folder
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        card: str | None = None,
+        private: bool | None = None,
+        commit_message: str = "Upload a Marigold depth model",
+        token: str | None = None,
+    ) -> str:
+        """Upload what `save_pretrained` writes to the Hugging Face hub; returns the commit's address.
+
+        `repo_id` is ORG/NAME, which is made if it is not there: `private` or not, None for the organisation's default.
+        `token` is needed unless `hf auth login` was run. Raises HfHubHTTPError for what the hub refuses.
+        """
+        api = HfApi(token=token)
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = self.save_pretrained(Path(scratch) / "model", card)
+            return api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=commit_message).commit_url
 
     def to(self, device: torch.device | str) -> "MarigoldDepth":
         """Move the modules to `device`, in place, and return the model."""

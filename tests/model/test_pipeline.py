@@ -4,6 +4,8 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -257,3 +259,32 @@ def test_older_folders_are_depth(depth_model: MarigoldDepth, tmp_path: Path):
     model = MarigoldDepth.from_pretrained(tmp_path)
     assert model.space == "affine_depth"
     assert model.default_steps is None
+
+
+class FakeHub:
+    """huggingface_hub.HfApi, as far as it is used: what is uploaded can be loaded again."""
+
+    made: ClassVar[list[tuple]] = []
+
+    def __init__(self, token: str | None) -> None:
+        self.token = token
+
+    def create_repo(self, repo_id: str, *, private: bool | None, exist_ok: bool) -> None:
+        self.made.append((self.token, repo_id, private, exist_ok))
+
+    def upload_folder(self, *, repo_id: str, folder_path: Path, commit_message: str) -> SimpleNamespace:
+        self.made.append(
+            (repo_id, MarigoldDepth.from_pretrained(folder_path), (folder_path / "README.md").read_text())
+        )
+        return SimpleNamespace(commit_url=f"https://hub/{repo_id}/commit/1")
+
+
+def test_a_model_is_pushed_as_it_is_saved(depth_model: MarigoldDepth, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("marigold.model.pipeline.HfApi", FakeHub)
+    address = depth_model.push_to_hub("me/depth", card="# Depth", private=True, token="secret")
+    assert address == "https://hub/me/depth/commit/1"
+    created, (repository, uploaded, card) = FakeHub.made
+    assert created == ("secret", "me/depth", True, True)
+    assert (repository, card) == ("me/depth", "# Depth")
+    image = photos(1)
+    assert torch.equal(uploaded(image).depth, depth_model(image).depth)
