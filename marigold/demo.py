@@ -256,7 +256,7 @@ class Page:
         folder = Path(tempfile.mkdtemp(dir=self.source.GRADIO_CACHE))
         (job,) = plan(file, folder, [kind for kind in OFFERED if kind in (*SHOWN, *wanted)])
         camera, source = self.camera.of(job.picture, *image.shape[-2:])
-        write(job, image, prediction, camera, self.distances, metric)
+        write(job, image, prediction, camera, self.distances, *(metric[:2] if metric else ()))
         unit = "an unknown unit" if metric is None else "metres"
         return {
             self.slider: (_eight_bits(image), str(job.files["colour"])),

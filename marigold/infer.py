@@ -10,17 +10,20 @@ from pathlib import Path
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from omegaconf import DictConfig
+from torch import Tensor
 from tqdm import tqdm
 
 from marigold.config import ConfigError, to_dataclass
 from marigold.depth.camera import CameraSettings
 from marigold.depth.metric import metric_depth
+from marigold.model.guided import STEPS, check_model, guided
 from marigold.model.pipeline import MarigoldDepth
 from marigold.model.settings import Sampling
-from marigold.point_files import Points
+from marigold.point_files import Known, Points
 from marigold.precision import PRECISIONS
 from marigold.prediction_files import IN_SPACE, METRIC_KINDS, Distances, Job, plan, read_ahead, write
 from marigold.training.recipe import named_switches
+from marigold.types import Prediction
 
 logger = logging.getLogger(__name__)
 
@@ -34,12 +37,12 @@ class Save:
     colour: bool
     uncertainty: bool
     point_cloud: bool
-    metres: bool
-    metres_png: bool
-    metres_uncertainty: bool
     mesh: bool
     viewer: bool
     exr: bool
+    metres: bool
+    metres_png: bool
+    metres_uncertainty: bool
 
     def __post_init__(self) -> None:
         """Raises ConfigError for files whose extra is not installed."""
@@ -60,9 +63,9 @@ class InferConfig:
     overwrite: bool
     sampler: Sampling
     seed: int
-    points: Points
     camera: CameraSettings
     distances: Distances
+    points: Points
     precision: str
     device: str | None
 
@@ -78,8 +81,40 @@ class InferConfig:
     @property
     def kinds(self) -> list[str]:
         """The kinds of files that are written."""
-        wanted = [kind for kind, wanted in asdict(self.save).items() if wanted]
-        return [kind for kind in wanted if self.points or kind not in METRIC_KINDS]
+        unknown = set() if self.points else set(METRIC_KINDS)
+        if self.points.chosen == "guided" and self.sampler.ensemble_size == 1:
+            unknown.add("metres_uncertainty")  # which is the members' spread
+        return [kind for kind, wanted in asdict(self.save).items() if wanted and kind not in unknown]
+
+
+def in_metres(
+    job: Job,
+    image: Tensor,
+    prediction: Prediction,
+    known: Known,
+    model: MarigoldDepth,
+    settings: InferConfig,
+    shown: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """Metric depth and its uncertainty, (1, H, W), by `points.method`; None for that of a single guided member."""
+    method, name = settings.points.chosen, str(job.picture)
+    if method != "guided":
+        metric = metric_depth(prediction, known.places, known.metres, method=method, name=name)
+        return metric.depth.cpu(), metric.uncertainty.cpu()
+    sampler = settings.sampler
+    steered = guided(
+        model,
+        image[None],
+        known.places,
+        known.metres,
+        steps=sampler.steps or STEPS,
+        ensemble_size=sampler.ensemble_size,
+        processing_resolution=sampler.processing_resolution,
+        seed=settings.seed,
+        name=name,
+        shown=shown,
+    )
+    return steered.depth[0].cpu(), None if steered.uncertainty is None else steered.uncertainty[0].cpu()
 
 
 def predict_all(jobs: Sequence[Job], model: MarigoldDepth, settings: InferConfig, shown: bool) -> list[str]:
@@ -89,18 +124,16 @@ def predict_all(jobs: Sequence[Job], model: MarigoldDepth, settings: InferConfig
         try:
             image = picture.result()
             height, width = image.shape[-2:]
-            seen = settings.camera.known(job.picture, height, width)
-            known = settings.points.read(job, (height, width), seen) if settings.points else None
-            prediction = model(image[None], seed=settings.seed, **settings.sampler.arguments())
             camera, source = settings.camera.of(job.picture, height, width)
-            if IN_SPACE & job.files.keys():
+            if IN_SPACE & job.files.keys() or settings.points.distance == "ray":
                 logger.info("%s: camera %s", job.picture, source)
-            metric = None
-            if known is not None:
-                metric = metric_depth(
-                    prediction, known.places, known.metres, method=settings.points.chosen, name=str(job.picture)
-                )
-            write(job, image, prediction, camera, settings.distances, metric)
+            known = None
+            if settings.points:  # read first: a mistake costs no prediction
+                trusted = settings.camera.known(job.picture, width) is not None
+                known = settings.points.read(job, (height, width), camera if trusted else None)
+            prediction = model(image[None], seed=settings.seed, **settings.sampler.arguments())
+            metres = in_metres(job, image, prediction, known, model, settings, shown) if known else (None, None)
+            write(job, image, prediction, camera, settings.distances, *metres)
         except ValueError as error:
             message = str(error)
             failures.append(message if str(job.picture) in message else f"{job.picture}: {message}")
@@ -123,6 +156,8 @@ def run(config: DictConfig) -> bool:
         precision = PRECISIONS[settings.precision]
         model = MarigoldDepth.from_pretrained(settings.checkpoint, precision, settings.revision, switches)
         model.switches.check_sampling(settings.sampler.steps, settings.sampler.ensemble_size)
+        if settings.points and settings.points.chosen == "guided":
+            check_model(model)
         model.to(settings.device or state.device)
         mine = todo[state.process_index :: state.num_processes]
         failures = gather_object(predict_all(mine, model, settings, state.is_main_process))

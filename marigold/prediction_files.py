@@ -14,7 +14,6 @@ from torch import Tensor
 
 from marigold.depth.mapping import MAPPING_OF, MAPPINGS
 from marigold.depth.mesh import write_glb
-from marigold.depth.metric import MetricDepth
 from marigold.depth.point_cloud import assumed_depth, is_known, unproject, write_ply
 from marigold.depth.viewer import write_viewer
 from marigold.files import atomic_file
@@ -39,16 +38,16 @@ KINDS = {
     "colour": ("depth_colour", ".png"),
     "uncertainty": ("uncertainty_npy", ".npy"),
     "point_cloud": ("point_cloud", ".ply"),
-    "metres": ("depth_metres", ".npy"),
-    "metres_png": ("depth_metres_png", ".png"),
-    "metres_uncertainty": ("uncertainty_metres", ".npy"),
     "mesh": ("mesh", ".glb"),
     "viewer": ("viewer", ".html"),
     "exr": ("exr", ".exr"),
+    "metres": ("depth_metres", ".npy"),
+    "metres_png": ("depth_metres_png", ".png"),
+    "metres_uncertainty": ("uncertainty_metres", ".npy"),
 }
+IN_SPACE = {"point_cloud", "mesh", "viewer"}  # which need a camera
 METRIC_KINDS = ("metres", "metres_png", "metres_uncertainty")
 """What is written only where distances are known."""
-IN_SPACE = {"point_cloud", "mesh", "viewer"}  # which need a camera
 
 
 @dataclass(frozen=True)
@@ -110,28 +109,27 @@ def write(
     prediction: Prediction,
     camera: Camera,
     assumed: Distances,
-    metric: MetricDepth | None = None,
+    metres: Float[Tensor, "1 H W"] | None = None,
+    metres_uncertainty: Float[Tensor, "1 H W"] | None = None,
 ) -> None:
     """Write the files of one image, each under its name only when it is complete.
 
-    What stands in space is in metres if `metric` is given, else as far away as `assumed`. Raises ValueError for a kind
-    of file that this prediction cannot give.
+    `metres` is planar depth, 0 where unknown. The METRIC_KINDS hold it, and what stands in space is as far away as it
+    says if given, else as `assumed`. Raises ValueError for a kind of file that this prediction cannot give.
     """
     depth = prediction.depth[0].cpu()
     # Disparities are large where it is near.
     nearness = depth if MAPPINGS[MAPPING_OF[prediction.space]].increasing else 1 - depth
 
     def distance() -> Float[Tensor, "1 H W"]:
-        if metric is not None:
-            return metric.depth.cpu()
-        return assumed_depth(depth, prediction.space, assumed.near, assumed.far)
+        return assumed_depth(depth, prediction.space, assumed.near, assumed.far) if metres is None else metres.cpu()
 
     def point_cloud(file: BinaryIO) -> None:
         planar = distance()
         known = is_known(planar[0])
         write_ply(file, unproject(planar, camera)[known], image[:, known].T)
 
-    unit = "metres" if metric is not None else f"an unknown unit, assumed from {assumed.near:g} to {assumed.far:g}"
+    unit = "metres" if metres is not None else f"an unknown unit, assumed from {assumed.near:g} to {assumed.far:g}"
 
     def uncertainty(file: BinaryIO) -> None:
         if prediction.uncertainty is None:
@@ -147,7 +145,7 @@ def write(
         "mesh": lambda file: write_glb(file, distance(), camera, image),
         "viewer": lambda file: write_viewer(file, distance(), camera, image, title=job.picture.name, unit=unit),
         "exr": lambda file: write_exr(Path(file.name), distance(), f"planar depth in {unit}"),
-        **({} if metric is None else _metric_writers(job, metric)),
+        **({} if metres is None else _metric_writers(job, metres, metres_uncertainty)),
     }
     for kind, path in job.files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -155,8 +153,9 @@ def write(
             writers[kind](file)
 
 
-def _metric_writers(job: Job, metric: MetricDepth) -> dict[str, Callable[[BinaryIO], None]]:
-    metres = metric.depth.cpu()
+def _metric_writers(
+    job: Job, metres: Float[Tensor, "1 H W"], uncertainty: Float[Tensor, "1 H W"] | None
+) -> dict[str, Callable[[BinaryIO], None]]:
     farthest = float(metres.max())
     unit = MILLIMETRE if farthest <= 65535 * MILLIMETRE else COARSE
 
@@ -172,7 +171,7 @@ def _metric_writers(job: Job, metric: MetricDepth) -> dict[str, Callable[[Binary
     return {
         "metres": lambda file: _save_array(file, metres[0]),
         "metres_png": png,
-        "metres_uncertainty": lambda file: _save_array(file, metric.uncertainty[0]),
+        **({} if uncertainty is None else {"metres_uncertainty": lambda file: _save_array(file, uncertainty[0])}),
     }
 
 

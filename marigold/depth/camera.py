@@ -33,26 +33,18 @@ class CameraSettings:
 
         Raises PictureError for a file that is damaged.
         """
-        found = self._focal(picture, width) or (focal_length(self.assumed_fov, width), "assumed, camera.assumed_fov")
-        return _centred(*found, height, width)
+        assumed = focal_length(self.assumed_fov, width), "assumed, camera.assumed_fov"
+        focal, source = self.known(picture, width) or assumed
+        degrees = 2 * math.degrees(math.atan2(width / 2, focal))
+        return Camera.centred(focal, height, width), f"{degrees:.1f} degrees wide, {focal:.1f} px ({source})"
 
-    def known(self, picture: Path, height: int, width: int) -> Camera | None:
-        """As `of`, and None where the camera would be assumed."""
-        found = self._focal(picture, width)
-        return found and _centred(*found, height, width)[0]
-
-    def _focal(self, picture: Path, width: int) -> tuple[float, str] | None:
-        """Pixels of focal length, and where they are from."""
+    def known(self, picture: Path, width: int) -> tuple[float, str] | None:
+        """The focal length in px and where it is from, in words; None where it would be assumed."""
         if self.focal is not None:
             return self.focal, "camera.focal"
         if self.fov is not None:
             return focal_length(self.fov, width), "camera.fov"
         return exif_focal(picture)
-
-
-def _centred(focal: float, source: str, height: int, width: int) -> tuple[Camera, str]:
-    degrees = 2 * math.degrees(math.atan2(width / 2, focal))
-    return Camera.centred(focal, height, width), f"{degrees:.1f} degrees wide, {focal:.1f} px ({source})"
 
 
 def focal_length(fov: float, width: int) -> float:

@@ -1,6 +1,8 @@
 """How far a few known distances go: a protocol's fit that sees only them, evaluated on the other pixels."""
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,7 +63,20 @@ class FromPoints:
         points, metres = torch.stack([x, y], 1), target[0, 0, y, x]
         if self.method == ALONE:
             return interpolate(points.cpu(), metres.cpu(), target[0])[None]
-        return metric_depth(prediction, points.float(), metres, method=self.method).depth[None]
+        with _quiet(metric_depth.__module__):  # outliers among true depths are nobody's mistake
+            return metric_depth(prediction, points.float(), metres, method=self.method).depth[None]
+
+
+@contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Nothing below an error is logged under that name."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def interpolate(points: Tensor, metres: Float[Tensor, "N"], like: Float[Tensor, "1 H W"]) -> Float[Tensor, "1 H W"]:

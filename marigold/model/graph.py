@@ -76,6 +76,7 @@ def traceable(network: Module) -> Module:
     copied = copy.deepcopy(network, {id(weight): weight for weight in network.parameters()})
     for name, part in list(copied.named_modules()):
         if isinstance(part, Upsample2D):
+            assert part.conv is not None  # Stable Diffusion's U-Nets and VAEs upsample with a convolution
             parent, _, own = name.rpartition(".")
             setattr(copied.get_submodule(parent), own, Upsample(part.conv))
     return copied

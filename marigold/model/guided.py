@@ -49,7 +49,7 @@ def guided(
     `processing_resolution` as in a call of the model; `shown` draws a progress bar. Time and memory are logged. Raises
     ValueError for points that `marigold.metric_depth` refuses, and for a model that the method has no meaning for.
     """
-    _check_model(model)
+    check_model(model)
     check_points((image.shape[-2], image.shape[-1]), points, metres, name)
     longest = model.settings.default_processing_resolution if processing_resolution is None else processing_resolution
     size = processing_size(image.shape[-2], image.shape[-1], longest or 0)
@@ -83,7 +83,8 @@ def guided(
     return Prediction(depth, spread, "metric_depth")
 
 
-def _check_model(model: MarigoldDepth) -> None:
+def check_model(model: MarigoldDepth) -> None:
+    """Raise ValueError for a model that the method has no meaning for."""
     if model.switches.silent or model.switches.one_pass:
         raise ValueError(
             f"guided: this model ({model.switches.noise} noise, one pass) takes no latent that could be steered; use "
