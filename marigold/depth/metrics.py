@@ -1,4 +1,4 @@
-"""The ten error metrics of a depth map, each one number per image, and the F1 of its edges.
+"""The eleven error metrics of a depth map, each one number per image, and the F1 of its edges.
 
 Sources: Eigen et al., NeurIPS 2014 (abs_rel, sq_rel, rmse, rmse_log, delta, silog); the KITTI depth benchmark
 (i_rmse, silog x 100). Averages over images are none of this module's business.
@@ -27,8 +27,9 @@ _FORMULAS: dict[str, Callable[[Points, Points], float]] = {
     "delta3": lambda p, g: np.mean(np.maximum(p / g, g / p) < 1.25**3),
     "i_rmse": lambda p, g: np.sqrt(np.mean((1 / p - 1 / g) ** 2)),
     "silog": lambda p, g: 100 * np.std(np.log(p / g)),
+    "mae": lambda p, g: np.mean(np.abs(p - g)),
 }
-_OF_ANY_SIGN = ("abs_rel", "sq_rel", "rmse")  # the others need a prediction above 0
+_OF_ANY_SIGN = ("abs_rel", "sq_rel", "rmse", "mae")  # the others need a prediction above 0
 
 
 def compute_metrics(
