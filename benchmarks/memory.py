@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import NamedTuple
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,7 @@ CARDS = (12, 16, 24, 48, 80)
 BATCHES = (32, 16, 8, 4, 2, 1)
 ASIDE = 1.5 * 2**30
 MOMENTS = {"adam": 8, "adam8bit": 2}  # bytes per parameter
+LORA = "model.lora.rank=64"
 CASES = {
     "marigold, bf16": ("bf16", "recipe=marigold"),
     "marigold, float32": ("no", "recipe=marigold"),
@@ -47,10 +49,10 @@ def main(argv: list[str]) -> None:
     ]
     print(f"| {' | '.join(head)} |\n|{'---|' * len(head)}")
     for name, (precision, recipe) in CASES.items():
-        for switch in ("false", "true"):
-            settings = read(recipe, f"performance.gradient_checkpointing={switch}")
+        for switch, lora in ((switch, lora) for switch in ("false", "true") for lora in ((), (LORA,))):
+            settings = read(recipe, f"performance.gradient_checkpointing={switch}", *lora)
             one, two = (micro_batch_bytes(settings, precision, count) for count in (1, 2))
-            for optimizer, moments in MOMENTS.items():
+            for optimizer, moments in ({"LoRA 64, adam": 8} if lora else MOMENTS).items():
                 fixed = one.parameters * (8 + moments) + one.frozen * 4
                 rooms = [card * 2**30 - ASIDE - fixed for card in CARDS]
                 fits = [[n for n in BATCHES if one.peak + (n - 1) * (two.peak - one.peak) <= room] for room in rooms]
@@ -96,19 +98,22 @@ class Count(NamedTuple):
 def micro_batch_bytes(settings: Settings, precision: str, count: int, *, tiny: bool = False) -> Count:
     """The bytes of `count` samples, forward and backward, with gradients of earlier micro-batches in place."""
     with FakeTensorMode():
-        base, objective = make_objective(numberless(settings), tiny, torch.device("cpu"))
-        for parameter in base.unet.parameters():
+        with patch.object(nn.Module, "to", lambda module, *_, **__: module):  # peft moves; no numbers, no move
+            base, objective = make_objective(numberless(settings), tiny, torch.device("cpu"))
+        parameters = [*base.unet.parameters(), *base.vae.parameters()]
+        trained = [parameter for parameter in parameters if parameter.requires_grad]
+        for parameter in trained:
             parameter.grad = torch.empty_like(parameter)
         for module in (*base.unet.modules(), *base.vae.modules()):
             if isinstance(module, (nn.GroupNorm, nn.LayerNorm)):
                 module.register_forward_pre_hook(_in_float32)
-        trained, frozen = list(base.unet.parameters()), list(base.vae.parameters())
         batch = make_batch(count, settings.cache.enabled, tiny)
-        with Bytes(*trained, *frozen, *(parameter.grad for parameter in trained)) as counted:
+        with Bytes(*parameters, *(parameter.grad for parameter in trained)) as counted:
             with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
                 loss = objective(base.unet, batch, 0)
             loss.backward()
-    return Count(sum(one.numel() for one in trained), sum(one.numel() for one in frozen), counted.peak)
+    size = sum(one.numel() for one in trained)
+    return Count(size, sum(one.numel() for one in parameters) - size, counted.peak)
 
 
 def _in_float32(_: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

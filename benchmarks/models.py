@@ -13,6 +13,7 @@ from marigold.data.transforms import PixelBatch
 from marigold.inputs import Settings
 from marigold.miniature.random_base import SD2_SCHEDULER, SIZES, build_components, build_sd2_sized
 from marigold.model.backbone import TASK_LENGTH, Backbone
+from marigold.model.lora import add_adapters
 from marigold.model.pipeline import DepthSettings, MarigoldDepth
 from marigold.model.recipe import Switches
 from marigold.training.objective import Objective
@@ -44,6 +45,8 @@ def make_objective(settings: Settings, tiny: bool, device: torch.device) -> tupl
     with torch.device(device):
         model = make_model(settings.recipe.switches, tiny)
         prompt = torch.zeros(1, 2, model.backbone.unet.config["cross_attention_dim"])
+        widened = ["conv_in"] if settings.recipe.switches.in_channels == 8 else []  # a base's has 4 channels
+        add_adapters(model.backbone.unet, settings.model.lora, seed=0, whole=widened)
     settings.performance.apply(model.backbone.unet.train())
     return model.backbone, Objective(settings.recipe, model.diffusion, prompt, model.backbone.vae, seed=0)
 

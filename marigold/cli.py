@@ -39,6 +39,7 @@ VERBS = {
     "eval": Verb("marigold.evaluate", "eval"),
     "infer": Verb("marigold.infer", "infer"),
     "export": Verb("marigold.export", "export"),
+    "demo": Verb("marigold.serve", "demo"),
     "prepare": Verb("marigold.prepare", "prepare", error=2),
     "download": Verb("marigold.download", "download", error=2),
     "cache-latents": Verb("marigold.cache_latents", "train"),
@@ -49,6 +50,8 @@ VERBS = {
 }
 # Keys of earlier versions -> what took their place.
 RETIRED = {
+    "point_cloud.field_of_view": "camera.fov",
+    "point_cloud": "distances.near, distances.far",
     "mixture": "the weight of a training set stands with the set: data.NAME.weight",
     "export.data": "the sets of nonzero weight and their data.NAME.licence are what the model card lists",
     "noise.strength": "recipe.noise_strength",

@@ -1,6 +1,8 @@
 """Any picture to one form: float32 RGB in [0, 1], channels first, upright; and where the pictures are."""
 
 import glob
+import io
+import math
 import struct
 import zlib
 from pathlib import Path
@@ -9,7 +11,7 @@ from typing import BinaryIO
 import numpy as np
 import torch
 from jaxtyping import Float, UInt16
-from PIL import Image, ImageCms, ImageOps
+from PIL import ExifTags, Image, ImageCms, ImageOps, PngImagePlugin
 from torch import Tensor
 
 Picture = Image.Image | np.ndarray | Tensor
@@ -39,25 +41,64 @@ _DAMAGE = (
 )
 
 
+_FOCAL_TAGS = (
+    ExifTags.Base.FocalLengthIn35mmFilm,
+    ExifTags.Base.FocalLength,
+    ExifTags.Base.FocalPlaneXResolution,
+    ExifTags.Base.FocalPlaneResolutionUnit,
+    ExifTags.Base.ExifImageWidth,
+    ExifTags.Base.ExifImageHeight,
+)
+_MILLIMETRES = {2: 25.4, 3: 10.0, 4: 1.0, 5: 0.001}  # per FocalPlaneResolutionUnit
+
+
 class PictureError(ValueError):
     """A picture cannot be read, or its values have no known meaning; the message says which and why."""
 
 
-def read_picture(path: str | Path) -> Float[Tensor, "3 H W"]:
+def read_picture(path: str | Path, max_pixels: int | None = None) -> Float[Tensor, "3 H W"]:
     """Read a picture file of any format that Pillow knows, as `to_image` does; a `.npy` file is an array.
 
     Of several frames it takes the first. Raises PictureError with the file's name if the file is missing,
-    damaged, cut short, or too large to be a picture.
+    damaged, cut short, or too large to be a picture; or of more than `max_pixels`, before they are decoded.
     """
     path = Path(path)
     try:
         if path.suffix == ".npy":
             return to_image(np.load(path, allow_pickle=False))
         with Image.open(path) as picture:
+            if max_pixels is not None and picture.width * picture.height > max_pixels:
+                raise PictureError(f"{picture.width} x {picture.height} pixels; at most {max_pixels} are taken")
             picture.load()
             return to_image(picture)
     except _DAMAGE as error:
         raise _unreadable(path, "a picture", error) from error
+
+
+def exif_focal(path: str | Path) -> tuple[float, str] | None:
+    """The focal length in px that a picture file's EXIF data give, and by which of their tags; None if by none.
+
+    FocalLengthIn35mmFilm compares diagonals, FocalPlaneXResolution counts the pixels of the size that EXIF states;
+    so neither depends on how the picture is turned or was resized. Raises PictureError, with the file's name, for a
+    file that is damaged. Source: Exif 3.0, section 4.6.6 (CIPA DC-008), and CIPA DCG-001 for the diagonal.
+    """
+    if Path(path).suffix == ".npy":
+        return None
+    try:
+        with Image.open(path) as picture:
+            size, tags = picture.size, picture.getexif().get_ifd(ExifTags.IFD.Exif)
+        values = {tag: float(tags.get(tag, 0)) for tag in _FOCAL_TAGS}
+    except _DAMAGE as error:
+        raise _unreadable(path, "a picture", error) from error
+    # Written so that NaN, Pillow's 0/0, counts as not given.
+    equivalent, length, resolution, unit, *stated = (value if value > 0 else 0.0 for value in values.values())
+    if equivalent:
+        return equivalent / math.hypot(36, 24) * math.hypot(*size), "EXIF: FocalLengthIn35mmFilm"
+    if length and resolution:
+        scale = max(size) / (max(stated) or max(size))
+        millimetres = _MILLIMETRES.get(int(unit), _MILLIMETRES[2])  # inches are the default
+        return length / millimetres * resolution * scale, "EXIF: FocalLength and FocalPlaneXResolution"
+    return None
 
 
 def find_pictures(source: str | Path) -> dict[Path, Path]:
@@ -98,15 +139,33 @@ def read_grey16(path: str | Path) -> UInt16[np.ndarray, "H W"]:
         raise _unreadable(path, "a 16-bit grey PNG", error) from error
 
 
-def write_grey16(file: BinaryIO, values: Float[Tensor, "1 H W"]) -> None:
-    """Write values in [0, 1] as a 16-bit grey PNG, times 65535."""
+def write_grey16(file: BinaryIO, values: Float[Tensor, "1 H W"], comment: str | None = None) -> None:
+    """Write values in [0, 1] as a 16-bit grey PNG, times 65535, with a comment in its header; others are clipped."""
     counts = (values[0].double().cpu().clip(0, 1) * 65535).round().numpy().astype(np.uint16)
-    Image.fromarray(counts).save(file, format="PNG")
+    header = PngImagePlugin.PngInfo()
+    if comment is not None:
+        header.add_text("Comment", comment)
+    Image.fromarray(counts).save(file, format="PNG", pnginfo=header)
 
 
 def write_rgb(file: BinaryIO, values: np.ndarray) -> None:
     """Write uint8 (H, W, 3) as a PNG."""
     Image.fromarray(values).save(file, format="PNG")
+
+
+def write_exr(path: Path, depth: Float[Tensor, "1 H W"], comment: str) -> None:
+    """Write depth as channel Z of an OpenEXR file, float32 without loss; needs the extra [exr]."""
+    import OpenEXR  # optional
+
+    header = {"compression": OpenEXR.ZIP_COMPRESSION, "type": OpenEXR.scanlineimage, "comments": comment}
+    OpenEXR.File(header, {"Z": depth[0].float().cpu().contiguous().numpy()}).write(str(path))
+
+
+def jpeg(image: Float[Tensor, "3 H W"], quality: int = 92) -> bytes:
+    """A photo in [0, 1] as a JPEG file."""
+    file = io.BytesIO()
+    _eight_bits(image).save(file, format="JPEG", quality=quality)
+    return file.getvalue()
 
 
 def to_image(picture: Picture) -> Float[Tensor, "3 H W"]:
@@ -132,8 +191,11 @@ def resize_lanczos(image: Float[Tensor, "3 H W"], size: tuple[int, int]) -> Floa
     """Resize a photo in [0, 1] to (h, w) `size` with Lanczos' filter, in 8 bits, as Pillow does."""
     if tuple(image.shape[-2:]) == tuple(size):
         return image
-    counts = (image.cpu().clip(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
-    return to_image(Image.fromarray(counts).resize((size[1], size[0]), Image.Resampling.LANCZOS))
+    return to_image(_eight_bits(image).resize((size[1], size[0]), Image.Resampling.LANCZOS))
+
+
+def _eight_bits(image: Float[Tensor, "3 H W"]) -> Image.Image:
+    return Image.fromarray((image.cpu().clip(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy())
 
 
 def _unreadable(path: str | Path, what: str, error: Exception) -> PictureError:

@@ -1,5 +1,6 @@
 """Which files come of which picture, how a prediction is written into them, and how one is read."""
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,12 +13,25 @@ from jaxtyping import Float
 from torch import Tensor
 
 from marigold.depth.mapping import MAPPING_OF, MAPPINGS
-from marigold.depth.point_cloud import assumed_depth, unproject, write_ply
+from marigold.depth.mesh import write_glb
+from marigold.depth.metric import MetricDepth
+from marigold.depth.point_cloud import assumed_depth, is_known, unproject, write_ply
+from marigold.depth.viewer import write_viewer
 from marigold.files import atomic_file
-from marigold.pictures import PictureError, find_pictures, read_grey16, read_picture, write_grey16, write_rgb
-from marigold.types import Prediction
+from marigold.pictures import (
+    PictureError,
+    find_pictures,
+    read_grey16,
+    read_picture,
+    write_exr,
+    write_grey16,
+    write_rgb,
+)
+from marigold.types import Camera, Prediction
 from marigold.visualization import colour
 
+logger = logging.getLogger(__name__)
+MILLIMETRE, COARSE = 0.001, 1 / 256  # metres per count of a 16-bit png; the second where the first does not reach
 # Kind of file -> its folder below the output, and its ending.
 KINDS = {
     "npy": ("depth_npy", ".npy"),
@@ -25,23 +39,32 @@ KINDS = {
     "colour": ("depth_colour", ".png"),
     "uncertainty": ("uncertainty_npy", ".npy"),
     "point_cloud": ("point_cloud", ".ply"),
+    "metres": ("depth_metres", ".npy"),
+    "metres_png": ("depth_metres_png", ".png"),
+    "metres_uncertainty": ("uncertainty_metres", ".npy"),
+    "mesh": ("mesh", ".glb"),
+    "viewer": ("viewer", ".html"),
+    "exr": ("exr", ".exr"),
 }
+METRIC_KINDS = ("metres", "metres_png", "metres_uncertainty")
+"""What is written only where distances are known."""
+IN_SPACE = {"point_cloud", "mesh", "viewer"}  # which need a camera
 
 
 @dataclass(frozen=True)
-class PointCloud:
-    """The camera and the distances that are assumed."""
+class Distances:
+    """Where the nearest and the farthest point are put when a prediction does not know, in any unit."""
 
-    field_of_view: float
     near: float
     far: float
 
 
 @dataclass(frozen=True)
 class Job:
-    """One picture, and the files to write for it by kind."""
+    """One picture, its name (a path without ending) that its files have, and the files to write for it by kind."""
 
     picture: Path
+    name: Path
     files: dict[str, Path]
 
     def done(self) -> bool:
@@ -66,7 +89,7 @@ def plan(source: str | Path, output: Path, kinds: Sequence[str]) -> list[Job]:
         files = {
             kind: output / folder / name.with_name(name.name + ending) for kind, (folder, ending) in places.items()
         }
-        jobs.append(Job(picture, files))
+        jobs.append(Job(picture, name, files))
     return jobs
 
 
@@ -81,15 +104,34 @@ def read_ahead(jobs: Sequence[Job]) -> Iterator[tuple[Job, Future[Tensor]]]:
             yield current
 
 
-def write(job: Job, image: Tensor, prediction: Prediction, assumed: PointCloud) -> None:
-    """Write the files of one picture (3, H, W), each under its name only when it is complete."""
+def write(
+    job: Job,
+    image: Float[Tensor, "3 H W"],
+    prediction: Prediction,
+    camera: Camera,
+    assumed: Distances,
+    metric: MetricDepth | None = None,
+) -> None:
+    """Write the files of one image, each under its name only when it is complete.
+
+    What stands in space is in metres if `metric` is given, else as far away as `assumed`. Raises ValueError for a kind
+    of file that this prediction cannot give.
+    """
     depth = prediction.depth[0].cpu()
     # Disparities are large where it is near.
     nearness = depth if MAPPINGS[MAPPING_OF[prediction.space]].increasing else 1 - depth
 
+    def distance() -> Float[Tensor, "1 H W"]:
+        if metric is not None:
+            return metric.depth.cpu()
+        return assumed_depth(depth, prediction.space, assumed.near, assumed.far)
+
     def point_cloud(file: BinaryIO) -> None:
-        distance = assumed_depth(depth, prediction.space, assumed.near, assumed.far)
-        write_ply(file, unproject(distance, assumed.field_of_view), image.flatten(1).T)
+        planar = distance()
+        known = is_known(planar[0])
+        write_ply(file, unproject(planar, camera)[known], image[:, known].T)
+
+    unit = "metres" if metric is not None else f"an unknown unit, assumed from {assumed.near:g} to {assumed.far:g}"
 
     def uncertainty(file: BinaryIO) -> None:
         if prediction.uncertainty is None:
@@ -102,11 +144,36 @@ def write(job: Job, image: Tensor, prediction: Prediction, assumed: PointCloud) 
         "colour": lambda file: write_rgb(file, colour(nearness[0].numpy(), 0, 1)),
         "uncertainty": uncertainty,
         "point_cloud": point_cloud,
+        "mesh": lambda file: write_glb(file, distance(), camera, image),
+        "viewer": lambda file: write_viewer(file, distance(), camera, image, title=job.picture.name, unit=unit),
+        "exr": lambda file: write_exr(Path(file.name), distance(), f"planar depth in {unit}"),
+        **({} if metric is None else _metric_writers(job, metric)),
     }
     for kind, path in job.files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(path) as file:
             writers[kind](file)
+
+
+def _metric_writers(job: Job, metric: MetricDepth) -> dict[str, Callable[[BinaryIO], None]]:
+    metres = metric.depth.cpu()
+    farthest = float(metres.max())
+    unit = MILLIMETRE if farthest <= 65535 * MILLIMETRE else COARSE
+
+    def png(file: BinaryIO) -> None:
+        note = f"{unit:g} metres per count"
+        if unit == COARSE:
+            cut = ", and what is beyond is cut" if farthest > 65535 * COARSE else ""
+            note += f": it reaches {farthest:.1f} m, and 16 bits {65535 * MILLIMETRE} m in millimetres and "
+            note += f"{65535 * COARSE:.1f} m in these{cut}"
+            logger.warning("%s: %s", job.files["metres_png"], note)
+        write_grey16(file, metres.double() / (65535 * unit), note)
+
+    return {
+        "metres": lambda file: _save_array(file, metres[0]),
+        "metres_png": png,
+        "metres_uncertainty": lambda file: _save_array(file, metric.uncertainty[0]),
+    }
 
 
 def stored_names(name: str) -> list[str]:

@@ -141,6 +141,7 @@ def run(config: DictConfig) -> bool:
         if accelerator.is_main_process and finished:
             best = f" and {folder / 'best'} ({select_by})" if select_by else ""
             print(f"trained {settings.train.steps} steps: {folder / 'final'} (last){best}")
+            print(f"to publish it: hf upload ORG/NAME {folder / 'final'}")
     return finished
 
 

@@ -34,6 +34,11 @@ class Camera:
     cx: float
     cy: float
 
+    @classmethod
+    def centred(cls, focal: float, height: int, width: int) -> "Camera":
+        """Square pixels, and the axis through the middle of a photo of `height` x `width` pixels."""
+        return cls(focal, focal, width / 2, height / 2)
+
 
 @dataclass(frozen=True)
 class DepthSample:

@@ -10,6 +10,7 @@ from benchmarks import gpu
 FEW = "^peak$|plain loop|latents, 4 x 8$|infer, 4 x 1, .*, float32$|^top, training$|lotus_d, cached"
 
 
+@pytest.mark.slow
 def test_rows_are_measured_once_and_reported(tmp_path, monkeypatch):
     output = tmp_path / "gpu.jsonl"
     command = ["--output", str(output), "--tiny", "--device", "cpu", "--least", "0", "--only", FEW]

@@ -1,15 +1,15 @@
-"""A depth map as points in space, under an assumed camera."""
+"""A depth map as points in space."""
 
 import math
 from typing import BinaryIO
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from marigold.depth.mapping import MAPPING_OF, MAPPINGS
-from marigold.types import Space
+from marigold.types import Camera, Space
 
 
 def assumed_depth(prediction: Float[Tensor, "1 H W"], space: Space, near: float, far: float) -> Float[Tensor, "1 H W"]:
@@ -26,20 +26,28 @@ def assumed_depth(prediction: Float[Tensor, "1 H W"], space: Space, near: float,
     return mapping.to_depth(low + prediction * (high - low))
 
 
-def unproject(depth: Float[Tensor, "1 H W"], field_of_view: float) -> Float[Tensor, "N 3"]:
-    """Points of every pixel's centre, row by row, for a pinhole camera in the middle of the picture.
-
-    x points right, y down and z along the view, in the unit of `depth`; `field_of_view` is horizontal, in
-    degrees. Raises ValueError unless it is between 0 and 180.
-    """
-    if not 0 < field_of_view < 180:
-        raise ValueError(f"the field of view has to be between 0 and 180 degrees, got {field_of_view:g}")
+def unproject(depth: Float[Tensor, "1 H W"], camera: Camera) -> Float[Tensor, "H W 3"]:
+    """The point of every pixel's centre: x right, y down, z along the view, in the unit of `depth`."""
     _, height, width = depth.shape
-    focal = width / 2 / math.tan(math.radians(field_of_view) / 2)
-    x = (torch.arange(width) + 0.5 - width / 2) / focal
-    y = (torch.arange(height) + 0.5 - height / 2) / focal
+    x = (torch.arange(width) + 0.5 - camera.cx) / camera.fx
+    y = (torch.arange(height) + 0.5 - camera.cy) / camera.fy
     z = depth[0].cpu()
-    return torch.stack([x * z, y[:, None] * z, z], dim=-1).reshape(-1, 3)
+    return torch.stack([x * z, y[:, None] * z, z], dim=-1)
+
+
+def is_known(depth: Float[Tensor, "*size"]) -> Bool[Tensor, "*size"]:
+    """Where depth is positive and finite."""
+    return (depth > 0) & depth.isfinite()
+
+
+def thinned(height: int, width: int, largest: int) -> tuple[Int[Tensor, "h 1"], Int[Tensor, "w"]]:
+    """Rows and columns of an even grid of at most `largest` pixels that reaches to the borders; all if fewer."""
+    share = min(1.0, math.sqrt(largest / (height * width)))
+    rows, columns = (
+        torch.linspace(0, length - 1, max(1, int(length * share)), dtype=torch.float64).round().long()
+        for length in (height, width)
+    )
+    return rows[:, None], columns
 
 
 def write_ply(file: BinaryIO, points: Float[Tensor, "N 3"], colours: Float[Tensor, "N 3"]) -> None:

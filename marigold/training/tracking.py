@@ -42,8 +42,8 @@ class JsonLines:
     """
 
     def __init__(self, path: Path, start: Start) -> None:
-        kept = [line for line in _whole_lines(path) if start.precedes(json.loads(line))]
-        write_atomically(path, "".join(f"{line}\n" for line in kept))
+        self.kept = [entry for entry in map(json.loads, _whole_lines(path)) if start.precedes(entry)]
+        write_atomically(path, "".join(f"{json.dumps(entry)}\n" for entry in self.kept))
         self.file = path.open("a")
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
@@ -96,6 +96,30 @@ class Wandb:
         self.run.finish()
 
 
+class TensorBoard:
+    """Event files in `tensorboard/`; a resumed run's curves are those of metrics.jsonl, whose `kept` entries it takes.
+
+    What a disturbed run logged from the step `start` on is purged, which drops that step's training entry too; so it
+    is written again.
+    """
+
+    def __init__(self, folder: Path, start: Start, kept: Sequence[Mapping[str, float]]) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # optional
+
+        self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=start.step)
+        for entry in kept:
+            if entry["step"] == start.step:
+                self.log(start.step, {key: value for key, value in entry.items() if key != "step"})
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self.writer.add_scalar(name, value, step)
+        self.writer.flush()
+
+    def close(self) -> None:
+        self.writer.close()
+
+
 class Trackers:
     """Several trackers as one."""
 
@@ -113,19 +137,24 @@ class Trackers:
 
 @dataclass(frozen=True)
 class TrackerConfig:
-    """`configs/tracker`: wandb's mode (online, offline, disabled) and project; null is no wandb."""
+    """`configs/tracker`: wandb's mode (online, offline, disabled; null is no wandb) and project, and TensorBoard."""
 
     mode: str | None
     project: str | None = None
+    tensorboard: bool = False
 
     def __post_init__(self) -> None:
-        """Raises ValueError if wandb is asked for and not installed."""
-        if self.mode is not None and find_spec("wandb") is None:
-            raise ValueError("tracker=wandb needs the package wandb: pip install -e '.[wandb]'")
+        """Raises ValueError for a tracker that is asked for and not installed."""
+        for name, wanted in (("wandb", self.mode is not None), ("tensorboard", self.tensorboard)):
+            if wanted and find_spec(name) is None:
+                raise ValueError(f"tracker={name} needs the package {name}: pip install -e '.[{name}]'")
 
     def make(self, folder: Path, name: str | None, facts: Mapping[str, Any], start: Start) -> Trackers:
         """The trackers of a run in `folder`; wandb shows it as `name` with `facts` as its configuration."""
-        trackers: list[Tracker] = [JsonLines(folder / "metrics.jsonl", start)]
+        lines = JsonLines(folder / "metrics.jsonl", start)
+        trackers: list[Tracker] = [lines]
         if self.mode is not None:
             trackers.append(Wandb(folder, self.project or "marigold", name, self.mode, facts, start))
+        if self.tensorboard:
+            trackers.append(TensorBoard(folder, start, lines.kept))
         return Trackers(trackers)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from marigold.files import FolderInUse, lock_folder, new_folder
+from marigold.files import FolderInUse, lock_folder, new_file, new_folder
 
 HOLDER = """
 import os, subprocess, sys, time
@@ -86,6 +86,23 @@ def test_a_new_folder_appears_when_it_is_whole(tmp_path, before):
     assert (path / "part/file").read_text() == "whole"
     assert list(path.parent.iterdir()) == [path]
     assert path.stat().st_mode & 0o055 == (tmp_path / "new").stat().st_mode & 0o055  # not private
+
+
+def test_a_new_file_appears_with_those_beside_it_or_not_at_all(tmp_path):
+    with new_file(tmp_path / "new/file") as partial:
+        for name in ("file", "file.data"):
+            partial.with_name(name).write_text(name)
+        assert not (tmp_path / "new/file").exists()
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["file", "file.data"]
+
+    def stopped_half_way() -> None:
+        with new_file(tmp_path / "other") as partial:
+            partial.write_text("half")
+            raise OSError("full")
+
+    with pytest.raises(OSError, match="full"):
+        stopped_half_way()
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]
 
 
 def test_a_new_folder_does_not_appear_half_or_over_another(tmp_path):

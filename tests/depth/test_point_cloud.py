@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from marigold.depth.point_cloud import assumed_depth, unproject, write_ply
+from marigold.depth.point_cloud import assumed_depth, thinned, unproject, write_ply
+from marigold.types import Camera
 
 
 def test_a_wall_at_90_degrees_is_as_wide_as_twice_its_distance():
-    points = unproject(torch.full((1, 2, 4), 3.0), 90.0)
+    points = unproject(torch.full((1, 2, 4), 3.0), Camera.centred(2.0, 2, 4)).reshape(-1, 3)
     assert points.shape == (8, 3)
     # Pixel centres of a picture of 4: at -3/4, -1/4, 1/4, 3/4 of the half width, which is the distance.
     torch.testing.assert_close(points[:4, 0], torch.tensor([-2.25, -0.75, 0.75, 2.25]))
@@ -18,8 +19,8 @@ def test_a_wall_at_90_degrees_is_as_wide_as_twice_its_distance():
 
 def test_projecting_back_gives_the_pixels():
     depth = torch.rand(1, 5, 7, generator=torch.Generator().manual_seed(0)) + 1
-    x, y, z = unproject(depth, 60.0).T
     focal = 3.5 / np.tan(np.pi / 6)
+    x, y, z = unproject(depth, Camera.centred(focal, 5, 7)).reshape(-1, 3).T
     torch.testing.assert_close((x / z * focal + 3).reshape(5, 7), torch.arange(7.0).expand(5, 7), atol=1e-4, rtol=0)
     torch.testing.assert_close((y / z * focal + 2).reshape(5, 7).T, torch.arange(5.0).expand(7, 5), atol=1e-4, rtol=0)
 
@@ -45,11 +46,9 @@ def test_the_middle_of_a_space_is_the_middle_of_its_quantity(space, middle):
     assert float(assumed_depth(torch.full((1, 1, 1), 0.5), space, 1.0, 9.0)) == pytest.approx(middle, rel=1e-6)
 
 
-def test_other_spaces_and_fields_of_view_are_refused():
+def test_other_spaces_are_refused():
     with pytest.raises(ValueError, match="metric_depth"):
         assumed_depth(torch.zeros(1, 1, 1), "metric_depth", 1, 2)
-    with pytest.raises(ValueError, match="field of view"):
-        unproject(torch.ones(1, 1, 1), 180.0)
 
 
 def test_a_ply_file_holds_the_points(tmp_path: Path):
@@ -61,3 +60,11 @@ def test_a_ply_file_holds_the_points(tmp_path: Path):
     assert list(body[12:15]) == [0, 128, 255]
     assert np.frombuffer(body[15:27], "<f4").tolist() == [4, 5, 6]
     assert len(body) == 30
+
+
+def test_a_thinned_grid_reaches_the_borders():
+    rows, columns = thinned(9, 17, 40)  # 40 of 153: 0.511 of each side
+    assert rows.flatten().tolist() == [0, 3, 5, 8]
+    assert columns.tolist() == [0, 2, 5, 7, 9, 11, 14, 16]
+    rows, columns = thinned(3, 4, 12)
+    assert (rows.flatten().tolist(), columns.tolist()) == ([0, 1, 2], [0, 1, 2, 3])

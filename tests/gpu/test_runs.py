@@ -60,6 +60,7 @@ def test_resume_has_the_bits_of_an_undisturbed_run(tmp_path, on_device, determin
     assert weights(tmp_path / "stopped") == weights(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_steps_that_overflow_are_not_taken_and_the_scale_survives_a_stop(
     tmp_path, on_device, device, deterministic, monkeypatch
 ):
@@ -131,6 +132,7 @@ def test_switches_of_performance_change_rounding_only(tmp_path, on_device, optio
     assert losses(tmp_path / "switched") == pytest.approx(losses(tmp_path / "plain"), rel=1e-3)
 
 
+@pytest.mark.slow
 def test_running_out_of_memory_gives_advice_and_loses_nothing(tmp_path, on_device, device, monkeypatch):
     original = Objective.__call__
 
@@ -155,6 +157,7 @@ def test_running_out_of_memory_gives_advice_and_loses_nothing(tmp_path, on_devic
     assert losses(tmp_path / "short") == pytest.approx(losses(tmp_path / "whole"), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_two_processes_share_one_gpu(tmp_path, on_device, arguments, device, in_two_processes):
     short = (f"device={device.type}", "validation=none", *EXACT, "train.steps=2")
     assert run(on_device(tmp_path / "one", *short))

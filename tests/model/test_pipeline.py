@@ -4,6 +4,8 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -76,6 +78,14 @@ def test_the_photo_is_encoded_once(depth_model: MarigoldDepth, monkeypatch: pyte
     monkeypatch.setattr(vae, "encode", lambda image: (encoded.append(len(image)), encode(image))[1])
     depth_model(photos(2), ensemble_size=3)
     assert sum(encoded) == 2
+
+
+def test_every_step_of_every_member_is_announced(depth_model: MarigoldDepth):
+    taken: list[int] = []
+    image = torch.rand(1, 3, 16, 16)
+    told = depth_model(image, steps=2, ensemble_size=3, batch_size=2, on_step=taken.append)
+    assert taken == [2, 2, 1, 1]
+    assert torch.equal(told.depth, depth_model(image, steps=2, ensemble_size=3, batch_size=2).depth)
 
 
 def test_one_member_has_no_uncertainty_and_several_are_in_range(depth_model: MarigoldDepth):
@@ -257,3 +267,32 @@ def test_older_folders_are_depth(depth_model: MarigoldDepth, tmp_path: Path):
     model = MarigoldDepth.from_pretrained(tmp_path)
     assert model.space == "affine_depth"
     assert model.default_steps is None
+
+
+class FakeHub:
+    """huggingface_hub.HfApi, as far as it is used: what is uploaded can be loaded again."""
+
+    made: ClassVar[list[tuple]] = []
+
+    def __init__(self, token: str | None) -> None:
+        self.token = token
+
+    def create_repo(self, repo_id: str, *, private: bool | None, exist_ok: bool) -> None:
+        self.made.append((self.token, repo_id, private, exist_ok))
+
+    def upload_folder(self, *, repo_id: str, folder_path: Path, commit_message: str) -> SimpleNamespace:
+        self.made.append(
+            (repo_id, MarigoldDepth.from_pretrained(folder_path), (folder_path / "README.md").read_text())
+        )
+        return SimpleNamespace(commit_url=f"https://hub/{repo_id}/commit/1")
+
+
+def test_a_model_is_pushed_as_it_is_saved(depth_model: MarigoldDepth, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("marigold.model.pipeline.HfApi", FakeHub)
+    address = depth_model.push_to_hub("me/depth", card="# Depth", private=True, token="secret")
+    assert address == "https://hub/me/depth/commit/1"
+    created, (repository, uploaded, card) = FakeHub.made
+    assert created == ("secret", "me/depth", True, True)
+    assert (repository, card) == ("me/depth", "# Depth")
+    image = photos(1)
+    assert torch.equal(uploaded(image).depth, depth_model(image).depth)

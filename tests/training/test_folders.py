@@ -217,6 +217,7 @@ def test_changes_are_recorded_as_a_patch_and_only_of_our_own_checkout(tmp_path, 
     assert not (tmp_path / "other/changes.diff").exists()
 
 
+@pytest.mark.slow
 def test_no_process_writes_into_a_cache_that_is_in_use(tmp_path, configure, arguments):
     folder = tmp_path / "cache"
     log = tmp_path / "log"
@@ -249,6 +250,7 @@ def stop_when_there(process, path, log):
     process.send_signal(signal.SIGSTOP)
 
 
+@pytest.mark.slow
 def test_a_second_run_leaves_the_folder_of_a_first_alone(tmp_path, whole, arguments):
     folder, log = tmp_path / "run", tmp_path / "log.txt"
     first = start("train.py", log, *arguments, f"run_dir={folder}")
@@ -270,6 +272,7 @@ def test_a_second_run_leaves_the_folder_of_a_first_alone(tmp_path, whole, argume
     assert_same_end(folder, whole)
 
 
+@pytest.mark.slow
 def test_a_second_cache_is_refused_until_the_first_is_killed(tmp_path, configure, arguments):
     small = ("cache.shard_size=1", "cache.batch=1")
     cache, log = tmp_path / "latents", tmp_path / "log.txt"

@@ -49,6 +49,7 @@ def first_losses(folder: Path) -> dict[str, list[float]]:
     return found
 
 
+@pytest.mark.slow
 def test_first_losses_of_the_quickstart(tmp_path):
     golden = json.loads(GOLDEN.read_text())
     for experiment, found in first_losses(tmp_path).items():

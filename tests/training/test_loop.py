@@ -35,6 +35,7 @@ def assert_same_run(one, two, tolerance):
     assert max((first[name] - second[name]).abs().max().item() for name in first) < tolerance
 
 
+@pytest.mark.slow
 def test_two_processes_are_one_with_twice_the_accumulation(tmp_path, configure, arguments, in_two_processes):
     """Over ten steps of both data sets, with flips and annealed noise."""
     longer = ("train.steps=10", "data.hypersim.weight=0.5", "data.vkitti.weight=0.5")
@@ -139,6 +140,7 @@ def test_model_of_another_space_is_refused(tmp_path, configure, random_base):
         run(configure(tmp_path / "run", f"model.base={base}"))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script_method")
 @pytest.mark.parametrize(
     "option",

@@ -61,6 +61,7 @@ def test_a_checkpoint_holds_what_is_trained_alone(whole, base_unet):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decay", [None, 0.5])
 def test_stopping_after_every_single_step_changes_nothing(tmp_path, whole, configure, decay):
     average = () if decay is None else (f"train.ema_decay={decay}",)
@@ -82,6 +83,7 @@ def test_stopping_after_every_single_step_changes_nothing(tmp_path, whole, confi
         assert stopped == undisturbed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before", ["save_checkpoint", "write_model", "record_validation"])
 def test_a_run_killed_at_its_last_step_ends_the_same(tmp_path, whole, configure, monkeypatch, before):
     original = getattr(train, before)

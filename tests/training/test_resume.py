@@ -39,6 +39,7 @@ def test_stopping_after_every_single_step_changes_nothing(tmp_path, undisturbed,
     assert weights(tmp_path) == weights(whole)
 
 
+@pytest.mark.slow
 def test_killed_process_continues_bit_for_bit(tmp_path, undisturbed, configure, arguments):
     whole = reference(undisturbed, configure)
     command = [sys.executable, str(SCRIPT), *arguments, f"run_dir={tmp_path}"]
@@ -83,6 +84,7 @@ def test_another_recipe_is_not_continued(tmp_path, configure):
         run(configure(tmp_path, "train.lr=0.001"))
 
 
+@pytest.mark.slow
 def test_moving_average_is_exported_and_survives_stops(tmp_path, undisturbed, configure):
     plain = reference(undisturbed, configure)
     averaged, stopped = (configure(tmp_path / name, "train.ema_decay=0.5") for name in ("whole", "stopped"))
@@ -144,6 +146,37 @@ def test_offline_wandb_needs_no_account_and_goes_on_in_the_same_run(tmp_path, co
     assert all(next(part.glob("run-*.wandb")).stat().st_size for part in parts)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:tensorboard.*")
+@pytest.mark.parametrize("disturbance", ["stop", "kill"])
+def test_tensorboard_curves_of_a_resumed_run_are_those_of_metrics_jsonl(tmp_path, configure, monkeypatch, disturbance):
+    """A run is stopped after a step, or killed once its validation is logged and before that is recorded."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    often = ("tracker=tensorboard", "train.validate_every=2", "train.log_every=1")
+    if disturbance == "stop":
+        assert not run(configure(tmp_path, *often, "train.time_limit=0.0"))
+    else:
+        with monkeypatch.context() as patch:
+            patch.setattr("marigold.train.promote", killed)
+            with pytest.raises(KeyboardInterrupt):
+                run(configure(tmp_path, *often))
+    assert run(configure(tmp_path, *often))
+    events = EventAccumulator(str(tmp_path / "tensorboard"), size_guidance={"scalars": 0})
+    events.Reload()
+    expected = {}
+    for entry in figures(tmp_path):
+        for name in entry.keys() - {"step"}:
+            expected.setdefault(name, []).append(entry["step"])
+    found = {name: [point.step for point in events.Scalars(name)] for name in events.Tags()["scalars"]}
+    assert {name: steps for name, steps in found.items() if name in expected} == expected
+    losses_logged = [point.value for point in events.Scalars("loss")]
+    assert losses_logged == pytest.approx([entry["loss"] for entry in figures(tmp_path) if "loss" in entry])
+
+
+def killed(*arguments):
+    raise KeyboardInterrupt
+
+
 def validated(folder, name):
     """The metrics of the model card of best/ or final/, as it prints them."""
     lines = (folder / name / "README.md").read_text().split("## Scores")[1].split("## ")[0].splitlines()
@@ -173,6 +206,7 @@ def test_model_cards_have_the_metrics_of_their_step(often):
         assert validated(often, name) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("before", "step"), [("evaluate_on", 6), ("copy_model", 6), ("record_validation", 2)])
 def test_a_run_killed_before_a_validation_is_finished_repeats_it(
     tmp_path, often, configure, monkeypatch, before, step

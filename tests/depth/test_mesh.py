@@ -1,0 +1,146 @@
+"""Meshes, read back by a parser of their own: struct and json, as the glTF 2.0 specification says."""
+
+import io
+import json
+import struct
+import tempfile
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from marigold.depth.mesh import write_glb
+from marigold.types import Camera
+
+COMPONENTS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3}
+DTYPES = {5126: "<f4", 5125: "<u4"}
+
+
+def parsed(data: bytes) -> SimpleNamespace:
+    """What is in a GLB file, with everything asserted that the specification demands of such a file."""
+    magic, version, length = struct.unpack_from("<4sII", data)
+    assert (magic, version, length) == (b"glTF", 2, len(data))
+    chunks, at = {}, 12
+    while at < len(data):
+        size, kind = struct.unpack_from("<I4s", data, at)
+        assert size % 4 == 0
+        chunks[kind] = data[at + 8 : at + 8 + size]
+        at += 8 + size
+    assert list(chunks) == [b"JSON", b"BIN\0"]
+    scene, binary = json.loads(chunks[b"JSON"]), chunks[b"BIN\0"]
+    assert scene["asset"]["version"] == "2.0"
+    (buffer,) = scene["buffers"]
+    assert "uri" not in buffer
+    assert 0 <= len(binary) - buffer["byteLength"] <= 3
+    views = scene["bufferViews"]
+    assert all(view["byteOffset"] % 4 == 0 for view in views)
+    assert all(view["byteOffset"] + view["byteLength"] <= buffer["byteLength"] for view in views)
+    content = [binary[view["byteOffset"] :][: view["byteLength"]] for view in views]
+
+    def read(index: int) -> np.ndarray:
+        accessor = scene["accessors"][index]
+        values = np.frombuffer(content[accessor["bufferView"]], DTYPES[accessor["componentType"]])
+        return values.reshape(accessor["count"], COMPONENTS[accessor["type"]])
+
+    (primitive,) = scene["meshes"][scene["nodes"][scene["scenes"][scene["scene"]]["nodes"][0]]["mesh"]]["primitives"]
+    assert primitive.get("mode", 4) == 4
+    position = read(primitive["attributes"]["POSITION"])
+    place = read(primitive["attributes"]["TEXCOORD_0"])
+    triangle = read(primitive["indices"]).reshape(-1, 3)
+    bounds = scene["accessors"][primitive["attributes"]["POSITION"]]
+    np.testing.assert_array_equal(bounds["min"], position.min(axis=0))
+    np.testing.assert_array_equal(bounds["max"], position.max(axis=0))
+    assert len(place) == len(position)
+    # Every vertex is used, and no index points beyond them or is the one that restarts primitives.
+    np.testing.assert_array_equal(np.unique(triangle), np.arange(len(position)))
+    material = scene["materials"][primitive["material"]]
+    texture = scene["textures"][material["pbrMetallicRoughness"]["baseColorTexture"]["index"]]
+    image = scene["images"][texture["source"]]
+    assert set(material["extensions"]) <= set(scene["extensionsUsed"])
+    with Image.open(io.BytesIO(content[image["bufferView"]])) as picture:
+        assert Image.MIME[picture.format] == image["mimeType"]
+        pixels = np.asarray(picture)
+    return SimpleNamespace(position=position, place=place, triangle=triangle, texture=pixels)
+
+
+def mesh(
+    depth: torch.Tensor, camera: Camera | float, image: torch.Tensor | None = None, **settings
+) -> SimpleNamespace:
+    _, height, width = depth.shape
+    camera = camera if isinstance(camera, Camera) else Camera.centred(camera, height, width)
+    image = torch.rand(3, height, width) if image is None else image
+    with tempfile.TemporaryFile() as file:
+        write_glb(file, depth, camera, image, **settings)
+        file.seek(0)
+        return parsed(file.read())
+
+
+def area(made: SimpleNamespace) -> np.ndarray:
+    a, b, c = made.position.astype(np.float64)[made.triangle].transpose(1, 0, 2)
+    return np.linalg.norm(np.cross(b - a, c - a), axis=1) / 2
+
+
+def test_a_wall_at_two_metres():
+    # 5 x 3 pixels of 2 m / 4 px = 0.5 m each; the outermost centres are 4 and 2 pixels apart.
+    made = mesh(torch.full((1, 3, 5), 2.0), 4.0)
+    assert (len(made.position), len(made.triangle)) == (15, 16)
+    np.testing.assert_array_equal(made.position.min(axis=0), [-1, -0.5, -2])
+    np.testing.assert_array_equal(made.position.max(axis=0), [1, 0.5, -2])
+    assert area(made).sum() == pytest.approx(2.0)
+    # The upper left pixel: left, up, in front of a camera that looks along -Z; and there in the texture.
+    np.testing.assert_array_equal(made.position[0], [-1, 0.5, -2])
+    np.testing.assert_allclose(made.place[0], [0.5 / 5, 0.5 / 3])
+    np.testing.assert_allclose(made.place[-1], [4.5 / 5, 2.5 / 3])
+    # Counterclockwise for the camera: every normal points to it.
+    a, b, c = made.position[made.triangle].transpose(1, 0, 2)
+    assert (np.cross(b - a, c - a)[:, 2] > 0).all()
+
+
+def test_every_vertex_projects_back_to_its_place_in_the_image():
+    depth = torch.rand(1, 6, 9, generator=torch.Generator().manual_seed(0)) + 1
+    camera = Camera(7.0, 8.0, 4.0, 3.5)
+    made = mesh(depth, camera, tear=0.0)
+    x, y, z = (made.position * [1, -1, -1]).T
+    np.testing.assert_allclose((x / z * camera.fx + camera.cx) / 9, made.place[:, 0], atol=1e-6)
+    np.testing.assert_allclose((y / z * camera.fy + camera.cy) / 6, made.place[:, 1], atol=1e-6)
+    np.testing.assert_array_equal(z.astype(np.float32), depth.flatten().numpy())
+
+
+def test_a_step_is_torn_and_a_slope_is_not():
+    step = torch.full((1, 4, 6), 2.0)
+    step[..., 3:] = 3.0
+    made = mesh(step, 100.0)
+    assert len(made.triangle) == 2 * (2 * 3 * 2)
+    depth = made.position[made.triangle][..., 2]
+    assert (depth.min(axis=1) == depth.max(axis=1)).all()
+    # 2 m + 0.1 m per pixel of 2 cm: a surface seen at about 11 degrees.
+    slope = 2 + 0.1 * torch.arange(6.0).expand(1, 4, 6)
+    assert len(mesh(slope, 100.0).triangle) == 30
+    assert len(mesh(step, 100.0, tear=0.0).triangle) == 30
+
+
+@pytest.mark.parametrize("unknown", [0.0, float("nan"), float("inf")])
+def test_unknown_depth_is_a_hole(unknown: float):
+    depth = torch.full((1, 4, 4), 2.0)
+    depth[0, 1, 1] = unknown
+    made = mesh(depth, 4.0)
+    # The pixel's four cells have two triangles each, of which it is a corner of one or two.
+    assert (len(made.position), len(made.triangle)) == (15, 18 - 6)
+    with pytest.raises(ValueError, match="no surface"):
+        mesh(torch.full((1, 4, 4), unknown), 4.0)
+
+
+def test_a_large_map_is_thinned_to_its_borders_and_the_texture_is_not():
+    made = mesh(torch.full((1, 60, 101), 2.0), 50.0, largest=400)
+    assert 200 < len(made.position) <= 400
+    np.testing.assert_allclose(made.position.max(axis=0), [2, 59 / 50, -2], rtol=1e-6)
+    assert made.texture.shape == (60, 101, 3)
+
+
+def test_the_texture_is_the_image():
+    image = torch.zeros(3, 32, 48)
+    image[0, :, :16], image[1, :, 16:32], image[2, :, 32:] = 1, 1, 1
+    texture = mesh(torch.full((1, 32, 48), 2.0), 40.0, image).texture
+    assert np.abs(texture[:, [8, 24, 40]] - 255 * np.eye(3)).max() < 8
