@@ -91,10 +91,10 @@ def download(settings: Settings, items: Sequence[WholeFile | RemoteZip], next_st
         if needed > report.free:
             raise DataError(f"{out}: {gib(needed)} are needed and {gib(report.free)} are free")
         bar = tqdm(total=needed or None, unit="B", unit_scale=True, unit_divisor=1024)
-        with lock_folder(out), bar:
+        with lock_folder(out), bar:  # two runs would mix their bytes
 
             def progress(count: int) -> None:
-                if stop.is_set():
+                if stop.is_set():  # another item has met an error that stops all
                     raise CancelledError
                 with bar.get_lock():
                     bar.update(count)
