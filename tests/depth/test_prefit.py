@@ -114,4 +114,3 @@ def test_images_of_a_batch_are_apart_and_an_image_without_pixels_is_named():
     valid[1] = False
     with pytest.raises(ValueError, match="image 1"):
         fitted(pred, depth, valid, "log_depth")
-
