@@ -11,16 +11,21 @@ compose a configuration and call the library; `config` turns their YAML into typ
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from marigold.depth.metric import metric_depth
     from marigold.model.pipeline import MarigoldDepth
 
 __version__ = "0.1.0"
-__all__ = ["MarigoldDepth"]
+__all__ = ["MarigoldDepth", "metric_depth"]
 
 
 def __getattr__(name: str) -> Any:
-    # diffusers takes seconds to import, and the lower floors do without it.
+    # diffusers takes seconds to import and scipy some tenths, and the lower floors do without them.
     if name == "MarigoldDepth":
         from marigold.model.pipeline import MarigoldDepth
 
         return MarigoldDepth
+    if name == "metric_depth":
+        from marigold.depth.metric import metric_depth
+
+        return metric_depth
     raise AttributeError(f"module 'marigold' has no attribute {name!r}")

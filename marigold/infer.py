@@ -10,22 +10,27 @@ from pathlib import Path
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from omegaconf import DictConfig
+from torch import Tensor
 from tqdm import tqdm
 
 from marigold.config import ConfigError, to_dataclass
 from marigold.depth.camera import CameraSettings
+from marigold.depth.metric import metric_depth
+from marigold.model.guided import STEPS, check_model, guided
 from marigold.model.pipeline import MarigoldDepth
 from marigold.model.settings import Sampling
+from marigold.point_files import Known, Points
 from marigold.precision import PRECISIONS
-from marigold.prediction_files import IN_SPACE, Distances, Job, plan, read_ahead, write
+from marigold.prediction_files import IN_SPACE, METRIC_KINDS, Distances, Job, plan, read_ahead, write
 from marigold.training.recipe import named_switches
+from marigold.types import Prediction
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Save:
-    """Which files are written for an image."""
+    """Which files are written for an image; those of METRIC_KINDS only with known points."""
 
     npy: bool
     png: bool
@@ -35,13 +40,14 @@ class Save:
     mesh: bool
     viewer: bool
     exr: bool
+    metres: bool
+    metres_png: bool
+    metres_uncertainty: bool
 
     def __post_init__(self) -> None:
-        """Raises ConfigError for files whose extra is not installed, and when there are none to write."""
+        """Raises ConfigError for files whose extra is not installed."""
         if self.exr and find_spec("OpenEXR") is None:
             raise ConfigError("save.exr=true needs the package OpenEXR: pip install -e '.[exr]'")
-        if not any(asdict(self).values()):
-            raise ConfigError("save: every kind of file is switched off")
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,7 @@ class InferConfig:
     seed: int
     camera: CameraSettings
     distances: Distances
+    points: Points
     precision: str
     device: str | None
 
@@ -66,8 +73,48 @@ class InferConfig:
         """Refuse what could only fail after the first image; raises ConfigError."""
         if self.precision not in PRECISIONS:
             raise ConfigError(f"precision: expected one of {', '.join(PRECISIONS)}, got {self.precision!r}")
+        if not self.kinds:
+            raise ConfigError("save: every kind of file is switched off")
         if self.save.uncertainty and self.sampler.ensemble_size < 2:
             raise ConfigError("save.uncertainty: needs sampler.ensemble_size of 2 or more")
+
+    @property
+    def kinds(self) -> list[str]:
+        """The kinds of files that are written."""
+        unknown = set() if self.points else set(METRIC_KINDS)
+        if self.points.chosen == "guided" and self.sampler.ensemble_size == 1:
+            unknown.add("metres_uncertainty")  # which is the members' spread
+        return [kind for kind, wanted in asdict(self.save).items() if wanted and kind not in unknown]
+
+
+def in_metres(
+    job: Job,
+    image: Tensor,
+    prediction: Prediction,
+    known: Known,
+    model: MarigoldDepth,
+    settings: InferConfig,
+    shown: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """Metric depth and its uncertainty, (1, H, W), by `points.method`; None for that of a single guided member."""
+    method, name = settings.points.chosen, str(job.picture)
+    if method != "guided":
+        metric = metric_depth(prediction, known.places, known.metres, method=method, name=name)
+        return metric.depth.cpu(), metric.uncertainty.cpu()
+    sampler = settings.sampler
+    steered = guided(
+        model,
+        image[None],
+        known.places,
+        known.metres,
+        steps=sampler.steps or STEPS,
+        ensemble_size=sampler.ensemble_size,
+        processing_resolution=sampler.processing_resolution,
+        seed=settings.seed,
+        name=name,
+        shown=shown,
+    )
+    return steered.depth[0].cpu(), None if steered.uncertainty is None else steered.uncertainty[0].cpu()
 
 
 def predict_all(jobs: Sequence[Job], model: MarigoldDepth, settings: InferConfig, shown: bool) -> list[str]:
@@ -76,11 +123,17 @@ def predict_all(jobs: Sequence[Job], model: MarigoldDepth, settings: InferConfig
     for job, picture in tqdm(read_ahead(jobs), total=len(jobs), unit="image", disable=not shown):
         try:
             image = picture.result()
-            prediction = model(image[None], seed=settings.seed, **settings.sampler.arguments())
-            camera, source = settings.camera.of(job.picture, *image.shape[-2:])
-            if IN_SPACE & job.files.keys():
+            height, width = image.shape[-2:]
+            camera, source = settings.camera.of(job.picture, height, width)
+            if IN_SPACE & job.files.keys() or settings.points.distance == "ray":
                 logger.info("%s: camera %s", job.picture, source)
-            write(job, image, prediction, camera, settings.distances)
+            known = None
+            if settings.points:  # read first: a mistake costs no prediction
+                trusted = settings.camera.known(job.picture, width) is not None
+                known = settings.points.read(job, (height, width), camera if trusted else None)
+            prediction = model(image[None], seed=settings.seed, **settings.sampler.arguments())
+            metres = in_metres(job, image, prediction, known, model, settings, shown) if known else (None, None)
+            write(job, image, prediction, camera, settings.distances, *metres)
         except ValueError as error:
             message = str(error)
             failures.append(message if str(job.picture) in message else f"{job.picture}: {message}")
@@ -91,10 +144,10 @@ def run(config: DictConfig) -> bool:
     """Predict as configured; returns whether every image was done. Raises ValueError for the user."""
     settings = to_dataclass(InferConfig, config)
     state = PartialState()
-    jobs = plan(
-        settings.input, Path(settings.output), [kind for kind, wanted in asdict(settings.save).items() if wanted]
-    )
+    jobs = plan(settings.input, Path(settings.output), settings.kinds)
     todo = [job for job in jobs if settings.overwrite or not job.done()]
+    for job in todo if settings.points else ():
+        settings.points.file_of(job)  # a missing one is found before the first image is predicted
     # Not before every process has seen what is done: a quick one would shift the others' shares.
     state.wait_for_everyone()
     failures: list[str] = []
@@ -103,6 +156,8 @@ def run(config: DictConfig) -> bool:
         precision = PRECISIONS[settings.precision]
         model = MarigoldDepth.from_pretrained(settings.checkpoint, precision, settings.revision, switches)
         model.switches.check_sampling(settings.sampler.steps, settings.sampler.ensemble_size)
+        if settings.points and settings.points.chosen == "guided":
+            check_model(model)
         model.to(settings.device or state.device)
         mine = todo[state.process_index :: state.num_processes]
         failures = gather_object(predict_all(mine, model, settings, state.is_main_process))

@@ -11,7 +11,7 @@ from typing import BinaryIO
 import numpy as np
 import torch
 from jaxtyping import Float, UInt16
-from PIL import ExifTags, Image, ImageCms, ImageOps
+from PIL import ExifTags, Image, ImageCms, ImageOps, PngImagePlugin
 from torch import Tensor
 
 Picture = Image.Image | np.ndarray | Tensor
@@ -56,17 +56,19 @@ class PictureError(ValueError):
     """A picture cannot be read, or its values have no known meaning; the message says which and why."""
 
 
-def read_picture(path: str | Path) -> Float[Tensor, "3 H W"]:
+def read_picture(path: str | Path, max_pixels: int | None = None) -> Float[Tensor, "3 H W"]:
     """Read a picture file of any format that Pillow knows, as `to_image` does; a `.npy` file is an array.
 
     Of several frames it takes the first. Raises PictureError with the file's name if the file is missing,
-    damaged, cut short, or too large to be a picture.
+    damaged, cut short, or too large to be a picture; or of more than `max_pixels`, before they are decoded.
     """
     path = Path(path)
     try:
         if path.suffix == ".npy":
             return to_image(np.load(path, allow_pickle=False))
         with Image.open(path) as picture:
+            if max_pixels is not None and picture.width * picture.height > max_pixels:
+                raise PictureError(f"{picture.width} x {picture.height} pixels; at most {max_pixels} are taken")
             picture.load()
             return to_image(picture)
     except _DAMAGE as error:
@@ -137,10 +139,13 @@ def read_grey16(path: str | Path) -> UInt16[np.ndarray, "H W"]:
         raise _unreadable(path, "a 16-bit grey PNG", error) from error
 
 
-def write_grey16(file: BinaryIO, values: Float[Tensor, "1 H W"]) -> None:
-    """Write values in [0, 1] as a 16-bit grey PNG, times 65535."""
+def write_grey16(file: BinaryIO, values: Float[Tensor, "1 H W"], comment: str | None = None) -> None:
+    """Write values in [0, 1] as a 16-bit grey PNG, times 65535, with a comment in its header; others are clipped."""
     counts = (values[0].double().cpu().clip(0, 1) * 65535).round().numpy().astype(np.uint16)
-    Image.fromarray(counts).save(file, format="PNG")
+    header = PngImagePlugin.PngInfo()
+    if comment is not None:
+        header.add_text("Comment", comment)
+    Image.fromarray(counts).save(file, format="PNG", pnginfo=header)
 
 
 def write_rgb(file: BinaryIO, values: np.ndarray) -> None:

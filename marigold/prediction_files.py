@@ -1,5 +1,6 @@
 """Which files come of which picture, how a prediction is written into them, and how one is read."""
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -28,6 +29,8 @@ from marigold.pictures import (
 from marigold.types import Camera, Prediction
 from marigold.visualization import colour
 
+logger = logging.getLogger(__name__)
+MILLIMETRE, COARSE = 0.001, 1 / 256  # metres per count of a 16-bit png; the second where the first does not reach
 # Kind of file -> its folder below the output, and its ending.
 KINDS = {
     "npy": ("depth_npy", ".npy"),
@@ -38,8 +41,13 @@ KINDS = {
     "mesh": ("mesh", ".glb"),
     "viewer": ("viewer", ".html"),
     "exr": ("exr", ".exr"),
+    "metres": ("depth_metres", ".npy"),
+    "metres_png": ("depth_metres_png", ".png"),
+    "metres_uncertainty": ("uncertainty_metres", ".npy"),
 }
 IN_SPACE = {"point_cloud", "mesh", "viewer"}  # which need a camera
+METRIC_KINDS = ("metres", "metres_png", "metres_uncertainty")
+"""What is written only where distances are known."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +60,10 @@ class Distances:
 
 @dataclass(frozen=True)
 class Job:
-    """One picture, and the files to write for it by kind."""
+    """One picture, its name (a path without ending) that its files have, and the files to write for it by kind."""
 
     picture: Path
+    name: Path
     files: dict[str, Path]
 
     def done(self) -> bool:
@@ -79,7 +88,7 @@ def plan(source: str | Path, output: Path, kinds: Sequence[str]) -> list[Job]:
         files = {
             kind: output / folder / name.with_name(name.name + ending) for kind, (folder, ending) in places.items()
         }
-        jobs.append(Job(picture, files))
+        jobs.append(Job(picture, name, files))
     return jobs
 
 
@@ -101,11 +110,12 @@ def write(
     camera: Camera,
     assumed: Distances,
     metres: Float[Tensor, "1 H W"] | None = None,
+    metres_uncertainty: Float[Tensor, "1 H W"] | None = None,
 ) -> None:
     """Write the files of one image, each under its name only when it is complete.
 
-    What stands in space is in `metres` (0 where unknown) if given, else as far away as `assumed`. Raises ValueError
-    for a kind of file that this prediction cannot give.
+    `metres` is planar depth, 0 where unknown. The METRIC_KINDS hold it, and what stands in space is as far away as it
+    says if given, else as `assumed`. Raises ValueError for a kind of file that this prediction cannot give.
     """
     depth = prediction.depth[0].cpu()
     # Disparities are large where it is near.
@@ -135,11 +145,34 @@ def write(
         "mesh": lambda file: write_glb(file, distance(), camera, image),
         "viewer": lambda file: write_viewer(file, distance(), camera, image, title=job.picture.name, unit=unit),
         "exr": lambda file: write_exr(Path(file.name), distance(), f"planar depth in {unit}"),
+        **({} if metres is None else _metric_writers(job, metres, metres_uncertainty)),
     }
     for kind, path in job.files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(path) as file:
             writers[kind](file)
+
+
+def _metric_writers(
+    job: Job, metres: Float[Tensor, "1 H W"], uncertainty: Float[Tensor, "1 H W"] | None
+) -> dict[str, Callable[[BinaryIO], None]]:
+    farthest = float(metres.max())
+    unit = MILLIMETRE if farthest <= 65535 * MILLIMETRE else COARSE
+
+    def png(file: BinaryIO) -> None:
+        note = f"{unit:g} metres per count"
+        if unit == COARSE:
+            cut = ", and what is beyond is cut" if farthest > 65535 * COARSE else ""
+            note += f": it reaches {farthest:.1f} m, and 16 bits {65535 * MILLIMETRE} m in millimetres and "
+            note += f"{65535 * COARSE:.1f} m in these{cut}"
+            logger.warning("%s: %s", job.files["metres_png"], note)
+        write_grey16(file, metres.double() / (65535 * unit), note)
+
+    return {
+        "metres": lambda file: _save_array(file, metres[0]),
+        "metres_png": png,
+        **({} if uncertainty is None else {"metres_uncertainty": lambda file: _save_array(file, uncertainty[0])}),
+    }
 
 
 def stored_names(name: str) -> list[str]:

@@ -33,16 +33,18 @@ class CameraSettings:
 
         Raises PictureError for a file that is damaged.
         """
-        if self.focal is not None:
-            focal, source = self.focal, "camera.focal"
-        elif self.fov is not None:
-            focal, source = focal_length(self.fov, width), "camera.fov"
-        elif (read := exif_focal(picture)) is not None:
-            focal, source = read
-        else:
-            focal, source = focal_length(self.assumed_fov, width), "assumed, camera.assumed_fov"
+        assumed = focal_length(self.assumed_fov, width), "assumed, camera.assumed_fov"
+        focal, source = self.known(picture, width) or assumed
         degrees = 2 * math.degrees(math.atan2(width / 2, focal))
         return Camera.centred(focal, height, width), f"{degrees:.1f} degrees wide, {focal:.1f} px ({source})"
+
+    def known(self, picture: Path, width: int) -> tuple[float, str] | None:
+        """The focal length in px and where it is from, in words; None where it would be assumed."""
+        if self.focal is not None:
+            return self.focal, "camera.focal"
+        if self.fov is not None:
+            return focal_length(self.fov, width), "camera.fov"
+        return exif_focal(picture)
 
 
 def focal_length(fov: float, width: int) -> float:

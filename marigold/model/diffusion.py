@@ -143,10 +143,16 @@ class Diffusion:
         self, prediction: Float[Tensor, "B 4 h w"], latent: Float[Tensor, "B 4 h w"], step: Step
     ) -> Float[Tensor, "B 4 h w"]:
         """Take one DDIM step from `latent`, given the model's prediction there (Song et al. 2021, eq. 12, eta 0)."""
-        clean, noise = self._separate(prediction, latent, step.alpha**0.5, (1 - step.alpha) ** 0.5)
+        clean, noise = self.separate(prediction, latent, step)
         if self.clip_sample:
             clean = clean.clip(-self.clip_sample_range, self.clip_sample_range)
         return step.alpha_next**0.5 * clean + (1 - step.alpha_next) ** 0.5 * noise
+
+    def separate(
+        self, prediction: Float[Tensor, "B 4 h w"], latent: Float[Tensor, "B 4 h w"], step: Step
+    ) -> tuple[Float[Tensor, "B 4 h w"], Float[Tensor, "B 4 h w"]]:
+        """The clean latent and the noise that `latent` consists of at a step, by the model's prediction there."""
+        return self._separate(prediction, latent, step.alpha**0.5, (1 - step.alpha) ** 0.5)
 
     def clean(
         self, prediction: Float[Tensor, "B 4 h w"], latent: Float[Tensor, "B 4 h w"], timestep: Int[Tensor, "B"]

@@ -31,13 +31,16 @@ def encode_depth(vae: AutoencoderKL, depth_norm: Float[Tensor, "B 1 H W"]) -> Fl
     return encode_image(vae, depth_norm.to(vae.device, non_blocking=True).expand(-1, 3, -1, -1))
 
 
-def decode_depth(vae: AutoencoderKL, depth_latent: Float[Tensor, "B 4 h w"]) -> Float[Tensor, "B 1 H W"]:
+def decode_depth(
+    vae: AutoencoderKL, depth_latent: Float[Tensor, "B 4 h w"], *, clipped: bool = True
+) -> Float[Tensor, "B 1 H W"]:
     """Decode to normalised depth: the mean of the three channels, clipped to [-1, 1], in float32.
 
     A value that is not finite stays so, for the caller to see. Gradients pass, but for values that are clipped.
     """
     picture = vae.decode(depth_latent.to(vae.device, vae.dtype) / vae.config["scaling_factor"]).sample
-    return picture.float().mean(dim=1, keepdim=True).clip(-1, 1)
+    depth = picture.float().mean(dim=1, keepdim=True)
+    return depth.clip(-1, 1) if clipped else depth
 
 
 def processing_size(height: int, width: int, longest: int) -> tuple[int, int]:
