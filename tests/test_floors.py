@@ -40,7 +40,7 @@ BELOW = {
     "config": set(),
     "miniature": GROUND | FLOORS,
     **{verb: GROUND | FLOORS | VERBS for verb in VERBS},
-    "__init__": GROUND | {"model"},
+    "__init__": GROUND | {"depth", "model"},
 }
 HOMES = {
     "hydra": {"config", *VERBS},
