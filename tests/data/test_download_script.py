@@ -43,6 +43,7 @@ def test_what_came_and_what_did_not(tmp_path, call, monkeypatch):
         assert (code, "2,774,625,282" in text, "verify=false" in text, "next:" in text) == (1, True, True, False)
         code, text, _ = call(*arguments, "verify=false")
         assert (code, f"raw={tmp_path}\n" in text) == (0, True)
+        assert "1 of 1 files are there and checked" in text  # what the rehearsal reads
     assert not (SCRIPT.parents[1] / "multirun").exists()
 
 

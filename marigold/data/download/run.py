@@ -47,11 +47,12 @@ class Report:
 
     def text(self) -> str:
         """The report for the user, several lines."""
-        there = f"{self.files:,} files, {self.already:,} of them were in {self.settings.out} already"
+        out, size, whole = self.settings.out, gib(self.size), self.files - len(self.failed)
         if self.settings.dry_run:
-            lines = [f"dry run: {there}; {gib(self.size)} to download, {gib(self.free)} free. Nothing was written"]
+            there = f"dry run: {self.files:,} files, {self.already:,} of them already in {out}"
+            lines = [f"{there}; the others have about {size}, {gib(self.free)} are free. Nothing was written."]
         else:
-            lines = [f"{there}; {gib(self.size)} downloaded"]
+            lines = [f"{out}: {whole:,} of {self.files:,} files are there and checked, {size} downloaded"]
         lines += [f"  not downloaded: {reason}" for _, reason in sorted(self.failed.items())]
         if not self.failed and not self.settings.dry_run:
             lines.append(f"next: {self.next_step}")
