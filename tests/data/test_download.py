@@ -223,7 +223,11 @@ def test_what_cannot_be_had_does_not_keep_the_others(tmp_path):
             RemoteZip(gone, tmp_path, [outside])
 
 
-@pytest.mark.parametrize("after", ["", "120", format_datetime(datetime.now(UTC) + timedelta(minutes=9), usegmt=True)])
+@pytest.mark.parametrize(
+    "after",
+    ["", "120", format_datetime(datetime.now(UTC) + timedelta(minutes=9), usegmt=True)],
+    ids=["none", "seconds", "date"],
+)
 def test_the_waits_grow_or_are_as_the_server_asks(after):
     served, waited = Served(DATA, refusals=[(503, {"Retry-After": after} if after else {})] * 6), []
     network = replace(QUICK, retries=5, wait=1.0, max_wait=6.0)
