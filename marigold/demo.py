@@ -183,7 +183,7 @@ class Page:
     def _connect(self, start: gr.Button) -> None:
         known, shown = self.known, [self.slider, self.mesh, self.spread, *self.downloads.values()]
         quiet: dict[str, Any] = {"api_visibility": "private", "show_progress_on": self.slider}
-        asked = {self.source, self.wanted, *self.settings.values()}
+        asked: set[Any] = {self.source, self.wanted, *self.settings.values()}
         self.source.change(self.look, self.source, [*shown, self.predicted, *known.components], **quiet)
         start.click(self.predict, asked, [*shown, self.predicted], **quiet)
         asked = {self.predicted, self.wanted, known.table}
