@@ -18,7 +18,9 @@ class KnownPoints:
 
     def __init__(self) -> None:
         gr.Markdown("### Metres\nClick at least two points whose distance is known, and type their metres.")
-        self.photo = gr.Image(format="jpeg", interactive=False, show_label=False, buttons=[], elem_id="points")
+        self.photo = gr.Image(
+            format="jpeg", interactive=False, show_label=False, height=280, buttons=[], elem_id="points"
+        )
         self.table = gr.Dataframe(
             NONE_YET,
             headers=["x", "y", "metres"],
