@@ -417,6 +417,13 @@ def predicted(place: Workplace, command: Command) -> None:
     assert len(list(place.path("depth/depth_colour").glob("*.png"))) == 3
 
 
+def stands_in_space(place: Workplace, result: Result) -> None:
+    """A mesh, a page, points and an EXR file of each image, and a line about the camera."""
+    kinds = ("point_cloud/*.ply", "mesh/*.glb", "viewer/*.html", "exr/*.exr")
+    assert [len(list(place.path("space").glob(kind))) for kind in kinds] == 4 * [3]
+    assert result.output.count("camera.assumed_fov") == 3
+
+
 def tabled(output: str, methods: Sequence[str], sets: Sequence[str]) -> Check:
     """A row for each method, with figures of each set, and files of each kind."""
 

@@ -123,6 +123,7 @@ TABLE = [
     instead("evaluate", "make demo", checks.made, "the environment is here: the rest of the recipe, line by line"),
     Known("evaluate", "demo.py checkpoint=*", checks.served),
     instead("evaluate", "infer.py input=photos/ output=depth/ checkpoint=prs-eth/*", checks.predicted, "no hub"),
+    typed("evaluate", "infer.py input=photos/ output=space/ *", checks.stands_in_space),
     typed("table", "table.py results=[runs/eval]", checks.tabled("runs/table", ["quickstart", "Marigold v1.0"], FIVE)),
     typed("table", "table.py results=[runs/eval] output=runs/noise",
           checks.tabled("runs/noise", [f"quickstart-marigold-{name}" for name in NOISES], ["rooms"])),
