@@ -100,32 +100,26 @@ def test_what_other_labels_would_change_is_refused_by_name(tmp_path, configure):
     )
     assert run(configure(*moved))
     np.save(tmp_path / "moved/depth_npy/0.npy", np.random.default_rng(0).random((48, 64), dtype=np.float32))
-    with pytest.raises(DataError, match=r"latents/teacher/.* was made from something else\. labels: cache "):
+    with pytest.raises(DataError, match=r"latents/teacher/.*labels"):
         opened(configure(*moved))
     cache = f"cache.folder={tmp_path}/other"
     shutil.copytree(tmp_path / "teacher/images", tmp_path / "images")
     Image.new("RGB", (64, 48)).save(tmp_path / "images/0.png")
     again = (*moved, cache, f"data.teacher.reader.root={tmp_path}/images")
     cache_latents(configure(*again))
-    with pytest.raises(TrainingError, match=r"holds another run: data\.teacher\.labels: "):
+    with pytest.raises(TrainingError, match=r"data\.teacher\.labels"):
         run(configure(*again))
 
 
 def test_what_cannot_be_learned_or_measured_is_refused_before_the_first_step(tmp_path, configure):
-    with pytest.raises(DataError, match="cannot start") as caught:
+    with pytest.raises(DataError, match=r"affine_disparity[^$]*recipe\.mapping=disparity[^$]*held_out"):
         run(configure("recipe.mapping=log_depth", "+data.teacher.held_out={limit:2}"))
-    problems = str(caught.value).split("\n- ")[1:]
-    assert [problem.split(":")[0] for problem in problems] == ["training on teacher", "validation on teacher"]
-    assert "affine_disparity" in problems[0]
-    assert "recipe.mapping=disparity" in problems[0]
-    assert "recipe.mapping=log_depth" in problems[0]
-    assert "held_out" in problems[1]
-    with pytest.raises(DataError, match=r"training on teacher: labels in affine_disparity"):
+    with pytest.raises(DataError, match="affine_disparity"):
         cache_latents(configure("recipe.mapping=depth"))
-    with pytest.raises(ValueError, match=r"missing key.*space"):
+    with pytest.raises(ValueError, match="space"):
         run(configure("data.teacher.reader.space=???"))
     (tmp_path / "teacher/depth/depth_npy/sub/3.npy").unlink()
-    with pytest.raises(DataError, match=r"training on teacher: .* 1 of 4 pictures .* first sub/3\.png"):
+    with pytest.raises(DataError, match=r"teacher.*sub/3\.png"):
         run(configure())
     assert not (tmp_path / "run/config.yaml").exists()
 
@@ -145,8 +139,8 @@ def test_labels_in_metres_are_measured_on(tmp_path, configure):
 def test_photos_of_different_sizes_need_a_size(tmp_path, configure):
     Image.new("RGB", (48, 64)).save(tmp_path / "teacher/images/2.png")
     np.save(tmp_path / "teacher/depth/depth_npy/2.npy", np.random.default_rng(0).random((64, 48), dtype=np.float32))
-    with pytest.raises(ValueError, match=r"different sizes .* transform\.size"):
+    with pytest.raises(ValueError, match=r"transform\.size"):
         run(configure())
-    with pytest.raises(CacheError, match=r"different sizes .* transform\.size"):
+    with pytest.raises(CacheError, match=r"transform\.size"):
         cache_latents(configure("cache.batch=1"))
     assert run(configure("data.teacher.transform.size=[48,64]", f"run_dir={tmp_path}/sized"))

@@ -79,16 +79,12 @@ def prepare_hypersim(
     for split, scene, camera, frame in wanted:
         line = f"{scene}/rgb_{camera}_fr{frame}.png {scene}/depth_plane_{camera}_fr{frame}.png"
         lines[split][f"{split}/{scene}/{camera}/{frame}"] = line
-    lists = [
-        PlannedList(
-            f"filename_list_{split}.txt",
-            found,
-            f"{official}/{split}" if official else None,
-            f"filename_meta_{split}.csv",
+    lists = []
+    for split, found in lines.items():
+        known = f"{official}/{split}" if official else None
+        lists += (
+            [PlannedList(f"filename_list_{split}.txt", found, known, f"filename_meta_{split}.csv")] if found else []
         )
-        for split, found in lines.items()
-        if found
-    ]
     if not lists:
         raise DataError(f"{split_csv}: no released frame" + (f" of the scenes {scenes}" if scenes else ""))
     cameras = None if camera_csv is None else read_cameras(Path(camera_csv))
@@ -117,7 +113,7 @@ class HypersimFrames(Preparation):
         split, scene, camera, frame = item.split("/")
         storage, matrix = _open_scene(self.raw, scene), None
         if self.cameras is not None and (matrix := self.cameras.get(scene)) is None:
-            raise DataError(f"no camera for scene {scene} in the csv of the cameras")
+            raise DataError(f"prepare.camera_csv: no camera for scene {scene}")
         final = f"{scene}/images/scene_{camera}_final_hdf5/frame.{frame}"
         geometry = f"{scene}/images/scene_{camera}_geometry_hdf5/frame.{frame}"
         colour = _array(storage, f"{final}.color.hdf5", 3, "f")
