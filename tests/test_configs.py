@@ -76,7 +76,13 @@ def test_a_group_that_is_not_chosen_by_name_is_refused_in_one_line(argument):
 
 @pytest.mark.parametrize(
     ("argument", "successor"),
-    [("mixture.hypersim=0.95", "data.NAME.weight"), ("train.shard=true", "adam8bit"), ("+export.data=[a]", "licence")],
+    [
+        ("mixture.hypersim=0.95", "data.NAME.weight"),
+        ("train.shard=true", "adam8bit"),
+        ("+export.data=[a]", "licence"),
+        ("point_cloud.field_of_view=70", "camera.fov"),
+        ("point_cloud.near=2", "distances.near"),
+    ],
 )
 def test_a_key_of_an_earlier_version_names_its_successor(argument, successor):
     with pytest.raises(ConfigError, match=successor):

@@ -41,10 +41,10 @@ def is_known(depth: Float[Tensor, "*size"]) -> Bool[Tensor, "*size"]:
 
 
 def thinned(height: int, width: int, largest: int) -> tuple[Int[Tensor, "h 1"], Int[Tensor, "w"]]:
-    """Rows and columns of an even grid of at most about `largest` pixels that reaches to the borders; all if fewer."""
-    step = max(1, math.ceil(math.sqrt(height * width / largest)))
+    """Rows and columns of an even grid of at most `largest` pixels that reaches to the borders; all if fewer."""
+    share = min(1.0, math.sqrt(largest / (height * width)))
     rows, columns = (
-        torch.linspace(0, length - 1, math.ceil(length / step), dtype=torch.float64).round().long()
+        torch.linspace(0, length - 1, max(1, int(length * share)), dtype=torch.float64).round().long()
         for length in (height, width)
     )
     return rows[:, None], columns

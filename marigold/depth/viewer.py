@@ -47,7 +47,7 @@ def write_viewer(
         "width": width,
         "height": height,
         "lens": [camera.fx, camera.fy, camera.cx - width / 2, camera.cy - height / 2],
-        "stride": math.sqrt(height * width / known.numel()),  # pixels of the image that a point is wide
+        "stride": math.ceil(math.sqrt(height * width / known.numel())),  # pixels of the image that a point is wide
         "middle": float(np.median(shown[:, 2])),
         "farthest": float(np.linalg.norm(shown, axis=1).max()),
         "positions": _base64(shown.astype("<f4")),

@@ -17,7 +17,7 @@ def photo(path, size=(400, 300), orientation=1, **tags):
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
     exif.get_ifd(ExifTags.IFD.Exif).update({ExifTags.Base[name].value: value for name, value in tags.items()})
-    Image.new("RGB", size).save(path, exif=exif)
+    Image.new("RGB", size).save(path, exif=exif.tobytes())
     return path
 
 

@@ -68,7 +68,7 @@ def test_the_points_are_those_of_the_pixels_with_known_depth():
 
 def test_a_large_map_is_thinned():
     found = scene(page(torch.full((1, 40, 60), 2.0), torch.rand(3, 40, 60), largest=600))
-    assert (found["count"], found["stride"]) == (600, 2.0)
+    assert (found["count"], found["stride"]) == (600, 2)
 
 
 def test_the_page_asks_for_nothing_and_its_title_is_text():
