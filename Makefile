@@ -14,6 +14,7 @@ RUN_DIR ?= runs/$(subst $(comma),-,$(patsubst [%],%,$(EXP)))
 # One pass has no use for an ensemble: members of the evaluation, more where there is noise
 MEMBERS ?= $(if $(findstring marigold,$(EXP)),5,1)
 ROOMS := $(or $(MARIGOLD_DATA),data)/rooms
+PORT ?= 7860
 # More overrides of the training, such as TRAIN="train.steps=60 train.decay_steps=60"
 TRAIN ?=
 
@@ -24,12 +25,16 @@ export OMP_WAIT_POLICY := PASSIVE
 export MALLOC_TRIM_THRESHOLD_ := 1000000000
 export MALLOC_MMAP_THRESHOLD_ := 1000000000
 
-.PHONY: quickstart data test lint format constraints clean
+.PHONY: quickstart demo data test lint format constraints clean
 
 quickstart: data
 	$(LAUNCH) scripts/train.py +exp=$(EXP) device=$(DEVICE) run_dir=$(RUN_DIR) $(TRAIN)
 	$(LAUNCH) scripts/eval.py dataset=rooms device=$(DEVICE) checkpoint=$(RUN_DIR)/final output=$(RUN_DIR)/eval sampler.ensemble_size=$(MEMBERS) panel.worst=2 panel.median=4
 	$(RUN) scripts/compare_constant.py dataset=rooms results=$(RUN_DIR)/eval
+
+# The quickstart's checkpoint on a page, with rooms that it has not seen to click on
+demo: .venv/with_demo
+	$(RUN) scripts/demo.py checkpoint=$(RUN_DIR)/final port=$(PORT) 'examples="$(ROOMS)/nyu/test/*/rgb_*.png"'
 
 data: .venv/installed
 	$(RUN) scripts/prepare.py dataset=rooms workers=$(WORKERS)
@@ -54,6 +59,10 @@ constraints: .venv/developed
 .venv/installed: pyproject.toml constraints.txt
 	test -x $(RUN) || $(PYTHON) -m venv .venv
 	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+.venv/with_demo: .venv/installed
+	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo]'
 	touch $@
 
 .venv/developed: .venv/installed

@@ -39,6 +39,7 @@ VERBS = {
     "eval": Verb("marigold.evaluate", "eval"),
     "infer": Verb("marigold.infer", "infer"),
     "export": Verb("marigold.export", "export"),
+    "demo": Verb("marigold.serve", "demo"),
     "prepare": Verb("marigold.prepare", "prepare", error=2),
     "download": Verb("marigold.download", "download", error=2),
     "cache-latents": Verb("marigold.cache_latents", "train"),

@@ -72,13 +72,33 @@ def new_folder(path: Path) -> Iterator[Path]:
         partial = Path(private) / path.name
         partial.mkdir()
         yield partial
-        for written in partial.rglob("*"):
-            descriptor = os.open(written, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+        _synchronise(partial)
         partial.rename(path)  # takes the place of an empty folder and of nothing else
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """A name of a file to write that appears at `path` whole, on the disk, or not at all.
+
+    Files that are written beside it appear beside `path`, before it. OSError passes through as in `new_folder`.
+    """
+    path = path.resolve()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp") as private:
+        partial = Path(private) / path.name
+        yield partial
+        _synchronise(partial.parent)
+        for written in sorted(partial.parent.iterdir(), key=lambda each: each == partial):
+            written.replace(path.parent / written.name)
+
+
+def _synchronise(folder: Path) -> None:
+    for written in folder.rglob("*"):
+        descriptor = os.open(written, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 @contextmanager

@@ -56,17 +56,19 @@ class PictureError(ValueError):
     """A picture cannot be read, or its values have no known meaning; the message says which and why."""
 
 
-def read_picture(path: str | Path) -> Float[Tensor, "3 H W"]:
+def read_picture(path: str | Path, max_pixels: int | None = None) -> Float[Tensor, "3 H W"]:
     """Read a picture file of any format that Pillow knows, as `to_image` does; a `.npy` file is an array.
 
     Of several frames it takes the first. Raises PictureError with the file's name if the file is missing,
-    damaged, cut short, or too large to be a picture.
+    damaged, cut short, or too large to be a picture; or of more than `max_pixels`, before they are decoded.
     """
     path = Path(path)
     try:
         if path.suffix == ".npy":
             return to_image(np.load(path, allow_pickle=False))
         with Image.open(path) as picture:
+            if max_pixels is not None and picture.width * picture.height > max_pixels:
+                raise PictureError(f"{picture.width} x {picture.height} pixels; at most {max_pixels} are taken")
             picture.load()
             return to_image(picture)
     except _DAMAGE as error:

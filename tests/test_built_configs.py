@@ -274,7 +274,8 @@ def test_the_arguments_of_every_download_fit(dataset, monkeypatch):
         given = arguments_of(node, monkeypatch)
         config.source = source
         found = given()
-        assert "reason" in found or (found["out"], found["dry_run"]) == (f"downloads/{dataset}", True)
+        if "reason" not in found:
+            assert (found["settings"].out, found["settings"].dry_run) == (f"downloads/{dataset}", True)
 
 
 def arguments_of(node: DictConfig, monkeypatch: pytest.MonkeyPatch) -> Callable[[], dict[str, Any]]:

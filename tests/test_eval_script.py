@@ -200,13 +200,13 @@ def test_rows_that_were_read_otherwise_are_evaluated_again(workplace, monkeypatc
 @pytest.mark.parametrize("exact", [True, False])
 def test_exact_shows_the_networks_one_member_at_a_time(workplace, checkpoint, exact, monkeypatch):
     seen = []
-    whole = MarigoldDepth._denoise
+    whole = MarigoldDepth.denoise
 
     def denoise(self, condition, start, steps):
         seen.append(len(start))
         return whole(self, condition, start, steps)
 
-    monkeypatch.setattr(MarigoldDepth, "_denoise", denoise)
+    monkeypatch.setattr(MarigoldDepth, "denoise", denoise)
     chosen = ["dataset=rooms", f"checkpoint={checkpoint}", "sampler.ensemble_size=5", "limit=1", "panel.worst=0"]
     chosen += ["panel.median=0", "sampler.batch_size=3", f"sampler.exact={exact}", f"output={workplace}/exact_{exact}"]
     run(workplace, *chosen)

@@ -1,14 +1,17 @@
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from diffusers import MarigoldDepthPipeline
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from PIL import Image
 
 from marigold import export
 from marigold.config import ConfigError
@@ -93,6 +96,30 @@ def test_what_is_wrong_is_one_error(source: Path, tmp_path: Path):
     with pytest.raises(ExportError, match="as it is"):
         run(f"checkpoint={tmp_path / 'stock'}", f"output={tmp_path / 'out'}")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("taken", ["depth.onnx", "depth.onnx.data"])
+def test_a_file_is_not_replaced_nor_what_lies_beside_it(source: Path, tmp_path: Path, taken: str):
+    (tmp_path / taken).write_text("mine")
+    with pytest.raises(ConfigError, match="output"):
+        run(f"checkpoint={source}", f"output={tmp_path / 'depth.onnx'}", "format=onnx")
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
+
+
+@pytest.mark.slow
+def test_the_snippet_of_the_docs_predicts_as_the_model_does(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    monkeypatch.chdir(tmp_path)
+    run(f"checkpoint={source}", "output=depth.onnx", "format=onnx")
+    assert "depth.onnx" in capsys.readouterr().out
+    pixels = (256 * np.random.default_rng(0).random((44, 61, 3))).astype(np.uint8)
+    Image.fromarray(pixels).save("photo.jpg", quality=95)
+    (snippet,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/export.md").read_text(), re.DOTALL)
+    names: dict[str, np.ndarray] = {}
+    exec(snippet, names)
+    expected = MarigoldDepth.from_pretrained(source)(Image.open("photo.jpg")).depth[0, 0]
+    torch.testing.assert_close(torch.from_numpy(names["depth"]), expected, atol=1e-5, rtol=0)
 
 
 def test_every_key_of_the_configuration_is_read():

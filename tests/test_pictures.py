@@ -159,6 +159,15 @@ def test_an_unreadable_file_is_named(tmp_path: Path, damage: str):
         read_picture(path)
 
 
+def test_more_pixels_than_are_wanted_are_not_decoded(tmp_path: Path):
+    path = tmp_path / "long.png"
+    Image.new("L", (11, 10)).save(path)
+    assert read_picture(path, 110).shape == (3, 10, 11)
+    path.write_bytes(path.read_bytes()[:60])  # the size stands at the beginning, and the rest is missing
+    with pytest.raises(PictureError, match=r"long\.png.*11 x 10"):
+        read_picture(path, 109)
+
+
 def test_a_picture_bomb_is_refused(tmp_path: Path):
     header = struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
     path = tmp_path / "bomb.png"

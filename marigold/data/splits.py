@@ -2,9 +2,10 @@
 
 import hashlib
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import TypeVar
 
@@ -143,16 +144,9 @@ def _tell(split: SplitInfo) -> None:
     if split.official:
         log.info("%s: official split %s, %d lines", split.path, split.name, split.count)
         return
-    known = KNOWN_SPLITS[split.name]
-    log.warning(
-        "%s: not the official split %s: %d lines with sha256 %s, official %d with %s",
-        split.path,
-        split.name,
-        split.count,
-        split.sha256,
-        known.count,
-        known.sha256,
-    )
+    ours, known = f"{split.count} lines with sha256 {split.sha256}", KNOWN_SPLITS[split.name]
+    official = f"{known.count} with {known.sha256}"
+    log.warning("%s: not the official split %s: %s, official %s", split.path, split.name, ours, official)
 
 
 def part_of_split(split: SplitInfo, lines: Sequence[Line]) -> SplitInfo:
@@ -178,15 +172,10 @@ def vkitti_lines(split: str, last_frames: dict[str, int] | None = None) -> list[
     """
     if split not in VKITTI_SPLITS:
         raise ValueError(f"Virtual KITTI has no split {split!r}; it has {', '.join(VKITTI_SPLITS)}")
-    return list(_vkitti_lines(VKITTI_SPLITS[split], VKITTI_LAST_FRAMES if last_frames is None else last_frames))
-
-
-def _vkitti_lines(scenes: Sequence[str], last_frames: dict[str, int]) -> Iterator[str]:
-    for scene in scenes:
-        for variation in VKITTI_VARIATIONS:
-            for camera in VKITTI_CAMERAS:
-                for frame in range(last_frames.get(scene, -1) + 1):
-                    yield (
-                        f"rgb/{scene}/{variation}/frames/rgb/Camera_{camera}/rgb_{frame:05d}.jpg "
-                        f"depth/{scene}/{variation}/frames/depth/Camera_{camera}/depth_{frame:05d}.png"
-                    )
+    frames = VKITTI_LAST_FRAMES if last_frames is None else last_frames
+    return [
+        f"rgb/{scene}/{variation}/frames/rgb/Camera_{camera}/rgb_{frame:05d}.jpg "
+        f"depth/{scene}/{variation}/frames/depth/Camera_{camera}/depth_{frame:05d}.png"
+        for scene, variation, camera in product(VKITTI_SPLITS[split], VKITTI_VARIATIONS, VKITTI_CAMERAS)
+        for frame in range(frames.get(scene, -1) + 1)
+    ]

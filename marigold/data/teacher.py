@@ -101,27 +101,20 @@ class TeacherLabels(DepthDataset):
     def _labels(self) -> dict[str, str]:
         """Picture -> its label, relative to `labels`."""
         there = set(FolderStorage(Path(self.labels)).names())
-        found: dict[str, str] = {}
-        absent = []
-        for name in self.names:
-            label = next((label for label in stored_names(name) if label in there), None)
-            if label is None:
-                absent.append(name)
-            else:
-                found[name] = label
-        if absent:
+        stored = {name: [label for label in stored_names(name) if label in there] for name in self.names}
+        if absent := [name for name, labels in stored.items() if not labels]:
             raise self._missing(
                 f"{self.labels}: {len(absent):,} of {len(self):,} pictures have no label there, first {absent[0]}: "
                 f"looked for {', '.join(stored_names(absent[0]))}"
             )
         of_label: dict[str, str] = {}
-        for name, label in found.items():
+        for name, (label, *_) in stored.items():
             if (other := of_label.setdefault(label, name)) != name:
                 raise DataError(
                     f"{self.name}: {label} in {self.labels} is the label of both {other} and {name}; "
                     f"{stored_names(name)[0]} would be that of the second alone"
                 )
-        return found
+        return {name: labels[0] for name, labels in stored.items()}
 
     def _read_list(self, split_list: str) -> list[Line]:
         if split_list != self.root:

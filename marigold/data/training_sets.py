@@ -7,7 +7,7 @@ from typing import Any
 
 from marigold.data.base import DepthDataset
 from marigold.data.latent_cache import IMAGE, LATENTS, PIXELS, CacheConfig, Store
-from marigold.data.storage import MountedStorage, Storage, open_storage
+from marigold.data.storage import LayeredStorage, Storage, open_storage
 from marigold.data.transforms import Target, Transform
 from marigold.identity import fingerprint, identity
 
@@ -87,8 +87,9 @@ def open_vkitti(root: str | Path, *, cache_index: bool = True) -> Storage:
     """
     if not Path(root).is_dir():
         return open_storage(root, cache_index=cache_index)
-    parts = {}
+    parts = []
     for part, archive in VKITTI_ARCHIVES.items():
         tar = Path(root, archive)
-        parts[part] = open_storage(tar if tar.is_file() else Path(root, part), cache_index=cache_index)
-    return MountedStorage(parts)
+        source = tar if tar.is_file() else Path(root, part)
+        parts.append((f"{part}/", open_storage(source, cache_index=cache_index)))
+    return LayeredStorage(parts)

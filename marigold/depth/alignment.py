@@ -1,7 +1,7 @@
 """From affine-invariant to metric: the scale and shift per image that make a prediction fit its target."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import NamedTuple, overload
 
 import numpy as np
@@ -13,7 +13,8 @@ from torch import Tensor
 from marigold.depth.reprojection import nearest_valid
 from marigold.types import Prediction
 
-Points = np.ndarray
+Points = Float64[np.ndarray, "N"]
+Line = tuple[float, float]  # scale and shift
 
 # P5's settings are those of scikit-learn's RANSACRegressor(max_trials=1000), which its authors call.
 _RANSAC_CONFIDENCE = 0.99
@@ -41,35 +42,11 @@ def fit_affine(
     """Least squares of the target on (pred, 1) over the valid pixels of each image, unweighted.
 
     The target may be depth, disparity, its root or log depth: whatever space the prediction is affine in. The
-    closed form from centred moments, streamed in float64; scale and shift (B,) are float64. A constant
-    prediction gets scale 0 and the target's mean as shift. Raises ValueError with the index in the batch of an
-    image that has no valid pixel or a value that is not finite at one. Source: Ke et al., CVPR 2024, section 4.1.
+    closed form from centred moments in float64; scale and shift (B,) are float64. A constant prediction
+    gets scale 0 and the target's mean as shift. Raises ValueError with the index in the batch of an image that has
+    no valid pixel or a value that is not finite at one. Source: Ke et al., CVPR 2024, section 4.1.
     """
-    fits = [_fit_image(pred[index], target[index], valid[index], index) for index in range(len(pred))]
-    return _as_fit(fits, pred)
-
-
-def _fit_image(
-    pred: Float[Tensor, "1 H W"], target: Float[Tensor, "1 H W"], valid: Bool[Tensor, "1 H W"], index: int
-) -> tuple[float, float]:
-    # About the first valid pixel: nothing cancels, as that is no farther off than the spread allows, and all
-    # moments of a constant are exactly 0.
-    origin: tuple[float, float] | None = None
-    sums, count = np.zeros(4), 0
-    for x, y in valid_pieces(pred, target, valid):
-        origin = origin or (float(x[0]), float(y[0]))
-        x -= origin[0]
-        y -= origin[1]
-        sums += x.sum(), y.sum(), x @ x, x @ y
-        count += len(x)
-    if origin is None:
-        raise ValueError(f"image {index} of the batch has no valid pixel to align the prediction on")
-    mean_x, mean_y, square, product = (sums / count).tolist()
-    if not math.isfinite(square + product + mean_y):
-        raise ValueError(f"image {index} of the batch has NaN or infinity at a valid pixel")
-    variance, covariance = square - mean_x**2, product - mean_x * mean_y
-    scale = covariance / variance if variance > 0 else 0.0
-    return scale, origin[1] + mean_y - scale * (origin[0] + mean_x)
+    return _fit_each(pred, target, valid, _line)
 
 
 def fit_log_ransac(
@@ -87,11 +64,9 @@ def fit_log_ransac(
     with shift 0. Every image starts from `seed`, so neither its batch nor its order matters. Raises ValueError
     as `fit_affine` does. Source: Pixel-Perfect Depth's evaluation (protocol `ppd`), scikit-learn's defaults.
     """
-    fits = []
-    for index in range(len(pred)):
-        x, y = _points(pred[index], target[index], valid[index], index)
-        fits.append(_rising_line(x, np.log1p(y), trials, np.random.default_rng(seed)))
-    return _as_fit(fits, pred)
+    return _fit_each(
+        pred, target, valid, lambda x, y: _rising_line(x, np.log1p(y), trials, np.random.default_rng(seed))
+    )
 
 
 def fit_robust(
@@ -102,13 +77,11 @@ def fit_robust(
     `target` is in metres; each cell of the grid gives its valid pixel nearest to its centre. The minimum is
     exact, by linear programming. Raises ValueError as `fit_affine` does. Source: MoGe's evaluation (`moge`).
     """
-    fits = []
-    for index in range(len(pred)):
-        nearest = nearest_valid(valid[index, 0], (_ROBUST_GRID, _ROBUST_GRID))
-        picked = torch.zeros_like(valid[index]).flatten().index_fill(0, nearest[nearest >= 0], True)
-        x, y = _points(pred[index], target[index], picked.view_as(valid[index]), index)
-        fits.append(_least_absolute_line(x, y, 1 / y))
-    return _as_fit(fits, pred)
+    picked = torch.zeros_like(valid, memory_format=torch.contiguous_format)
+    for mask, chosen in zip(valid, picked, strict=True):
+        nearest = nearest_valid(mask[0], (_ROBUST_GRID, _ROBUST_GRID))
+        chosen.view(-1)[nearest[nearest >= 0]] = True
+    return _fit_each(pred, target, picked, lambda x, y: _least_absolute_line(x, y, 1 / y))
 
 
 @overload
@@ -140,8 +113,9 @@ def align_to(
 
 
 def _fit_to_points(pred: Float[Tensor, "B 1 H W"], metres: Tensor, method: str) -> AffineFit:
-    if method not in ("least_squares", "huber"):
-        raise ValueError(f"unknown method {method!r}; known: least_squares, huber")
+    lines = {"least_squares": _line, "huber": huber_line}
+    if method not in lines:
+        raise ValueError(f"unknown method {method!r}; known: {', '.join(lines)}")
     if pred.shape != metres.shape:
         raise ValueError(
             f"the prediction is {tuple(pred.shape)} and the measurements are {tuple(metres.shape)}; put the "
@@ -149,42 +123,49 @@ def _fit_to_points(pred: Float[Tensor, "B 1 H W"], metres: Tensor, method: str) 
         )
     if bool((metres < 0).any()):
         raise ValueError("negative metres among the measurements; unknown pixels are 0")
-    known = metres != 0
-    fits = []
-    for index in range(len(pred)):
-        x, y = _points(pred[index], metres[index], known[index], index)
+
+    def line(x: Points, y: Points) -> Line:
         if np.ptp(x) == 0:
-            raise ValueError(
-                f"image {index} of the batch: scale and shift need two known pixels where the prediction differs"
-            )
-        if method == "huber":
-            fits.append(huber_line(x, y))
-    return _as_fit(fits, pred) if method == "huber" else fit_affine(pred, metres, known)
+            raise ValueError("scale and shift need two known pixels where the prediction differs")
+        return lines[method](x, y)
+
+    return _fit_each(pred, metres, metres != 0, line)
 
 
-def _points(pred: Tensor, target: Tensor, valid: Tensor, index: int) -> tuple[Points, Points]:
-    x = pred[valid].double().cpu().numpy()
-    y = target[valid].double().cpu().numpy()
+def valid_pixels(
+    pred: Float[Tensor, "1 H W"], target: Float[Tensor, "1 H W"], valid: Bool[Tensor, "1 H W"]
+) -> tuple[Points, Points]:
+    """The valid pixels of both maps on the CPU; raises ValueError if there are none, or one is not finite."""
+    kept = np.flatnonzero(valid.cpu().numpy())  # a third of the time of torch's selection by a mask
+    x, y = (values.detach().double().cpu().numpy().reshape(-1).take(kept) for values in (pred, target))
     if not len(x):
-        raise ValueError(f"image {index} of the batch has no valid pixel to align the prediction on")
+        raise ValueError("no valid pixel")
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
-        raise ValueError(f"image {index} of the batch has NaN or infinity at a valid pixel")
+        raise ValueError("NaN or infinity at a valid pixel")
     return x, y
 
 
-def _as_fit(fits: list[tuple[float, float]], like: Tensor) -> AffineFit:
-    scale, shift = torch.tensor(fits, dtype=torch.float64, device=like.device).reshape(-1, 2).unbind(1)
-    return AffineFit(scale, shift)
+def _fit_each(pred: Tensor, target: Tensor, valid: Tensor, fit: Callable[[Points, Points], Line]) -> AffineFit:
+    lines = []
+    for index, maps in enumerate(zip(pred, target, valid, strict=True)):
+        try:
+            lines.append(fit(*valid_pixels(*maps)))
+        except ValueError as error:
+            raise ValueError(f"image {index} of the batch: {error}") from error
+    return AffineFit(*torch.tensor(lines, dtype=torch.float64, device=pred.device).reshape(-1, 2).unbind(1))
 
 
-def _line(x: Points, y: Points) -> tuple[float, float]:
-    centered = x - x.mean()
-    variance = float(centered @ centered)
-    slope = float(centered @ y) / variance if variance > 0 else 0.0
-    return slope, float(y.mean() - slope * x.mean())
+def _line(x: Points, y: Points) -> Line:
+    # About the first pixel and then about the mean: nothing cancels, and the moments of a constant are exactly 0.
+    right, up = x - x[0], y - y[0]
+    middle = right.mean()
+    right -= middle
+    variance = right @ right
+    slope = float(right @ up / variance) if variance > 0 else 0.0
+    return slope, float(y[0] + up.mean() - slope * (x[0] + middle))
 
 
-def _rising_line(x: Points, y: Points, trials: int, generator: np.random.Generator) -> tuple[float, float]:
+def _rising_line(x: Points, y: Points, trials: int, generator: np.random.Generator) -> Line:
     tolerance = float(np.median(np.abs(y - np.median(y))))
     best = np.zeros(len(x), dtype=bool)
     needed, trial = float(trials), 0
@@ -203,7 +184,7 @@ def _rising_line(x: Points, y: Points, trials: int, generator: np.random.Generat
     return (float(y.mean() / x.mean()), 0.0) if x.mean() != 0 else (0.0, float(y.mean()))
 
 
-def _least_absolute_line(x: Points, y: Points, weight: Points) -> tuple[float, float]:
+def _least_absolute_line(x: Points, y: Points, weight: Points) -> Line:
     """Minimise sum weight |a x + b - y| by its dual, which has one bounded unknown per point and two constraints."""
     if np.ptp(x) == 0:
         order = np.argsort(y)
@@ -220,7 +201,7 @@ def _least_absolute_line(x: Points, y: Points, weight: Points) -> tuple[float, f
     return slope / width, intercept - slope * middle / width
 
 
-def huber_line(x: Points, y: Points) -> tuple[float, float]:
+def huber_line(x: Points, y: Points) -> Line:
     """Slope and intercept of y on x under Huber's loss at 1.345 robust standard deviations; float64 arrays.
 
     A constant x gives slope 0 and the median of y.
@@ -235,36 +216,3 @@ def huber_line(x: Points, y: Points) -> tuple[float, float]:
         lambda line: matrix @ line - y, start, jac=lambda _: matrix, loss="huber", f_scale=tolerance, x_scale="jac"
     )
     return float(solution.x[0]), float(solution.x[1])
-
-
-# Few enough pixels that the dozen float64 temporaries of a piece stay in the processor's cache.
-_PIXELS = 2**14
-
-
-def valid_pieces(
-    pred: Float[Tensor, "1 H W"], target: Float[Tensor, "1 H W"], valid: Bool[Tensor, "1 H W"]
-) -> Iterator[tuple[Float64[np.ndarray, "N"], Float64[np.ndarray, "N"]]]:
-    """Yield the valid pixels of both maps in float64, in order, leaving out pieces without any.
-
-    In numpy, whose logarithm, comparisons and selection take a third of the time of torch's on a CPU; maps on
-    another device are copied here, which costs less than what is done with them.
-    """
-    pred_pixels, target_pixels = _array(pred), _array(target)
-    mask = valid.cpu().numpy().reshape(-1)
-    for start in range(0, mask.size, _PIXELS):
-        piece = slice(start, start + _PIXELS)
-        if mask[piece].all():
-            yield pred_pixels[piece].astype(np.float64), target_pixels[piece].astype(np.float64)
-            continue
-        kept = np.flatnonzero(mask[piece])  # selecting by index costs the same for every pattern of the mask
-        if kept.size:
-            yield (
-                pred_pixels[piece].take(kept).astype(np.float64),
-                target_pixels[piece].take(kept).astype(np.float64),
-            )
-
-
-def _array(depth: Float[Tensor, "1 H W"]) -> Float[np.ndarray, "N"]:
-    depth = depth.detach().cpu()
-    # numpy has no bfloat16
-    return (depth.float() if depth.dtype == torch.bfloat16 else depth).numpy().reshape(-1)

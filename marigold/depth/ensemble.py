@@ -1,7 +1,7 @@
 """Many affine-invariant predictions of one photo into one: a closed-form alignment, then median or mean."""
 
+import math
 from collections.abc import Callable
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -15,13 +15,13 @@ Ensembler = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 # Pixels of a piece that is sorted: small enough for the processor's cache, large enough to hide the cost of a call,
 # and at most torch's grain of parallel work, so that its threads are not woken for every exchange of two rows.
-_PIECE_CPU = 2**15
-_PIECE_DEVICE = 2**20
+_PIECE = 2**15
 _PIECE_MOMENTS = 2**14  # of a short sum
+_PIECE_DEVICE = 2**20  # of either, on a GPU
 _SAMPLE = 2**12  # pixels on which clipped members are found and fitted again
 _CLIPPED = 0.05  # share of pixels at a member's own lowest and highest value from which it counts as clipped
 _CLIPPED_AWAY = 0.75  # and from which too little of it is left
-_LARGEST = 1e15  # beyond it sums of squares leave float32
+_LARGEST = 1e15
 _NEGLIGIBLE = 1e-12  # a member this much flatter than the others says nothing
 
 
@@ -67,7 +67,13 @@ def ensemble_depth(
     members = depth.detach().flatten(1)
     members = members.to(torch.promote_types(depth.dtype, torch.float32))
     mean, covariance = _moments(members)
-    _check_finite(members, mean, covariance)
+    # Not by isfinite: in half of the time, and beyond `_LARGEST` sums of squares leave float32.
+    bad = (~(mean.abs() + covariance.diagonal().clamp(min=0).sqrt() < _LARGEST)).nonzero().flatten().tolist()
+    if bad:
+        raise ValueError(
+            f"ensemble member(s) {', '.join(map(str, bad))} of {len(members)} have NaN, infinity or values above "
+            f"{_LARGEST:g}; predictions are expected in [0, 1]"
+        )
     if callable(method):
         return _ensemble_by(method, depth)
     if method != "procrustes":
@@ -77,7 +83,7 @@ def ensemble_depth(
         )
     kept, scale, shift = _align(mean, covariance, alignment, min_agreement)
     if alignment == "affine":
-        scale, shift = _fit_clipped(members, kept, scale, shift)
+        _fit_clipped(members, kept, scale, shift)
     if len(kept) < len(members):
         members = members[kept]
     center, spread = _reduce(members, scale[kept], shift[kept], reduction)
@@ -92,7 +98,7 @@ def ensemble_depth(
 
 
 def _moments(members: Float[Tensor, "E N"]) -> tuple[Float[Tensor, "E"], Float[Tensor, "E E"]]:
-    """Mean and covariance, streamed: short sums in the members' precision, and their sums in float64.
+    """Mean and covariance, streamed: short sums in the members' precision, and their sums in float64, on the CPU.
 
     Centred on a first guess, so that nothing cancels. The covariance of float32 maps then errs by some 1e-6 of
     a variance and the mean by 1e-8, in half the time of float64 products.
@@ -106,39 +112,24 @@ def _moments(members: Float[Tensor, "E N"]) -> tuple[Float[Tensor, "E"], Float[T
         gram.append(centered @ centered.mT)
     offset = torch.stack(total).double().sum(0) / pixels
     second = torch.stack(gram).double().sum(0) / pixels
-    return (guess.double() + offset).squeeze(1), second - offset @ offset.mT
-
-
-def _check_finite(members: Tensor, mean: Tensor, covariance: Tensor) -> None:
-    size = mean.abs() + covariance.diagonal().clamp(min=0).sqrt()
-    suspects = (~(size < _LARGEST)).nonzero().flatten().tolist()
-    bad = [index for index in suspects if not bool(members[index].isfinite().all())]
-    if bad:
-        raise ValueError(f"ensemble member(s) {', '.join(map(str, bad))} of {len(members)} have NaN or infinity")
-    if suspects:
-        raise ValueError(
-            f"ensemble member(s) {', '.join(map(str, suspects))} of {len(members)} have values above "
-            f"{_LARGEST:g} in size; predictions are expected in [0, 1]"
-        )
+    return (guess.double() + offset).squeeze(1).cpu(), (second - offset @ offset.mT).cpu()
 
 
 def _align(
     mean: Float[Tensor, "E"], covariance: Float[Tensor, "E E"], alignment: str, min_agreement: float
 ) -> tuple[list[int], Float[Tensor, "E"], Float[Tensor, "E"]]:
     """The members that count, and every member's scale and shift into their common frame."""
-    # E x E numbers: on the CPU, where eigh is quickest and the same for every device.
-    device = mean.device
-    mean, covariance = mean.cpu(), covariance.cpu()
-    count = len(mean)
+    everyone, zeros = list(range(len(mean))), torch.zeros_like(mean)
     if alignment == "none":
-        return list(range(count)), torch.ones(count, device=device), torch.zeros(count, device=device)
-    second = covariance if alignment == "affine" else covariance + torch.outer(mean, mean)
+        return everyone, zeros + 1, zeros
+    affine = alignment == "affine"
+    second = covariance if affine else covariance + torch.outer(mean, mean)
     size = second.diagonal().clamp(min=0).sqrt()
-    noise = torch.finfo(torch.float32).eps * mean.abs() if alignment == "affine" else torch.zeros_like(mean)
+    noise = torch.finfo(torch.float32).eps * mean.abs() if affine else zeros
     informative = (size > noise) & (size > _NEGLIGIBLE * size.max()) & (size > 1 / _LARGEST)
     kept = informative.nonzero().flatten()
     if not len(kept):
-        return list(range(count)), torch.zeros(count, device=device), torch.zeros(count, device=device)
+        return everyone, zeros, zeros
     size = torch.where(informative, size, 1.0)
     correlation = second / torch.outer(size, size)
     while True:
@@ -153,14 +144,13 @@ def _align(
     strength = (correlation[:, kept] @ weight).clamp(min=0) / len(kept) ** 0.5
     strength[kept] = weight * len(kept) ** 0.5
     scale = torch.where(informative, strength / size, 0.0)
-    shift = -scale * mean if alignment == "affine" else torch.zeros_like(mean)
-    return kept.tolist(), scale.to(device), shift.to(device)
+    return kept.tolist(), scale, -scale * mean if affine else zeros
 
 
 def _fit_clipped(
     members: Float[Tensor, "E N"], kept: list[int], scale: Float[Tensor, "E"], shift: Float[Tensor, "E"]
-) -> tuple[Float[Tensor, "E"], Float[Tensor, "E"]]:
-    """Scale and shift of clipped members from the pixels between their ends, matched in mean and deviation.
+) -> None:
+    """Set scale and shift of clipped members from the pixels between their ends, matched in mean and deviation.
 
     Clipping takes from a member's deviation, so that its scale comes out too large for the pixels that are right.
     """
@@ -170,16 +160,13 @@ def _fit_clipped(
     share = (1 - inside.to(sample).mean(1)).tolist()
     clipped = [index for index in kept if _CLIPPED < share[index] < _CLIPPED_AWAY]
     if not clipped:
-        return scale, shift
+        return
     consensus = (scale[kept].to(sample) @ sample[kept] + shift[kept].sum().to(sample)).div_(len(kept)).double()
-    scale, shift = scale.clone(), shift.clone()
     for index in clipped:
-        pixels = inside[index]
-        own, common = sample[index][pixels].double(), consensus[pixels]
-        ratio = common.std(correction=0) / own.std(correction=0)
-        if bool(ratio.isfinite()) and float(ratio) > 0:
-            scale[index], shift[index] = ratio, common.mean() - ratio * own.mean()
-    return scale, shift
+        own, common = sample[index][inside[index]].double(), consensus[inside[index]]
+        ratio = float(common.std(correction=0) / own.std(correction=0))
+        if 0 < ratio < math.inf:
+            scale[index], shift[index] = ratio, float(common.mean()) - ratio * float(own.mean())
 
 
 def _leading_vector(correlation: Float[Tensor, "K K"]) -> Float[Tensor, "K"]:
@@ -196,7 +183,7 @@ def _reduce(
 ) -> tuple[Float[Tensor, "N"], Float[Tensor, "N"]]:
     """Centre and spread of the aligned members at every pixel."""
     center, spread = members.new_empty(members.shape[1]), members.new_empty(members.shape[1])
-    size = _piece_size(members)
+    size = _PIECE if members.device.type == "cpu" else _PIECE_DEVICE
     scale, shift = scale.to(members)[:, None], shift.to(members)[:, None]
     buffer = members.new_empty(len(members), min(size, members.shape[1]))
     for piece, center_piece, spread_piece in zip(
@@ -215,15 +202,17 @@ def _reduce(
 def _median_and_deviation(members: Float[Tensor, "E N"], median: Tensor, deviation: Tensor) -> None:
     """Write the lower median of every column, and the lower median of the distances to it.
 
-    Sorting the few members by exchanging whole rows takes a twentieth of torch.median's time. In sorted order the
-    c + 1 members nearest the median c are neighbours, so their largest distance is that of an end of a window.
+    Sorting the few members by exchanging whole rows (odd-even transposition; Knuth, The Art of Computer Programming
+    3, section 5.3.4) takes a fraction of torch.median's time. In sorted order the c + 1 members nearest the median c
+    are neighbours, so their largest distance is that of an end of a window.
     """
     rows = list(members.unbind())
     spare = torch.empty_like(rows[0])
-    for low, high in _exchanges(len(rows)):
-        torch.minimum(rows[low], rows[high], out=spare)
-        torch.maximum(rows[low], rows[high], out=rows[high])
-        rows[low], spare = spare, rows[low]
+    for turn in range(len(rows)):
+        for low in range(turn % 2, len(rows) - 1, 2):
+            torch.minimum(rows[low], rows[low + 1], out=spare)
+            torch.maximum(rows[low], rows[low + 1], out=rows[low + 1])
+            rows[low], spare = spare, rows[low]
     half = (len(rows) - 1) // 2
     median.copy_(rows[half])
     torch.sub(rows[2 * half], median, out=deviation)
@@ -231,23 +220,6 @@ def _median_and_deviation(members: Float[Tensor, "E N"], median: Tensor, deviati
         below = torch.sub(median, rows[start], out=rows[start])
         above = torch.sub(rows[start + half], median, out=spare)
         torch.minimum(deviation, torch.maximum(below, above, out=spare), out=deviation)
-
-
-@lru_cache
-def _exchanges(count: int) -> tuple[tuple[int, int], ...]:
-    """Batcher's merge exchange (Knuth, The Art of Computer Programming 3, algorithm 5.2.2 M) for `count` rows."""
-    pairs = []
-    top = 1 << max(count - 1, 0).bit_length() >> 1
-    stride = top
-    while stride:
-        reach, parity, distance = top, 0, stride
-        while True:
-            pairs += [(i, i + distance) for i in range(count - distance) if i & stride == parity]
-            if reach == stride:
-                break
-            distance, reach, parity = reach - stride, reach >> 1, stride
-        stride >>= 1
-    return tuple(pairs)
 
 
 def _frame(center: Float[Tensor, "N"], alignment: str) -> tuple[float, float]:
@@ -268,7 +240,3 @@ def _ensemble_by(ensembler: Ensembler, depth: Float[Tensor, "E 1 H W"]) -> Ensem
     # A foreign ensembling keeps its alignment to itself; regression on its result recovers it.
     scale, shift = fit_affine(depth, result.expand_as(depth), everywhere)
     return EnsembleResult(result, uncertainty, scale.to(result), shift.to(result))
-
-
-def _piece_size(members: Tensor) -> int:
-    return _PIECE_CPU if members.device.type == "cpu" else _PIECE_DEVICE

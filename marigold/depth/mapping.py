@@ -8,14 +8,13 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from marigold.types import Space
 
-# The upper half of a float32 (sign, exponent, 7 bits of mantissa) names its bucket.
-_BUCKET_SHIFT = 16
 LARGEST_LOG = 5.0  # exp(5) = 148 m; the bound FE2E uses
 SMALLEST_DISPARITY = 1e-3  # 1 km; the bound of the reference's disparity alignment
 TINY_DEPTH = 1e-6  # metres; the bound of every evaluated depth
@@ -105,42 +104,21 @@ def normalize(
 def _quantiles(
     depth: Float[Tensor, "H W"], valid: Bool[Tensor, "H W"], levels: tuple[float, ...], mapping: str, where: str
 ) -> list[float]:
-    # Not torch.quantile: it refuses more than 16 million elements and sorts all of them. Unknown pixels
-    # become 0, which sorts before every valid depth, so the maps need not be compressed either.
-    known = valid & (depth > 0)
-    count = int(known.count_nonzero())
-    if count == 0:
+    # Not torch.quantile: it refuses more than 16 million elements, and numpy's sort is vectorised.
+    known = np.flatnonzero((valid & (depth > 0)).cpu().numpy())
+    if not known.size:
         raise ValueError(f"{where} has no valid pixel with depth above 0; leave this sample out")
-    values = torch.where(known, depth, 0).flatten()
-    unknown = values.numel() - count
-    positions = [level * (count - 1) for level in levels]
-    floors = [math.floor(position) for position in positions]
-    ranks = [rank for floor in floors for rank in (floor, min(floor + 1, count - 1))]
+    ordered = np.sort(depth.cpu().numpy().reshape(-1).take(known))
     if not MAPPINGS[mapping].increasing:
-        ranks = [count - 1 - rank for rank in ranks]  # the smallest disparity is that of the largest depth
-    depths = _order_statistics(values, [unknown + rank for rank in ranks])
-    if not math.isfinite(max(depths)):
+        ordered = ordered[::-1]  # the smallest disparity is that of the largest depth
+    last = known.size - 1
+    positions = [level * last for level in levels]
+    floors = [math.floor(position) for position in positions]
+    depths = ordered[[rank for floor in floors for rank in (floor, min(floor + 1, last))]]
+    if not np.isfinite(depths).all():
         raise ValueError(f"{where}: its largest valid depths are infinite; mark them as invalid")
-    found = MAPPINGS[mapping].of_depth(torch.tensor(depths)).tolist()
+    found = MAPPINGS[mapping].of_depth(torch.from_numpy(depths)).tolist()
     return [
         lower + (upper - lower) * (position - floor)
         for lower, upper, position, floor in zip(found[::2], found[1::2], positions, floors, strict=True)
     ]
-
-
-def _order_statistics(values: Float[Tensor, "N"], ranks: list[int]) -> list[float]:
-    """The elements of ascending rank `ranks` of float32 values >= 0: one histogram, then one small bucket each.
-
-    The bits of a positive float order like the number itself, which makes the buckets.
-    """
-    buckets = values.view(torch.int32) >> _BUCKET_SHIFT
-    below = torch.bincount(buckets).cumsum(0)
-    members: dict[int, Tensor] = {}
-    found = []
-    for rank in ranks:
-        bucket = int(torch.searchsorted(below, rank, right=True))
-        if bucket not in members:
-            members[bucket] = values[buckets == bucket].sort().values
-        before = int(below[bucket - 1]) if bucket else 0
-        found.append(float(members[bucket][rank - before]))
-    return found

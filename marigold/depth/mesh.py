@@ -48,7 +48,7 @@ def write_glb(
     places = torch.stack(torch.broadcast_tensors((columns + 0.5) / width, (rows + 0.5) / height), dim=-1)
     _write(
         file,
-        positions=grid.reshape(-1, 3)[used] * np.float32([1, -1, -1]),
+        positions=grid.reshape(-1, 3)[used] * np.array([1, -1, -1], np.float32),
         places=places.reshape(-1, 2).numpy()[used],
         indices=corners.reshape(-1),
         texture=jpeg(image),

@@ -74,7 +74,7 @@ def metric_depth(
         raise ValueError(f"{name}: one image at a time, got a batch of {len(prediction.depth)}")
     if not bool(prediction.depth.isfinite().all()):
         raise ValueError(f"{name}: the prediction is not finite")
-    check_points(prediction.depth.shape[-2:], points, metres, name)
+    check_points((prediction.depth.shape[-2], prediction.depth.shape[-1]), points, metres, name)
     mapping = MAPPINGS[MAPPING_OF.get(prediction.space, "depth")]
     low, high = (float(value) for value in prediction.depth.aminmax())
     # The prediction's own scale and shift end here.

@@ -3,6 +3,7 @@
 import copy
 import logging
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -172,6 +173,7 @@ class MarigoldDepth:
         batch_size: int | None = None,
         ensemble_method: str = "procrustes",
         reduction: str = "median",
+        on_step: Callable[[int], None] | None = None,
     ) -> Prediction:
         """Predict depth in [0, 1] at the image's own size, with an uncertainty if ensembled.
 
@@ -181,8 +183,9 @@ class MarigoldDepth:
         `steps` and `processing_resolution` (longest edge in pixels; 0 is the picture's own) default to what
         the checkpoint recommends. Member e of every picture starts from the noise of (seed, e), or from
         `latents`, (B * ensemble_size, 4, h, w), members of a picture together. `batch_size` members are
-        computed at once; None chooses it by free memory, and the result changes by rounding only. Raises ValueError,
-        naming the argument, for values without meaning, and OutOfMemoryError. Source: paper, section 3.4.
+        computed at once; None chooses it by free memory, and the result changes by rounding only. `on_step` is called
+        after each pass of the U-Net with the number of members that it took a step further. Raises ValueError, naming
+        the argument, for values without meaning, and OutOfMemoryError. Source: paper, section 3.4.
         """
         made = self.members(
             image,
@@ -193,6 +196,7 @@ class MarigoldDepth:
             latents=latents,
             # Its solver's finite differences turn a last bit into a tenth of the range; batches change last bits.
             batch_size=1 if batch_size is None and ensemble_method == "diffusers" else batch_size,
+            on_step=on_step,
         )
         return self.combine(made, method=ensemble_method, reduction=reduction)
 
@@ -207,6 +211,7 @@ class MarigoldDepth:
         seed: int = 0,
         latents: Float[Tensor, "N 4 h w"] | None = None,
         batch_size: int | None = None,
+        on_step: Callable[[int], None] | None = None,
     ) -> "Members":
         """The predictions that `combine` ensembles, at the processing size; arguments and errors as in a call."""
         batch = self._checked(image)
@@ -224,7 +229,7 @@ class MarigoldDepth:
         size = processing_size(batch.shape[-2], batch.shape[-1], longest)
         image_norm = pad_to_latent(resize(batch.to(self.device) * 2 - 1, size))
         start = self._start_noise(image_norm, ensemble_size, seed, latents)
-        depth = self._predict(image_norm, start, steps, batch_size)[..., : size[0], : size[1]]
+        depth = self._predict(image_norm, start, steps, batch_size, on_step)[..., : size[0], : size[1]]
         return Members(depth.unflatten(0, (len(batch), ensemble_size)), (batch.shape[-2], batch.shape[-1]))
 
     def combine(self, members: "Members", *, method: str = "procrustes", reduction: str = "median") -> Prediction:
@@ -276,7 +281,12 @@ class MarigoldDepth:
         return torch.cat(members * batch).to(self.device)
 
     def _predict(
-        self, image_norm: Tensor, start: Tensor, steps: int, batch_size: int | None
+        self,
+        image_norm: Tensor,
+        start: Tensor,
+        steps: int,
+        batch_size: int | None,
+        on_step: Callable[[int], None] | None = None,
     ) -> Float[Tensor, "N 1 H W"]:
         """Depth in [0, 1] of every member; what overflows half precision is computed again in float32."""
         vae = self.backbone.vae
@@ -286,7 +296,7 @@ class MarigoldDepth:
         condition = in_batches(lambda part: encode_image(vae, image_norm[part]), len(image_norm), batch_size)
         owner = torch.arange(len(start), device=self.device) // (len(start) // len(image_norm))
         latent = in_batches(
-            lambda part: self._denoise(condition[owner[part]], start[part], steps), len(start), batch_size
+            lambda part: self.denoise(condition[owner[part]], start[part], steps, on_step), len(start), batch_size
         )
         depth = in_batches(lambda part: decode_depth(vae, latent[part]), len(start), batch_size)
         finite = depth.flatten(1).isfinite().all(1)
@@ -301,11 +311,24 @@ class MarigoldDepth:
             depth[bad] = again * 2 - 1
         return (depth + 1) / 2
 
-    def _denoise(self, condition: Tensor, start: Tensor, steps: int) -> Float[Tensor, "N 4 h w"]:
+    def denoise(
+        self,
+        condition: Float[Tensor, "N 4 h w"],
+        start: Float[Tensor, "N 4 h w"],
+        steps: int,
+        on_step: Callable[[int], None] | None = None,
+    ) -> Float[Tensor, "N 4 h w"]:
+        """From the images' latents and the noise of each member to depth latents, in the precision of `start`.
+
+        A model of one pass makes it, whatever `steps` says. Raises SamplerError for more steps than timesteps.
+        """
         switches = self.switches
 
         def predict(latent: Tensor, timestep: int) -> Tensor:
-            return self.predict(condition, latent, timestep)
+            predicted = self.predict(condition, latent, timestep)
+            if on_step is not None:
+                on_step(len(latent))
+            return predicted
 
         if not switches.one_pass:
             return self.diffusion.sample(predict, start, steps)
@@ -321,10 +344,11 @@ class MarigoldDepth:
     ) -> Float[Tensor, "N 4 h w"]:
         """One pass of the U-Net, in its precision: what it predicts at a timestep for the images' latents."""
         unet, dtype, switches = self.backbone.unet, self.backbone.unet.dtype, self.switches
-        prompt = self.prompt.to(dtype).expand(len(latent), -1, -1)
+        count = latent.shape[0]  # len() would be a constant in an exported graph
+        prompt = self.prompt.to(dtype).expand(count, -1, -1)
         task = None
         if switches.reconstruct:
-            task = task_labels(len(latent), image=False, device=latent.device).to(dtype)
+            task = task_labels(1, image=False, device=latent.device).to(dtype).expand(count, -1)
         seen = [condition] if switches.noise == "none" else [condition, latent]
         # Filled in on the device: diffusers copies a number there, and the copy waits for all earlier work.
         at = torch.full((), timestep, device=latent.device)

@@ -15,19 +15,19 @@ class Served:
     """A file, and how the server treats it.
 
     refusals: (status, headers) of the first answers. cuts: bytes after which an answer breaks off, one per
-    answer, None for none; a negative one resets the connection instead of closing it. lie: the size announced.
+    answer, None for none; a negative one resets the connection instead of closing it. Neither holds for requests of
+    the first byte alone. lie: the size announced. later: after so many requests, the version "2".
     """
 
     data: bytes
-    etag: str | None = '"1"'
-    modified: str | None = None
+    headers: dict[str, str] = field(default_factory=lambda: {"ETag": '"1"'})
     ranges: bool = True
     if_range: bool = True
     chunked: bool = False
-    encoding: str | None = None
     refusals: list[tuple[int, dict[str, str]]] = field(default_factory=list)
     cuts: list[int | None] = field(default_factory=list)
     lie: int | None = None
+    later: tuple[int, bytes] | None = None
     asked: list[tuple[str | None, str | None]] = field(default_factory=list)  # (Range, If-Range) of each request
     sent: int = 0
 
@@ -40,60 +40,46 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         served = self.server.files.get(self.path)
         if served is None:
-            return self._refuse(404, {})
-        served.asked.append((self.headers["Range"], self.headers["If-Range"]))
-        probe = self.headers["Range"] == "bytes=0-0"
-        if served.refusals and not probe:
-            return self._refuse(*served.refusals.pop(0))
-        start, stop, status = 0, len(served.data), 200
-        match = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers["Range"] or "")
-        condition = self.headers["If-Range"]
-        same = condition is None or not served.if_range or condition in (served.etag, served.modified)
-        if match and served.ranges and same:
-            start, status = int(match[1]), 206
-            stop = min(stop, int(match[2]) + 1) if match[2] else stop
-            if start >= len(served.data):
-                return self._refuse(416, {"Content-Range": f"bytes */{len(served.data)}"})
-        self.send_response(status)
-        if status == 206:
-            self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{len(served.data)}")
-        self._send(served, served.data[start:stop], None if probe else served.lie, probe)
-        return None
+            return self._head(404, {"Content-Length": "0"})
+        wanted, condition = self.headers["Range"], self.headers["If-Range"]
+        served.asked.append((wanted, condition))
+        if served.later and len(served.asked) > served.later[0]:
+            served.data, served.headers, served.later = served.later[1], {"ETag": '"2"'}, None
+        whole = Served(served.data, served.headers) if wanted == "bytes=0-0" else served
+        if whole.refusals:
+            status, headers = whole.refusals.pop(0)
+            return self._head(status, {"Content-Length": "0", **headers})
+        headers, size = dict(served.headers), len(served.data)
+        match = re.fullmatch(r"bytes=(\d+)-(\d*)", wanted or "")
+        same = condition is None or not served.if_range or condition in served.headers.values()
+        if not (match and served.ranges and same):
+            return self._send(200, headers, served.data, whole, served)
+        start, stop = int(match[1]), min(size, int(match[2] or size) + 1)
+        if start >= size:
+            return self._head(416, {"Content-Length": "0", "Content-Range": f"bytes */{size}"})
+        headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
+        return self._send(206, headers, served.data[start:stop], whole, served)
 
-    def _send(self, served: Served, body: bytes, lie: int | None, probe: bool) -> None:
-        for name, value in (
-            ("ETag", served.etag),
-            ("Last-Modified", served.modified),
-            ("Content-Encoding", served.encoding),
-        ):
-            if value is not None:
-                self.send_header(name, value)
-        if served.chunked:
-            self.send_header("Transfer-Encoding", "chunked")
-        else:
-            self.send_header("Content-Length", str(len(body) if lie is None else lie))
-        self.end_headers()
-        cut = served.cuts.pop(0) if served.cuts and not probe else None
+    def _send(self, status: int, headers: dict[str, str], body: bytes, how: Served, served: Served) -> None:
+        length = {"Transfer-Encoding": "chunked"} if how.chunked else {"Content-Length": str(how.lie or len(body))}
+        self._head(status, headers | length)
+        cut = how.cuts.pop(0) if how.cuts else None
         part = body if cut is None else body[: abs(cut)]
         served.sent += len(part)
+        if how.chunked:
+            part = (b"%x\r\n%s\r\n" % (len(part), part) if part else b"") + (b"0\r\n\r\n" if cut is None else b"")
+        self.close_connection = cut is not None or how.lie is not None
         try:
-            if served.chunked:
-                self.wfile.write(b"%x\r\n%s\r\n" % (len(part), part) if part else b"")
-                self.wfile.write(b"0\r\n\r\n" if cut is None else b"")
-            else:
-                self.wfile.write(part)
+            self.wfile.write(part)
         except OSError:
             self.close_connection = True  # a client that only wanted the headers
-            return
-        if cut is not None or lie is not None:
-            self.close_connection = True
-            if cut is not None and cut < 0:
-                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                self.connection.close()
+        if cut is not None and cut < 0:
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.connection.close()
 
-    def _refuse(self, status: int, headers: dict[str, str]) -> None:
+    def _head(self, status: int, headers: dict[str, str]) -> None:
         self.send_response(status)
-        for name, value in ({"Content-Length": "0"} | headers).items():
+        for name, value in headers.items():
             self.send_header(name, value)
         self.end_headers()
 

@@ -1,7 +1,5 @@
 """The fit through a mapping against known inverses, another optimiser, and its own invariances."""
 
-import time
-
 import pytest
 import torch
 
@@ -52,10 +50,9 @@ def test_no_other_line_is_better(own, high):
     pred, depth, valid = scene(own, 0.2, high=high)
     fit = fitted(pred, depth, valid, own)
     ours = criterion(fit, pred, depth, valid, own)
-    theirs = lbfgs(pred, depth, valid, own)
-    assert ours <= theirs * (1 + 1e-8)
-    for scale in torch.linspace(0.5, 1.5, 41, dtype=torch.float64):
-        for end in torch.linspace(-0.5, 0.5, 41, dtype=torch.float64):
+    assert ours <= lbfgs(pred, depth, valid, own) * (1 + 1e-8)
+    for scale in torch.linspace(0.5, 1.5, 11, dtype=torch.float64):
+        for end in torch.linspace(-0.5, 0.5, 11, dtype=torch.float64):
             other = (fit.scale * scale, fit.shift + end * fit.scale)
             assert ours <= criterion(other, pred, depth, valid, own) * (1 + 1e-8)
 
@@ -90,7 +87,7 @@ def test_the_result_is_the_same_for_every_scale_and_shift_of_the_prediction(own)
         assert torch.allclose(first, other, rtol=1e-5)
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("own", CURVED)
 def test_it_is_never_worse_than_least_squares_in_the_own_space_or_the_mean(own, seed):
     pred, depth, valid = scene(own, 1.0, high=80.0, seed=seed)
@@ -117,21 +114,3 @@ def test_images_of_a_batch_are_apart_and_an_image_without_pixels_is_named():
     valid[1] = False
     with pytest.raises(ValueError, match="image 1"):
         fitted(pred, depth, valid, "log_depth")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("own", CURVED)
-def test_a_vga_image_takes_a_few_hundred_plain_fits_at_most(own):
-    """0.05 to 0.2 s on an idle core; in the time of what runs beside it, as machines differ and are busy."""
-    pred, depth, valid = scene(own, 0.2, size=(480, 640))
-    quantity = MAPPINGS[own].of_depth(depth)
-
-    def least(function):
-        seconds = []
-        for _ in range(10):
-            start = time.process_time()
-            function()
-            seconds.append(time.process_time() - start)
-        return min(seconds)
-
-    assert least(lambda: fitted(pred, depth, valid, own)) < 300 * least(lambda: fit_affine(pred, quantity, valid))

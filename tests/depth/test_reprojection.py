@@ -77,8 +77,6 @@ def test_depth_of_a_plane_is_that_of_the_turned_plane():
     error = np.abs(seen[0].numpy() * length - expected)[known[0].numpy()]
     assert error.max() < 1.05 * slope
     assert error.mean() < 0.3 * slope
-    shifted = np.abs(np.roll(seen[0].numpy(), 2, axis=1) * length - expected)[:, 2:][known[0, :, 2:].numpy()]
-    assert np.median(shifted) > np.median(error)
 
 
 def test_the_view_is_the_largest_that_the_photo_covers():
@@ -100,13 +98,10 @@ def test_what_is_too_deep_is_left_out():
     depth[0, 3, 5] = 1999.0
     _, _, known = reproject(photo(16, 16), depth, torch.ones_like(depth, dtype=torch.bool), camera, (16, 16))
     assert (~known).nonzero().tolist() == [[0, 3, 4]]
-
-
-def test_no_valid_pixel_gives_no_valid_pixel():
     nothing = torch.zeros(1, 16, 16, dtype=torch.bool)
-    _, depth, known = reproject(photo(16, 16), torch.zeros(1, 16, 16), nothing, Camera(50.0, 50.0, 9.0, 8.0), (8, 8))
+    _, seen, known = reproject(photo(16, 16), depth, nothing, camera, (8, 8))
     assert not known.any()
-    assert (depth == 0).all()
+    assert (seen == 0).all()
 
 
 @pytest.mark.parametrize("size", [(5, 7), (23, 31), (40, 60), (9, 40)])

@@ -80,6 +80,14 @@ def test_the_photo_is_encoded_once(depth_model: MarigoldDepth, monkeypatch: pyte
     assert sum(encoded) == 2
 
 
+def test_every_step_of_every_member_is_announced(depth_model: MarigoldDepth):
+    taken: list[int] = []
+    image = torch.rand(1, 3, 16, 16)
+    told = depth_model(image, steps=2, ensemble_size=3, batch_size=2, on_step=taken.append)
+    assert taken == [2, 2, 1, 1]
+    assert torch.equal(told.depth, depth_model(image, steps=2, ensemble_size=3, batch_size=2).depth)
+
+
 def test_one_member_has_no_uncertainty_and_several_are_in_range(depth_model: MarigoldDepth):
     assert depth_model(photos(1)).uncertainty is None
     several = depth_model(photos(2, 33, 41), ensemble_size=3)

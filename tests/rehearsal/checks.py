@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import time
+import urllib.request
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -271,6 +272,22 @@ def killed(place: Workplace, command: Command) -> None:
     whole = place.path("runs/hypersim_vkitti")
     assert weights(folder) == weights(whole), "the resumed run ended with other weights"
     assert figures(folder) == figures(whole), "the resumed run logged other figures"
+
+
+def served(place: Workplace, command: Command) -> None:
+    """The page is there, and is gone after Ctrl-C."""
+    number = port()
+    text = command.text.replace("checkpoint=DIR", "checkpoint=runs/quickstart/final")
+    process, log = place.start(f"exec {text} port={number}")
+    deadline = time.monotonic() + 300
+    while f"http://127.0.0.1:{number}" not in log.read_text():
+        assert process.poll() is None, f"ended before it was stopped: {last_words(log.read_text())}"
+        assert time.monotonic() < deadline, "no address was printed"
+        time.sleep(0.1)
+    with urllib.request.urlopen(f"http://127.0.0.1:{number}", timeout=60) as answer:
+        assert b"gradio" in answer.read()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(120) == 0, last_words(log.read_text())
 
 
 def cached(place: Workplace, result: Result) -> Sequence[Command]:

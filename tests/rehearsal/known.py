@@ -120,6 +120,8 @@ TABLE = [
     typed("evaluate", "eval.py dataset=rooms checkpoint=runs/quickstart-*", evaluated(["rooms"], 2), "limit=2"),
     typed("evaluate", "sweep.py curve=ensemble *", checks.swept("ensemble", 2), "limit=2 ensemble_sizes=[1,2]"),
     typed("evaluate", "sweep.py curve=steps *", checks.swept("steps", 4), "limit=2 steps=[1,2]"),
+    instead("evaluate", "make demo", checks.made, "the environment is here: the rest of the recipe, line by line"),
+    Known("evaluate", "demo.py checkpoint=*", checks.served),
     instead("evaluate", "infer.py input=photos/ output=depth/ checkpoint=prs-eth/*", checks.predicted, "no hub"),
     typed("table", "table.py results=[runs/eval]", checks.tabled("runs/table", ["quickstart", "Marigold v1.0"], FIVE)),
     typed("table", "table.py results=[runs/eval] output=runs/noise",

@@ -16,8 +16,7 @@ import h5py
 import numpy as np
 from scipy.io import savemat
 
-from marigold.data.preparation.archives import KITTI_FOCAL, eth3d_depth_name
-from marigold.data.preparation.benchmarks import ETH3D_SCENES
+from marigold.data.preparation.layouts import ETH3D_SCENES, KITTI_FOCAL
 from marigold.data.splits import vkitti_lines
 from miniature import depth, depth_png, encoded, field, hdf5, npy, photo, write, write_tar, write_zip
 
@@ -214,7 +213,7 @@ def write_eth3d(root: Path) -> None:
     evaluation = root.parent / "eth3d_archive"
     for scene, name in names[:2]:
         write(evaluation / f"rgb/{scene}/images/dslr_images/{name}", jpg)
-        laser(_parent(evaluation / eth3d_depth_name(scene, name)))
+        laser(_parent(evaluation / f"depth/{scene}_dslr_depth/{scene}/ground_truth_depth/dslr_images/{name}"))
     archive = root / ARCHIVES / "eth3d/eth3d.tar"
     archive.parent.mkdir(parents=True, exist_ok=True)
     subprocess.run(["tar", "-cf", archive, "-C", evaluation, "."], check=True)

@@ -5,23 +5,19 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from marigold.data.download.http import Network
-from marigold.data.download.members import RemoteZip, download_members
-from marigold.data.download.run import Report, download_files
+from marigold.data.download.members import RemoteZip
+from marigold.data.download.run import Report, Settings, download, download_files
 from marigold.data.download.whole import RemoteFile
 from marigold.data.errors import DataError
 from marigold.data.preparation.hypersim_recipe import released_frames
 
 
 def download_hypersim(
-    out: str,
+    settings: Settings,
     split_csv: RemoteFile,
     camera_csv: RemoteFile,
     scene_url: str,
     scenes: list[str] | None,
-    network: Network,
-    verify: bool,
-    dry_run: bool,
     next_step: str,
 ) -> Report:
     """Fetch the two csv files, then scene by scene what `scripts/prepare.py dataset=hypersim` reads.
@@ -31,12 +27,13 @@ def download_hypersim(
     """
     names: dict[str, list[str]] = defaultdict(list)
     with TemporaryDirectory() as scratch:
-        known = Path(out, split_csv.file_name()).exists()
-        folder, tables = (scratch, [split_csv]) if dry_run and not known else (out, [split_csv, camera_csv])
-        report = download_files(folder, tables, network, verify, dry_run and known, next_step)
+        csv, tables = settings, [split_csv, camera_csv]
+        if settings.dry_run and not Path(settings.out, split_csv.file_name()).exists():
+            csv, tables = replace(settings, out=scratch, dry_run=False), [split_csv]
+        report = download_files(csv, tables, next_step)
         if report.failed:
-            return replace(report, out=Path(out), dry_run=dry_run)
-        frames = list(released_frames(Path(folder, split_csv.file_name())))
+            return replace(report, settings=settings)
+        frames = list(released_frames(Path(csv.out, split_csv.file_name())))
     for _, scene, camera, frame in frames:
         images = f"{scene}/images/scene_{camera}"
         names[scene] += [
@@ -47,5 +44,5 @@ def download_hypersim(
     if unknown := sorted(set(scenes or ()) - names.keys()):
         raise DataError(f"scenes: no released frame of {', '.join(unknown)}; names are like {next(iter(names))}")
     wanted = [scene for scene in names if scenes is None or scene in scenes]
-    zips = [RemoteZip(scene_url.format(scene=scene), Path(out), tuple(names[scene])) for scene in wanted]
-    return download_members(Path(out), zips, network, dry_run, next_step)
+    zips = [RemoteZip(scene_url.format(scene=scene), Path(settings.out), names[scene]) for scene in wanted]
+    return download(settings, zips, next_step)

@@ -3,21 +3,14 @@
 from collections import defaultdict
 from pathlib import Path
 
-from marigold.data.download.http import Network
-from marigold.data.download.members import RemoteZip, download_members
-from marigold.data.download.run import Report
+from marigold.data.download.members import RemoteZip
+from marigold.data.download.run import Report, Settings, download
 from marigold.data.errors import DataError
 from marigold.data.splits import read_split
 
 
 def download_kitti(
-    out: str,
-    split_list: str | None,
-    drive_url: str,
-    depth_url: str,
-    network: Network,
-    dry_run: bool,
-    next_step: str,
+    settings: Settings, split_list: str | None, drive_url: str, depth_url: str, next_step: str
 ) -> Report:
     """Fetch what `split_list` (a line: photo, depth or None, ...) names out of the zips of drives and of depth.
 
@@ -38,7 +31,8 @@ def download_kitti(
         photos[folder.removesuffix("_sync")].append(photo)
         if annotation != "None":
             depth.append(annotation)
-    zips = [RemoteZip(drive_url.format(drive=drive), Path(out), tuple(names)) for drive, names in photos.items()]
+    out = Path(settings.out)
+    zips = [RemoteZip(drive_url.format(drive=drive), out, names) for drive, names in photos.items()]
     # The publisher's own train and val are not the benchmark's: a test image's depth is in either.
-    annotated = RemoteZip(depth_url, Path(out, "data_depth_annotated"), tuple(depth), ("train/", "val/"))
-    return download_members(Path(out), [*zips, annotated], network, dry_run, next_step)
+    annotated = RemoteZip(depth_url, out / "data_depth_annotated", depth, ("train/", "val/"))
+    return download(settings, [*zips, annotated], next_step)

@@ -1,16 +1,16 @@
 """Does every listed sample open, with the right size and type and a plausible depth?"""
 
-import multiprocessing
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
 
 from marigold.data.base import DepthDataset
 from marigold.data.errors import DataError
+from marigold.data.preparation.runner import in_processes
 from marigold.data.splits import SplitInfo
 from marigold.files import write_atomically
 
@@ -38,7 +38,7 @@ def check(dataset: DepthDataset, *, workers: int) -> CheckResult:
     """Read every sample of a list."""
     offenders: dict[str, list[str]] = {}
     with tqdm(total=len(dataset), unit="image", desc=f"check {dataset.split.name}") as bar:
-        for found in _all(dataset, workers):
+        for found in in_processes(partial(offence, dataset), range(len(dataset)), workers):
             if found is not None:
                 offenders.setdefault(found[0], []).append(found[1])
             bar.update()
@@ -47,14 +47,13 @@ def check(dataset: DepthDataset, *, workers: int) -> CheckResult:
 
 def write_report(results: Sequence[CheckResult], report: Path) -> bool:
     """Write every offender to `report`, or remove an old one if there are none; returns whether there are any."""
-    offenders = [
-        (reason, message) for result in results for reason, found in result.offenders.items() for message in found
-    ]
-    if not offenders:
+    found = [item for result in results for item in result.offenders.items()]
+    lines = sorted(f"{reason}\t{message}\n" for reason, messages in found for message in messages)
+    if lines:
+        write_atomically(report, "".join(lines))
+    else:
         report.unlink(missing_ok=True)
-        return False
-    write_atomically(report, "".join(f"{reason}\t{message}\n" for reason, message in sorted(offenders)))
-    return True
+    return bool(lines)
 
 
 def offence(dataset: DepthDataset, index: int) -> tuple[str, str] | None:
@@ -74,26 +73,6 @@ def offence(dataset: DepthDataset, index: int) -> tuple[str, str] | None:
         plausible = f"{dataset.min_depth:g} to {dataset.max_depth:g} m"
         return "implausible depth", f"{where}: {nearest:g} to {farthest:g} m, expected {plausible}"
     return None
-
-
-def _all(dataset: DepthDataset, workers: int) -> Iterator[tuple[str, str] | None]:
-    if workers == 1:
-        yield from (offence(dataset, index) for index in range(len(dataset)))
-        return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(dataset,)) as pool:
-        yield from pool.map(_work, range(len(dataset)), chunksize=8)
-
-
-_own: list[DepthDataset] = []
-
-
-def _start_worker(dataset: DepthDataset) -> None:
-    _own[:] = [dataset]
-
-
-def _work(index: int) -> tuple[str, str] | None:
-    return offence(_own[0], index)
 
 
 def _reason(error: BaseException) -> str:

@@ -1,11 +1,8 @@
-"""Hypersim: HDF5 radiance and distance -> tone-mapped photo and planar depth, and the filtered lists.
+"""Hypersim: HDF5 radiance and distance -> tone-mapped image and planar depth, and the filtered lists.
 
 The images are made by `hypersim_recipe`; here are the frames' files, the filter and the lists.
 """
 
-import csv
-import io
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -24,11 +21,11 @@ from marigold.data.preparation.hypersim_recipe import (
     released_frames,
     tone_map,
 )
-from marigold.data.preparation.images import encode_png, to_millimetres, write_file
+from marigold.data.preparation.images import to_millimetres, write_png
 from marigold.data.preparation.journal import Outcome
-from marigold.data.preparation.runner import ListResult, PreparationSummary, RunOptions, run, write_list
+from marigold.data.preparation.lists import PlannedList, PreparationSummary
+from marigold.data.preparation.runner import Preparation, run
 from marigold.data.storage import FolderStorage, Storage, open_storage
-from marigold.files import write_atomically
 
 
 @dataclass(frozen=True)
@@ -67,11 +64,7 @@ def prepare_hypersim(
     camera_csv: str | None,
     scenes: list[str] | None,
     png_compress_level: int,
-    min_depth_range: float,
-    min_rgb_range: int,
-    max_invalid: float,
-    max_invalid_splits: list[str],
-    depth_range_of_known: bool,
+    filter: Filter,
     official: str | None,
 ) -> PreparationSummary:
     """Convert the frames of `raw` (scene folders, or the publisher's zips) that `split_csv` releases.
@@ -81,48 +74,50 @@ def prepare_hypersim(
     lists alone, so changing it converts nothing again. `official`: compare the lists with the known ones of this
     set, or None.
     """
-    keep = Filter(min_depth_range, min_rgb_range, max_invalid, max_invalid_splits, depth_range_of_known)
-    job = HypersimFrames(Path(raw), Path(out), Path(split_csv), camera_csv, scenes, png_compress_level, keep, official)
-    cameras = "one pinhole for all scenes, as published" if camera_csv is None else f"each scene's own, {camera_csv}"
-    return replace(run(job, RunOptions(workers, dry_run, max_broken)), note=f"camera: {cameras}")
+    lines: dict[str, dict[str, str]] = {split: {} for split in SPLITS}
+    wanted = (frame for frame in released_frames(Path(split_csv)) if scenes is None or frame[1] in scenes)
+    for split, scene, camera, frame in wanted:
+        line = f"{scene}/rgb_{camera}_fr{frame}.png {scene}/depth_plane_{camera}_fr{frame}.png"
+        lines[split][f"{split}/{scene}/{camera}/{frame}"] = line
+    lists = [
+        PlannedList(
+            f"filename_list_{split}.txt",
+            found,
+            f"{official}/{split}" if official else None,
+            f"filename_meta_{split}.csv",
+        )
+        for split, found in lines.items()
+        if found
+    ]
+    if not lists:
+        raise DataError(f"{split_csv}: no released frame" + (f" of the scenes {scenes}" if scenes else ""))
+    cameras = None if camera_csv is None else read_cameras(Path(camera_csv))
+    job = HypersimFrames(Path(raw), Path(out), lists, cameras, png_compress_level, filter)
+    note = "one pinhole for all scenes, as published" if camera_csv is None else f"each scene's own, {camera_csv}"
+    return replace(run(job, workers, dry_run, max_broken), note=f"camera: {note}")
 
 
-class HypersimFrames:
-    """The released frames as items `split/scene/camera/frame`."""
+@dataclass(frozen=True)
+class HypersimFrames(Preparation):
+    """The released frames as items `split/scene/camera/frame`; cameras: by scene, None for the one pinhole."""
 
-    def __init__(
-        self,
-        raw: Path,
-        out: Path,
-        split_csv: Path,
-        camera_csv: str | None,
-        scenes: list[str] | None,
-        png_compress_level: int,
-        keep: Filter,
-        official: str | None,
-    ) -> None:
-        self.raw, self.out, self.keep, self.official = raw, out, keep, official
-        self.png_compress_level = png_compress_level
-        self._items = [
-            f"{split}/{scene}/{camera}/{frame}"
-            for split, scene, camera, frame in released_frames(split_csv)
-            if scenes is None or scene in scenes
-        ]
-        if not self._items:
-            raise DataError(f"{split_csv}: no released frame" + (f" of the scenes {scenes}" if scenes else ""))
-        self.cameras = None if camera_csv is None else read_cameras(Path(camera_csv))
-        self._camera_csv = camera_csv
+    raw: Path
+    out: Path
+    lists: Sequence[PlannedList]
+    cameras: Mapping[str, Matrix] | None
+    png_compress_level: int
+    filter: Filter
 
-    def items(self) -> Sequence[str]:
-        return self._items
-
-    def settings(self) -> Mapping[str, object]:
+    @property
+    def settings(self) -> dict[str, object]:  # type: ignore[override]
         cameras = "nominal" if self.cameras is None else "per scene"
         return {"dataset": "hypersim", "cameras": cameras, "png_compress_level": self.png_compress_level}
 
     def convert(self, item: str, out: Path) -> Outcome:
         split, scene, camera, frame = item.split("/")
-        storage = _open_scene(self.raw, scene)
+        storage, matrix = _open_scene(self.raw, scene), None
+        if self.cameras is not None and (matrix := self.cameras.get(scene)) is None:
+            raise DataError(f"no camera for scene {scene} in the csv of the cameras")
         final = f"{scene}/images/scene_{camera}_final_hdf5/frame.{frame}"
         geometry = f"{scene}/images/scene_{camera}_geometry_hdf5/frame.{frame}"
         colour = _array(storage, f"{final}.color.hdf5", 3, "f")
@@ -134,60 +129,31 @@ class HypersimFrames:
             raise DataError(f"{geometry}.render_entity_id.hdf5: entity id 0, which the publisher never gives")
 
         known = entity != NOT_AN_OBJECT
-        photo = tone_map(colour, known)
-        depth = distance * planar_factor(entity.shape[0], entity.shape[1], self._camera(scene))
+        image = tone_map(colour, known)
+        depth = distance * planar_factor(entity.shape[0], entity.shape[1], matrix)
         millimetres, unfit = to_millimetres(depth, known)
-        name = f"{camera}_fr{frame}.png"
-        files = write_file(out, f"{split}/{scene}/rgb_{name}", encode_png(photo, self.png_compress_level))
-        plane = encode_png(millimetres, self.png_compress_level)
-        files |= write_file(out, f"{split}/{scene}/depth_plane_{name}", plane)
-        return Outcome(item, files, sum(files.values()), _facts(photo, millimetres, known, unfit))
+        files = {
+            name: write_png(out / name, pixels, self.png_compress_level)
+            for kind, pixels in (("rgb", image), ("depth_plane", millimetres))
+            for name in [f"{split}/{scene}/{kind}_{camera}_fr{frame}.png"]
+        }
+        return Outcome(item, files, sum(files.values()), _facts(image, millimetres, known, unfit))
 
-    def _camera(self, scene: str) -> Matrix | None:
-        if self.cameras is None:
-            return None
-        if scene not in self.cameras:
-            raise DataError(f"{self._camera_csv}: no camera for scene {scene}")
-        return self.cameras[scene]
-
-    def finish(self, outcomes: Mapping[str, Outcome]) -> Sequence[ListResult]:
-        results = []
-        for split in SPLITS:
-            wanted = [item for item in self._items if item.startswith(f"{split}/")]
-            if not wanted:
-                continue
-            kept, dropped, table = [], Counter[str](), []
-            for item in wanted:
-                reason = self.keep.reason(split, outcomes[item].facts) if item in outcomes else "broken"
-                line = _line(item)
-                if reason:
-                    dropped[reason] += 1
-                else:
-                    kept.append(line)
-                if item in outcomes:
-                    table.append({"line": line, "kept": not reason, **outcomes[item].facts})
-            write_atomically(self.out / f"filename_meta_{split}.csv", _csv(table))
-            path = self.out / f"filename_list_{split}.txt"
-            results.append(write_list(path, kept, self.official and f"{self.official}/{split}", dropped))
-        return results
+    def why_dropped(self, item: str, facts: Mapping[str, int | float]) -> str:
+        return self.filter.reason(item.partition("/")[0], facts)
 
 
-def _facts(photo: np.ndarray, millimetres: np.ndarray, known: np.ndarray, unfit: int) -> dict[str, int | float]:
+def _facts(image: np.ndarray, millimetres: np.ndarray, known: np.ndarray, unfit: int) -> dict[str, int | float]:
     positive = millimetres[millimetres > 0]
     return {
-        "rgb_min": int(photo.min()),
-        "rgb_max": int(photo.max()),
+        "rgb_min": int(image.min()),
+        "rgb_max": int(image.max()),
         "depth_min": int(millimetres.min()) / 1000,
         "depth_max": int(millimetres.max()) / 1000,
         "depth_min_known": int(positive.min()) / 1000 if positive.size else 0.0,
         "invalid_ratio": float(1 - known.mean()),
         "out_of_range": unfit,
     }
-
-
-def _line(item: str) -> str:
-    _, scene, camera, frame = item.split("/")
-    return f"{scene}/rgb_{camera}_fr{frame}.png {scene}/depth_plane_{camera}_fr{frame}.png"
 
 
 def _array(storage: Storage, name: str, ndim: int, kind: str) -> np.ndarray:
@@ -207,11 +173,3 @@ def _open_scene(raw: Path, scene: str) -> Storage:
     archive = raw / f"{scene}.zip"
     zipped = archive.is_file() and not (raw / scene).is_dir()
     return open_storage(archive, cache_index=False) if zipped else FolderStorage(raw)
-
-
-def _csv(table: Sequence[Mapping[str, object]]) -> str:
-    with io.StringIO() as file:
-        writer = csv.DictWriter(file, fieldnames=list(table[0]) if table else ["line"], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(table)
-        return file.getvalue()

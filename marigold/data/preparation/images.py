@@ -12,13 +12,13 @@ from marigold.data.errors import DataError, MissingDataError
 from marigold.files import atomic_file, write_atomically
 
 
-def encode_png(pixels: np.ndarray, compress_level: int) -> bytes:
-    """uint8 (H, W, 3) or uint16 (H, W) as a PNG; `compress_level` 0 (fast, large) to 9."""
+def write_png(path: Path, pixels: np.ndarray, compress_level: int) -> int:
+    """Write uint8 (H, W, 3) or uint16 (H, W) atomically and return the size; `compress_level` 0 (fast, large) to 9."""
     if (pixels.dtype, pixels.ndim) not in ((np.uint8, 3), (np.uint16, 2)):
         raise TypeError(f"expected uint8 (H, W, 3) or uint16 (H, W), got {pixels.dtype} {pixels.shape}")
     with io.BytesIO() as file:
         Image.fromarray(np.ascontiguousarray(pixels)).save(file, format="PNG", compress_level=compress_level)
-        return file.getvalue()
+        return write_atomically(path, file.getvalue())
 
 
 def to_millimetres(depth: np.ndarray, known: np.ndarray, *, rounded: bool = False) -> tuple[np.ndarray, int]:
@@ -34,11 +34,6 @@ def to_millimetres(depth: np.ndarray, known: np.ndarray, *, rounded: bool = Fals
     return millimetres, int((known & ~fits).sum())
 
 
-def write_file(out: Path, name: str, data: bytes) -> dict[str, int]:
-    """Write `out/name` atomically; returns {name: size}."""
-    return {name: write_atomically(out / name, data)}
-
-
 def raw_folder(raw: str) -> Path:
     """The folder of the publisher's files; raises MissingDataError if there is none."""
     if not Path(raw).is_dir():
@@ -46,34 +41,16 @@ def raw_folder(raw: str) -> Path:
     return Path(raw)
 
 
-def link_archive(source: Path, target: Path) -> None:
-    """Make `target` a symbolic link to an archive that is read in place: some have 15 GB, so never a copy.
+def take_over(source: Path, target: Path) -> tuple[int, int]:
+    """Make `target` the same file: a hard link if the file system can, else a copy.
 
-    Raises DataError if something else is there.
+    Returns the size and the bytes that it took on the disk. Raises DataError if the source is empty.
     """
-    if target.exists():
-        if not target.samefile(source):
-            raise DataError(f"{target}: exists and is not {source}; take another out=DIR")
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.unlink(missing_ok=True)  # a link that leads nowhere
-    os.symlink(source.resolve(), target)
-
-
-def take_over(source: Path, out: Path, name: str) -> tuple[dict[str, int], int]:
-    """Make `out/name` the same file: a hard link if the file system can, else a copy.
-
-    Returns {name: size} and the bytes that it took on the disk. Raises DataError if the source is missing
-    or empty.
-    """
-    target = out / name
-    if not source.is_file():
-        raise DataError(f"{source}: missing")
     size = source.stat().st_size
     if size == 0:
         raise DataError(f"{source}: an empty file")
     if target.exists() and target.samefile(source):
-        return {name: size}, 0
+        return size, 0
     target.parent.mkdir(parents=True, exist_ok=True)
     target.unlink(missing_ok=True)
     try:
@@ -81,5 +58,5 @@ def take_over(source: Path, out: Path, name: str) -> tuple[dict[str, int], int]:
     except OSError:  # another file system, or one without links
         with open(source, "rb") as original, atomic_file(target) as copy:
             shutil.copyfileobj(original, copy)
-        return {name: size}, size
-    return {name: size}, 0
+        return size, size
+    return size, 0

@@ -1,16 +1,17 @@
-"""What a preparation has done so far, on disk: one JSON line per image, so that a killed run continues."""
+"""What a preparation has done so far, on disk: one JSON line per item, so that a killed run resumes."""
 
 import json
 import logging
-import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import TracebackType
 
 from marigold.data.errors import DataError
+from marigold.files import write_atomically
 
 log = logging.getLogger(__name__)
+_PLACE = ".prepare/journal.jsonl"
 
 
 @dataclass(frozen=True)
@@ -28,61 +29,39 @@ class Outcome:
     broken: str = ""
 
 
-class Journal:
-    """The finished items of one output folder; a context manager while writing.
+def load(out: Path, settings: Mapping[str, object]) -> dict[str, Outcome]:
+    """The outcomes whose files are all there with their recorded sizes, by item; the others are made again.
 
-    `settings` are those that the files depend on. Raises DataError if the folder was made with others.
+    `settings`: those that the files depend on. Raises DataError if `out` was made with others.
     """
+    if not (out / _PLACE).exists():
+        return {}
+    head, *entries = [*_entries(out / _PLACE)] or [{"settings": settings}]
+    if head != json.loads(json.dumps({"settings": settings})):
+        differs = f"{out} was prepared with {head.get('settings')}, now asked for {dict(settings)}"
+        raise DataError(f"{differs}: take another out=DIR, or delete this one")
+    outcomes = [Outcome(**entry) for entry in entries]
+    return {made.name: made for made in outcomes if all(_size(out / file) == made.files[file] for file in made.files)}
 
-    def __init__(self, out: Path, settings: Mapping[str, object]) -> None:
-        self.path = out / ".prepare" / "journal.jsonl"
-        self._out = out
-        self._head = {"settings": json.loads(json.dumps(settings))}
 
-    def load(self) -> dict[str, Outcome]:
-        """The items whose files are all there with their recorded sizes; the others will be made again."""
-        if not self.path.exists():
-            return {}
-        lines = self.path.read_text(encoding="utf-8").splitlines()
-        head, *rest = [entry for entry in map(_parse, lines) if entry is not None] or [self._head]
-        if head != self._head:
-            raise DataError(
-                f"{self._out} was prepared with {head.get('settings')}, now asked for "
-                f"{self._head['settings']}: take another out=DIR, or delete this one"
-            )
-        outcomes = (Outcome(**entry) for entry in rest)
-        return {outcome.name: outcome for outcome in outcomes if self._is_there(outcome)}
+@contextmanager
+def continued(
+    out: Path, settings: Mapping[str, object], known: Mapping[str, Outcome]
+) -> Iterator[Callable[[Outcome], int]]:
+    """A function that adds an outcome to the journal, which begins with the `known` ones."""
+    entries = [{"settings": settings}, *map(asdict, known.values())]
+    write_atomically(out / _PLACE, "".join(f"{json.dumps(entry)}\n" for entry in entries))
+    with open(out / _PLACE, "a", encoding="utf-8", buffering=1) as file:
+        yield lambda outcome: file.write(f"{json.dumps(asdict(outcome))}\n")
 
-    def _is_there(self, outcome: Outcome) -> bool:
+
+def _entries(path: Path) -> Iterator[dict]:
+    for line in path.read_text(encoding="utf-8").splitlines():
         try:
-            return all(os.stat(self._out / name).st_size == size for name, size in outcome.files.items())
-        except OSError:
-            return False
-
-    def __enter__(self) -> "Journal":
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        torn = self.path.exists() and not self.path.read_bytes().endswith(b"\n")
-        self._file = open(self.path, "a", encoding="utf-8")
-        if self.path.stat().st_size == 0:
-            self._write(self._head)
-        elif torn:  # killed in the middle of a line: end it, it will be passed over
-            self._file.write("\n")
-        return self
-
-    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
-        self._file.close()
-
-    def add(self, outcome: Outcome) -> None:
-        self._write(asdict(outcome))
-
-    def _write(self, entry: Mapping[str, object]) -> None:
-        self._file.write(json.dumps(entry) + "\n")
-        self._file.flush()
+            yield json.loads(line)
+        except ValueError:  # of a run that was killed in the middle of the line
+            log.info("ignoring a torn line of the journal: %.80s", line)
 
 
-def _parse(line: str) -> dict | None:
-    try:
-        return json.loads(line)
-    except ValueError:
-        log.info("passing over a torn line of the journal: %.80s", line)
-        return None
+def _size(path: Path) -> int | None:
+    return path.stat().st_size if path.is_file() else None

@@ -1,6 +1,6 @@
 """Random scenes: furnished rooms, furnished gardens and a street. Every number is drawn from the generator given."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -86,10 +86,7 @@ def furniture(builder: Builder) -> tuple[float, list[Part]]:
     if kind == 2:  # sofa
         a = between(0.6, 1.1)
         arms = [(BOX, (x * a, 0.3, 0.0), (0.1, 0.3, 0.4), body) for x in (-1, 1)]
-        seat, back = (
-            (BOX, (0.0, 0.2, 0.0), (a, 0.2, 0.4), body),
-            (BOX, (0.0, 0.45, 0.35), (a, 0.35, 0.1), body),
-        )
+        seat, back = (BOX, (0.0, 0.2, 0.0), (a, 0.2, 0.4), body), (BOX, (0.0, 0.45, 0.35), (a, 0.35, 0.1), body)
         return a + 0.2, [seat, back, *arms]
     if kind == 3:  # shelf with boards
         a, h = between(0.3, 0.6), between(0.6, 1.1)
@@ -98,10 +95,7 @@ def furniture(builder: Builder) -> tuple[float, list[Part]]:
         return a + 0.1, [*boards, *sides, (BOX, (0.0, h, 0.17), (a, h, 0.01), body)]
     if kind == 4:  # bed
         a = between(0.5, 0.9)
-        return 1.2, [
-            (BOX, (0.0, 0.22, 0.0), (a, 0.22, 1.0), body),
-            (BOX, (0.0, 0.5, 1.0), (a, 0.5, 0.05), legs),
-        ]
+        return 1.2, [(BOX, (0.0, 0.22, 0.0), (a, 0.22, 1.0), body), (BOX, (0.0, 0.5, 1.0), (a, 0.5, 0.05), legs)]
     if kind == 5:  # floor lamp
         h = between(0.6, 0.85)
         shade = builder.special(builder.colour(0.7), glow=1.0)
@@ -112,10 +106,7 @@ def furniture(builder: Builder) -> tuple[float, list[Part]]:
         return r + q, [(SPHERE, (0.0, r, 0.0), (r, r, r), body), (CYLINDER, (r + q, q, 0.1), (q, q, q), legs)]
     a, b, h = between(0.2, 0.6), between(0.2, 0.5), between(0.2, 1.0)  # cabinet with a box on top
     q = between(0.08, 0.2)
-    return max(a, b) + 0.1, [
-        (BOX, (0.0, h, 0.0), (a, h, b), body),
-        (BOX, (0.0, 2 * h + q, 0.0), (q, q, q), legs),
-    ]
+    return max(a, b) + 0.1, [(BOX, (0.0, h, 0.0), (a, h, b), body), (BOX, (0.0, 2 * h + q, 0.0), (q, q, q), legs)]
 
 
 def _legs(x: float, z: float, half_height: float, thickness: float, material: int) -> list[Part]:
@@ -181,11 +172,7 @@ def garden(rng: np.random.Generator) -> tuple[Scene, Point]:
         for _ in range(2):
             _roadside(builder, side, a, builder.between(-12, 12))
     _furnish(builder, a, b, int(rng.integers(5, 12)))
-    sun = (builder.between(-1, 1), builder.between(0.5, 1.2), builder.between(-1, 1))
-    grey = builder.between(0.5, 0.9)
-    lights = [Light(sun, (1.0, 0.95, 0.85), sun=True)]
-    sky = (grey * 0.85, grey * 0.95, grey * 1.1)
-    return Scene(builder.solids, builder.materials, lights, (0.35, 0.38, 0.42), sky, 0.0), (a, 10.0, b)
+    return _outdoors(builder), (a, 10.0, b)
 
 
 def _hang_panels(builder: Builder, a: float, h: float, b: float) -> None:
@@ -231,16 +218,16 @@ def street(rng: np.random.Generator) -> tuple[Scene, Point]:
             if rng.random() < 0.7:
                 _car(builder, side * (half_road - 1.1), z)
             z += builder.between(6, 16)
+    return replace(_outdoors(builder), haze=builder.between(60, 250)), (half_road - 2.2, 1.5, 20.0)
+
+
+def _outdoors(builder: Builder) -> Scene:
+    """The scene in sunlight under a sky, in clear air."""
     sun = (builder.between(-1, 1), builder.between(0.5, 1.2), builder.between(-1, 1))
     grey = builder.between(0.5, 0.9)
-    sky = (grey * 0.85, grey * 0.95, grey * 1.1)
     lights = [Light(sun, (1.0, 0.95, 0.85), sun=True)]
-    haze = builder.between(60, 250)
-    return Scene(builder.solids, builder.materials, lights, (0.35, 0.38, 0.42), sky, haze), (
-        half_road - 2.2,
-        1.5,
-        20.0,
-    )
+    sky = (grey * 0.85, grey * 0.95, grey * 1.1)
+    return Scene(builder.solids, builder.materials, lights, (0.35, 0.38, 0.42), sky, 0.0)
 
 
 def _roadside(builder: Builder, side: int, half_road: float, z: float) -> None:

@@ -1,17 +1,14 @@
-"""Writes rendered scenes as Hypersim raw HDF5, Virtual KITTI 2 pictures and NYUv2-style test pairs.
+"""Writes rendered scenes as Hypersim raw HDF5, Virtual KITTI 2 images and NYUv2-style test pairs.
 
 Each scene draws from a generator of its own, seeded with (seed, stream, scene), so scenes can be rendered
 in any order and by any number of processes, and no stream ever shares a scene with another.
 """
 
-import csv
 import dataclasses
 import functools
 import io
 import json
-import multiprocessing
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,28 +19,22 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
+from marigold.data.preparation.runner import in_processes
 from marigold.files import write_atomically
-from marigold.miniature.rooms.render import Rendering, render
-from marigold.miniature.rooms.scenes import camera_in_room, camera_in_street, garden, room, street
+from marigold.miniature.rooms.render import Rendering, Scene, View, render
+from marigold.miniature.rooms.scenes import Point, camera_in_room, camera_in_street, garden, room, street
 
 T = TypeVar("T")
 HYPERSIM_FOCAL = 886.81 / 1024  # of the image width, Hypersim's common pinhole
 VKITTI_FOCAL = 725.0087 / 1242  # of the image width, Virtual KITTI 2's intrinsics
-STREAMS = {
-    "hypersim/train": 0,
-    "hypersim/val": 1,
-    "nyu/test": 2,
-    "vkitti/train": 3,
-    "vkitti/val": 4,
-    "photos": 5,
-}
+STREAMS = {"hypersim/train": 0, "hypersim/val": 1, "nyu/test": 2, "vkitti/train": 3, "vkitti/val": 4, "photos": 5}
 WEATHER = ("clone", "morning", "overcast", "sunset")
 VKITTI_SKY = 65535
 
 
 @dataclass(frozen=True)
 class RoomsSize:
-    """How much to render: numbers of scenes per part, views per scene, picture sizes (height, width)."""
+    """How much to render: numbers of scenes per part, views per scene, image sizes (height, width)."""
 
     hypersim_train: int
     hypersim_val: int
@@ -70,38 +61,26 @@ def write_rooms(*, out: str, workers: int, size: RoomsSize) -> dict[str, int]:
     if manifest.is_file() and json.loads(manifest.read_text())["size"] == wanted["size"]:
         return dict(json.loads(manifest.read_text())["frames"])
     manifest.unlink(missing_ok=True)
-    parts: dict[str, tuple[Callable[..., list[str]], int]] = {
-        "hypersim/train": (write_hypersim_scene, size.hypersim_train),
-        "hypersim/val": (write_hypersim_scene, size.hypersim_val),
-        "vkitti/train": (write_vkitti_scene, size.vkitti_train),
-        "vkitti/val": (write_vkitti_scene, size.vkitti_val),
-        "nyu/test": (write_nyu_scene, size.nyu_test),
-    }
     jobs = [
-        functools.partial(write, root, part, scene, size) for part, (write, n) in parts.items() for scene in range(n)
+        functools.partial(write, root, part, scene, size)
+        for part, write in WRITERS.items()
+        for scene in range(getattr(size, part.replace("/", "_")))
     ]
-    lines: dict[str, list[str]] = {part: [] for part in parts}
-    for part, written in zip(
-        (part for part, (_, n) in parts.items() for _ in range(n)),
-        run_scenes(jobs, workers, "render rooms"),
-        strict=True,
-    ):
-        lines[part] += written
+    lines: dict[str, list[str]] = {part: [] for part in WRITERS}
+    for job, written in zip(jobs, run_scenes(jobs, workers, "render rooms"), strict=True):
+        lines[job.args[1]] += written
     _write_hypersim_csv(root / "hypersim_raw", lines)
     for part in ("vkitti/train", "vkitti/val", "nyu/test"):
-        write_atomically(root / f"{part}.txt", "".join(f"{line}\n" for line in lines[part]).encode())
+        write_atomically(root / f"{part}.txt", "".join(f"{line}\n" for line in lines[part]))
     frames = {part: len(written) for part, written in lines.items()}
-    write_atomically(manifest, json.dumps({**wanted, "frames": frames}, indent=1).encode())
+    write_atomically(manifest, json.dumps({**wanted, "frames": frames}, indent=1))
     return frames
 
 
 def run_scenes(jobs: Sequence[Callable[[], T]], workers: int, label: str) -> list[T]:
     """The results of one job per scene, in order, from `workers` processes."""
-    bar = functools.partial(tqdm, total=len(jobs), desc=label, unit="scene", mininterval=1)
-    if workers <= 1:
-        return list(bar(job() for job in jobs))
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        return list(bar(pool.map(_call, jobs, chunksize=4)))
+    results = in_processes(_call, jobs, workers)
+    return list(tqdm(results, total=len(jobs), desc=label, unit="scene", mininterval=1))
 
 
 def _call(job: Callable[[], T]) -> T:
@@ -110,31 +89,35 @@ def _call(job: Callable[[], T]) -> T:
 
 def room_views(stream: str, scene: int, size: RoomsSize) -> list[Rendering]:
     """The views of one furnished room."""
-    rng = np.random.default_rng([size.seed, STREAMS[stream], scene])
-    height, width = size.room_size
-    world, half = room(rng)
-    cameras = [camera_in_room(rng, world, half, HYPERSIM_FOCAL * width) for _ in range(size.views)]
-    return [render(world, camera, height, width) for camera in cameras]
+    return _views(stream, scene, size, room, camera_in_room, HYPERSIM_FOCAL, size.room_size)
 
 
 def street_views(stream: str, scene: int, size: RoomsSize) -> list[Rendering]:
     """The views of one street."""
-    rng = np.random.default_rng([size.seed, STREAMS[stream], scene])
-    height, width = size.street_size
-    world, half = street(rng)
-    cameras = [camera_in_street(rng, world, half, VKITTI_FOCAL * width) for _ in range(size.views)]
-    return [render(world, camera, height, width) for camera in cameras]
+    return _views(stream, scene, size, street, camera_in_street, VKITTI_FOCAL, size.street_size)
 
 
 def outdoor_views(stream: str, scene: int, size: RoomsSize) -> list[Rendering]:
     """The views of one scene of the Virtual KITTI half: every fourth is a street, the others are gardens."""
     if scene % 4 == 0:
         return street_views(stream, scene, size)
+    return _views(stream, scene, size, garden, camera_in_room, VKITTI_FOCAL, size.street_size)
+
+
+def _views(
+    stream: str,
+    scene: int,
+    size: RoomsSize,
+    build: Callable[[np.random.Generator], tuple[Scene, Point]],
+    look: Callable[[np.random.Generator, Scene, Point, float], View],
+    focal: float,
+    shape: tuple[int, int],
+) -> list[Rendering]:
+    """focal: in widths of the image. shape: (height, width)."""
     rng = np.random.default_rng([size.seed, STREAMS[stream], scene])
-    height, width = size.street_size
-    world, half = garden(rng)
-    cameras = [camera_in_room(rng, world, half, VKITTI_FOCAL * width) for _ in range(size.views)]
-    return [render(world, camera, height, width) for camera in cameras]
+    world, half = build(rng)
+    cameras = [look(rng, world, half, focal * shape[1]) for _ in range(size.views)]
+    return [render(world, camera, *shape) for camera in cameras]
 
 
 def expose(colour: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -173,7 +156,7 @@ def write_vkitti_scene(root: Path, part: str, scene: int, size: RoomsSize) -> li
 
 
 def write_nyu_scene(root: Path, part: str, scene: int, size: RoomsSize) -> list[str]:
-    """NYUv2-style pairs: depth in millimetres, 0 = unknown, and a third picture with the gaps filled."""
+    """NYUv2-style pairs: depth in millimetres, 0 = unknown, and a third image with the gaps filled."""
     folder = f"test/room_{scene:04d}"
     lines = []
     for frame, view in enumerate(room_views(part, scene, size)):
@@ -181,22 +164,19 @@ def write_nyu_scene(root: Path, part: str, scene: int, size: RoomsSize) -> list[
         millimetres = np.minimum(np.rint(view.depth * 1000), 65535).astype(np.uint16)
         filled = np.where(millimetres == 0, millimetres.max(), millimetres).astype(np.uint16)
         names = [f"{folder}/{kind}_{number:04d}.png" for kind in ("rgb", "depth", "filled")]
-        pictures: list[NDArray[Any]] = [expose(view.colour), millimetres, filled]
-        for file, pixels in zip(names, pictures, strict=True):
+        images: list[NDArray[Any]] = [expose(view.colour), millimetres, filled]
+        for file, pixels in zip(names, images, strict=True):
             _write_image(root / "nyu" / file, pixels, "PNG")
         lines.append(" ".join(names))
     return lines
 
 
 def _write_hypersim_csv(folder: Path, lines: dict[str, list[str]]) -> None:
-    buffer = io.StringIO(newline="")
-    writer = csv.writer(buffer, lineterminator="\n")
-    header = ("scene_name", "camera_name", "frame_id", "included_in_public_release", "exclude_reason")
-    writer.writerow([*header, "split_partition_name"])
-    for split in ("train", "val"):
-        for line in lines[f"hypersim/{split}"]:
-            writer.writerow([*line.split(), "True", "", split])
-    write_atomically(folder / "metadata_images_split_scene_v1.csv", buffer.getvalue().encode())
+    head = "scene_name,camera_name,frame_id,included_in_public_release,exclude_reason,split_partition_name"
+    rows = [
+        f"{line.replace(' ', ',')},True,,{split}" for split in ("train", "val") for line in lines[f"hypersim/{split}"]
+    ]
+    write_atomically(folder / "metadata_images_split_scene_v1.csv", "".join(f"{row}\n" for row in [head, *rows]))
 
 
 def _write_h5(path: Path, array: NDArray[Any]) -> None:
@@ -210,3 +190,12 @@ def _write_image(path: Path, pixels: NDArray[Any], kind: str, **options: int) ->
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, kind, **options)
     write_atomically(path, buffer.getvalue())
+
+
+WRITERS = {
+    "hypersim/train": write_hypersim_scene,
+    "hypersim/val": write_hypersim_scene,
+    "vkitti/train": write_vkitti_scene,
+    "vkitti/val": write_vkitti_scene,
+    "nyu/test": write_nyu_scene,
+}

@@ -6,40 +6,40 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hydra import compose, initialize_config_dir
 from PIL import Image
 from raw_hypersim import FRAMES, HEIGHT, WIDTH, random_frame, write_frame, write_raw
 
-from marigold.config import build
 from marigold.data.errors import DataError
 from marigold.data.preparation.hypersim import Filter
 from marigold.data.preparation.hypersim_recipe import planar_factor, read_cameras, tone_map
 from marigold.data.training_sets import Hypersim
 
-CONFIGS = Path(__file__).parents[3] / "configs"
+
+@pytest.fixture
+def raw(tmp_path) -> Path:
+    return write_raw(tmp_path / "raw")
 
 
-def prepare(raw: Path, out: Path, *overrides: str):
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = compose(
-            "prepare", ["dataset=hypersim", f"raw={raw}", f"out={out}", "prepare.official=null", *overrides]
-        )
-    return build(config.prepare, "prepare")
-
-
-def reader(out: Path, split: str = "train") -> Hypersim:
-    return Hypersim(
-        name="hypersim",
-        root=str(out / split),
-        split_list=str(out / f"filename_list_{split}.txt"),
-        min_depth=1e-5,
-        max_depth=65.0,
-        image_size=(HEIGHT, WIDTH),
+@pytest.fixture
+def prepared(prepare):
+    return lambda raw, out, *changes: prepare(
+        "hypersim", f"raw={raw}", f"out={out}", "prepare.official=null", *changes
     )
 
 
-def test_from_raw_files_to_samples(tmp_path):
-    raw, out = write_raw(tmp_path / "raw"), tmp_path / "out"
+def first_of(out: Path):
+    return Hypersim(
+        name="hypersim",
+        root=str(out / "train"),
+        split_list=str(out / "filename_list_train.txt"),
+        min_depth=1e-5,
+        max_depth=65.0,
+        image_size=(HEIGHT, WIDTH),
+    )[0]
+
+
+def test_from_raw_files_to_samples(raw, tmp_path, prepared):
+    out = tmp_path / "out"
     # By hand: a flat wall at 4 m; the distance grows to the corners, planar depth does not.
     x = np.arange(WIDTH) - (WIDTH - 1) / 2
     y = np.arange(HEIGHT)[:, None] - (HEIGHT - 1) / 2
@@ -50,21 +50,25 @@ def test_from_raw_files_to_samples(tmp_path):
     wall[0, 0], wall[0, 1], wall[0, 2], entity[0, 3] = np.nan, np.inf, 90.0, -1
     write_frame(raw, "ai_001_001", "cam_00", 0, colour, wall.astype(np.float32), entity)
 
-    summary = prepare(raw, out)
+    needed = prepared(raw, out, "dry_run=true").needed
+    assert not out.exists()
+    summary = prepared(raw, out)
     assert (summary.seen, summary.already, summary.broken) == (5, 0, {})
+    assert needed == pytest.approx(summary.written, rel=0.2)
     assert [result.split.count for result in summary.lists] == [3, 1, 1]
-    dataset = reader(out)
-    assert dataset.names[0] == "ai_001_001/rgb_cam_00_fr0000.png"
-    sample = dataset[0]
+    sample = first_of(out)
+    assert sample.name == "ai_001_001/rgb_cam_00_fr0000.png"
     expected = np.full((HEIGHT, WIDTH), 4.0)
     expected[3, 4] = 60 * 4 / (4 * math.sqrt(1 + (x[4] / focal) ** 2 + (y[3, 0] / focal) ** 2))
     expected[0, :4] = 0
     assert np.abs(sample.depth[0].numpy() - expected).max() <= 1.01e-3  # truncated to millimetres
     assert (sample.valid[0].numpy() == (expected > 0)).all()
-    meta = (out / "filename_meta_train.csv").read_text().splitlines()
-    facts = dict(zip(meta[0].split(","), meta[1].split(","), strict=True))
-    assert facts["out_of_range"] == "3"  # the nan, the inf and the 90 m
-    assert float(facts["invalid_ratio"]) == pytest.approx(1 / (HEIGHT * WIDTH))
+    facts = np.genfromtxt(out / "filename_meta_train.csv", delimiter=",", names=True, dtype=None, encoding="utf-8")[0]
+    assert facts["out_of_range"] == 3  # the nan, the inf and the 90 m
+    assert facts["invalid_ratio"] == pytest.approx(1 / (HEIGHT * WIDTH))
+    for kind, mode in (("rgb", "RGB"), ("depth_plane", "I;16")):
+        with Image.open(out / f"train/ai_001_001/{kind}_cam_00_fr0000.png") as image:
+            assert image.mode == mode
 
 
 def test_tone_mapping_by_hand():
@@ -99,21 +103,21 @@ def test_planar_factor_of_a_scene_camera(tmp_path):
     assert read_cameras(path) == {"ai_001_001": ((1, 2, 3), (4, 5, 6), (7, 8, 9))}
 
 
-def test_scene_cameras_change_the_depth(tmp_path):
-    raw = write_raw(tmp_path / "raw")
+def test_scene_cameras_change_the_depth(raw, tmp_path, prepared):
+    cameras = tmp_path / "cameras.csv"
     names = ",".join(f"M_cam_from_uv_{i}{j}" for i in range(3) for j in range(3))
-    scenes = sorted({scene for _, scene, _, _ in FRAMES})
-    rows = "".join(f"{scene},1,0,0,0,1,0,0,0,-1\n" for scene in scenes)
-    (tmp_path / "cameras.csv").write_text(f"scene_name,{names}\n{rows}")
-    text = prepare(raw, tmp_path / "nominal").text()
-    assert "camera: one pinhole for all scenes, as published" in text
-    text = prepare(raw, tmp_path / "own", f"prepare.camera_csv={tmp_path / 'cameras.csv'}").text()
-    assert f"camera: each scene's own, {tmp_path / 'cameras.csv'}" in text
+    rows = "".join(f"{scene},1,0,0,0,1,0,0,0,-1\n" for scene in sorted({scene for _, scene, _, _ in FRAMES}))
+    cameras.write_text(f"scene_name,{names}\n{rows}")
+    prepared(raw, tmp_path / "nominal")
+    assert str(cameras) in prepared(raw, tmp_path / "own", f"prepare.camera_csv={cameras}").text()
     # 90 degrees of view instead of 60: corners are nearer to the image plane.
-    nominal, own = reader(tmp_path / "nominal")[0].depth, reader(tmp_path / "own")[0].depth
+    nominal, own = first_of(tmp_path / "nominal").depth, first_of(tmp_path / "own").depth
     assert own[0, 0, 0] < 0.9 * nominal[0, 0, 0]
-    with pytest.raises(DataError, match="another out=DIR"):
-        prepare(raw, tmp_path / "nominal", f"prepare.camera_csv={tmp_path / 'cameras.csv'}")
+    with pytest.raises(DataError, match="out=DIR"):
+        prepared(raw, tmp_path / "nominal", f"prepare.camera_csv={cameras}")
+    cameras.write_text(f"scene_name,{names}\n{rows.partition('ai_003')[0]}")
+    with pytest.raises(DataError, match="ai_003_001"):
+        prepared(raw, tmp_path / "cut", f"prepare.camera_csv={cameras}")
 
 
 def test_filter_reasons():
@@ -128,38 +132,23 @@ def test_filter_reasons():
     assert keep.reason("val", good | {"invalid_ratio": 0.5}) == ""
 
 
-def test_a_run_goes_on_where_it_stopped(tmp_path):
-    raw, out = write_raw(tmp_path / "raw"), tmp_path / "out"
-    first = prepare(raw, out)
-    stamps = {path: path.stat().st_mtime_ns for path in out.rglob("*.png")}
-    again = prepare(raw, out)
-    assert (again.already, again.written) == (5, 0)
-    assert {path: path.stat().st_mtime_ns for path in out.rglob("*.png")} == stamps
-    # A file that lost its end and a journal killed in the middle of a line: only those are made again.
-    damaged = out / "train/ai_001_001/rgb_cam_00_fr0001.png"
-    damaged.write_bytes(damaged.read_bytes()[:50])
-    with open(out / ".prepare/journal.jsonl", "a") as journal:
-        journal.write('{"name": "val/ai')
-    third = prepare(raw, out)
-    assert third.already == 4
-    assert [result.split for result in third.lists] == [result.split for result in first.lists]
-    assert prepare(raw, out).already == 5
+def test_workers_make_the_same_files(raw, tmp_path, prepared):
+    prepared(raw, tmp_path / "one")
+    prepared(raw, tmp_path / "two", "workers=2")
+    one, two = (
+        {
+            path.relative_to(tmp_path / run): path.read_bytes()
+            for path in (tmp_path / run).rglob("*.*")
+            if path.is_file()
+        }
+        for run in ("one", "two")
+    )
+    assert len(one) == 10 + 3 + 3 + 1  # images, lists, facts, journal
+    assert one == two
 
 
-def test_workers_make_the_same_files(tmp_path):
-    raw = write_raw(tmp_path / "raw")
-    prepare(raw, tmp_path / "one")
-    prepare(raw, tmp_path / "two", "workers=2")
-    files = sorted(path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*.*g") if path.is_file())
-    assert len(files) == 10
-    assert all((tmp_path / "one" / f).read_bytes() == (tmp_path / "two" / f).read_bytes() for f in files)
-    lists = [(tmp_path / run / "filename_list_train.txt").read_text() for run in ("one", "two")]
-    assert lists[0] == lists[1]
-
-
-def test_straight_from_the_publishers_zips(tmp_path):
-    raw = write_raw(tmp_path / "raw")
-    prepare(raw, tmp_path / "folders")
+def test_straight_from_the_publishers_zips(raw, tmp_path, prepared):
+    prepared(raw, tmp_path / "folders")
     zipped = tmp_path / "zipped"
     zipped.mkdir()
     (raw / "metadata_images_split_scene_v1.csv").rename(zipped / "metadata_images_split_scene_v1.csv")
@@ -167,69 +156,47 @@ def test_straight_from_the_publishers_zips(tmp_path):
         with zipfile.ZipFile(zipped / f"{scene.name}.zip", "w", zipfile.ZIP_DEFLATED) as archive:
             for path in scene.rglob("*.hdf5"):
                 archive.write(path, path.relative_to(raw))
-    before = set(tmp_path.rglob("*"))
-    prepare(zipped, tmp_path / "zips", "dry_run=true")
-    assert set(tmp_path.rglob("*")) == before
-    prepare(zipped, tmp_path / "zips")
-    assert not list(zipped.glob("*.index"))
-    assert (reader(tmp_path / "zips")[0].depth == reader(tmp_path / "folders")[0].depth).all()
+    before = set(zipped.iterdir())
+    prepared(zipped, tmp_path / "zips")
+    assert set(zipped.iterdir()) == before  # no index
+    assert (first_of(tmp_path / "zips").depth == first_of(tmp_path / "folders").depth).all()
 
 
-def test_dry_run_says_the_need_and_writes_nothing(tmp_path):
-    raw, out = write_raw(tmp_path / "raw"), tmp_path / "out"
-    summary = prepare(raw, out, "dry_run=true")
-    assert not out.exists()
-    written = prepare(raw, out).written
-    assert summary.needed == pytest.approx(written, rel=0.2)
-    assert "5 images" in summary.text()
-
-
-def test_broken_frames_are_named_and_too_many_are_an_error(tmp_path):
-    raw, out = write_raw(tmp_path / "raw"), tmp_path / "out"
+def test_broken_frames_are_named_and_too_many_are_an_error(raw, tmp_path, prepared):
+    out = tmp_path / "out"
     cut = raw / "ai_001_001/images/scene_cam_00_final_hdf5/frame.0001.color.hdf5"
     cut.write_bytes(cut.read_bytes()[:1000])
-    with pytest.raises(DataError, match=r"1 of 5 images are missing or broken") as caught:
-        prepare(raw, out)
-    assert "frame.0001.color.hdf5: not a whole HDF5 file" in str(caught.value)
+    with pytest.raises(DataError, match=r"1 of 5 images[^$]*frame\.0001\.color\.hdf5"):
+        prepared(raw, out)
     assert not (out / "filename_list_train.txt").exists()
-    summary = prepare(raw, out, "max_broken=0.2")
+    summary = prepared(raw, out, "max_broken=0.2")
     assert (summary.already, list(summary.broken)) == (4, ["train/ai_001_001/cam_00/0001"])
     assert summary.lists[0].dropped == {"broken": 1}
     assert "frame.0001" in (out / "broken.txt").read_text()
     write_frame(raw, "ai_001_001", "cam_00", 1, *random_frame(np.random.default_rng(5)))
-    assert prepare(raw, out).broken == {}  # mended: taken up, and the report goes
+    assert prepared(raw, out).broken == {}  # repaired: taken up, and the report goes
     assert not (out / "broken.txt").exists()
 
 
 @pytest.mark.parametrize(
-    ("change", "reason"),
+    ("change", "file"),
     [
-        (lambda c, d, e: (c[:, :, :2], d, e), "sizes differ"),
-        (lambda c, d, e: (c, d[:-1], e), "sizes differ"),
-        (lambda c, d, e: (c.astype(np.uint8), d, e), "expected 3 axes of kind 'f', got uint8"),
-        (lambda c, d, e: (c, d[None], e), "expected 2 axes"),
-        (lambda c, d, e: (c, d, e * 0), "entity id 0"),
+        (lambda c, d, e: (c[:, :, :2], d, e), r"final_hdf5/frame\.0000"),
+        (lambda c, d, e: (c, d[:-1], e), r"final_hdf5/frame\.0000"),
+        (lambda c, d, e: (c.astype(np.uint8), d, e), r"color\.hdf5.*uint8"),
+        (lambda c, d, e: (c, d[None], e), r"depth_meters\.hdf5"),
+        (lambda c, d, e: (c, d, e * 0), r"render_entity_id\.hdf5"),
     ],
 )
-def test_wrong_arrays(tmp_path, change, reason):
-    raw = write_raw(tmp_path / "raw")
+def test_wrong_arrays(raw, tmp_path, prepared, change, file):
     write_frame(raw, "ai_001_001", "cam_00", 0, *change(*random_frame(np.random.default_rng(1))))
-    with pytest.raises(DataError, match=reason):
-        prepare(raw, tmp_path / "out")
+    with pytest.raises(DataError, match=file):
+        prepared(raw, tmp_path / "out", "prepare.scenes=[ai_001_001]")
 
 
-def test_missing_file_and_wrong_key(tmp_path):
-    raw = write_raw(tmp_path / "raw")
+def test_missing_files(raw, tmp_path, prepared):
     (raw / "ai_003_001/images/scene_cam_00_geometry_hdf5/frame.0000.depth_meters.hdf5").unlink()
-    with pytest.raises(DataError, match="No such file"):
-        prepare(raw, tmp_path / "out")
-    with pytest.raises(DataError, match="part of the publisher's repository"):
-        prepare(tmp_path, tmp_path / "out2")
-
-
-def test_photo_is_a_png_of_the_right_kind(tmp_path):
-    prepare(write_raw(tmp_path / "raw"), tmp_path / "out")
-    folder = tmp_path / "out/train/ai_001_001"
-    for name, mode in (("rgb", "RGB"), ("depth_plane", "I;16")):
-        with Image.open(folder / f"{name}_cam_00_fr0000.png") as image:
-            assert image.mode == mode
+    with pytest.raises(DataError, match=r"frame\.0000\.depth_meters\.hdf5"):
+        prepared(raw, tmp_path / "out")
+    with pytest.raises(DataError, match=r"metadata_images_split_scene_v1\.csv"):
+        prepared(tmp_path, tmp_path / "out2")

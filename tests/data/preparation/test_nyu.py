@@ -5,28 +5,24 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from hydra import compose, initialize_config_dir
 from PIL import Image
 from scipy.io import savemat
 
-from marigold.config import build
-from marigold.data.benchmarks import NYU
 from marigold.data.errors import DataError
 
-CONFIGS = Path(__file__).parents[3] / "configs"
 HEIGHT, WIDTH, COUNT = 6, 8, 5
 SCENES = ["kitchen_0001", "kitchen_0001", "bathroom_0002", "office_0003a", "office_0003a"]
 
 
 def write_raw(root: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Returns photos (N, H, W, 3) and raw depth (N, H, W); filled depth is one metre more."""
+    """Returns images (N, H, W, 3) and raw depth (N, H, W); filled depth is one metre more."""
     rng = np.random.default_rng(0)
-    photos = rng.integers(0, 256, (COUNT, HEIGHT, WIDTH, 3), dtype=np.uint8)
+    images = rng.integers(0, 256, (COUNT, HEIGHT, WIDTH, 3), dtype=np.uint8)
     depth = rng.uniform(0.7, 9, (COUNT, HEIGHT, WIDTH)).astype(np.float32)
     depth[:, 0, 0] = 0
     root.mkdir()
     with h5py.File(root / "nyu_depth_v2_labeled.mat", "w") as file:
-        file["images"] = photos.transpose(0, 3, 2, 1)
+        file["images"] = images.transpose(0, 3, 2, 1)
         file["rawDepths"] = depth.transpose(0, 2, 1)
         file["depths"] = (depth + 1).transpose(0, 2, 1)
         for i, scene in enumerate(SCENES):
@@ -34,19 +30,13 @@ def write_raw(root: Path) -> tuple[np.ndarray, np.ndarray]:
         references = [file[f"#refs#/{i}"].ref for i in range(COUNT)]
         file.create_dataset("scenes", data=np.array([references], h5py.ref_dtype), dtype=h5py.ref_dtype)
     savemat(root / "splits.mat", {"trainNdxs": np.array([[4], [3], [5]]), "testNdxs": np.array([[1], [2]], np.uint16)})
-    return photos, depth
+    return images, depth
 
 
-def prepare(raw: Path, out: Path, *overrides: str):
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = compose("prepare", ["dataset=nyu", f"raw={raw}", f"out={out}", *overrides])
-    return build(config.prepare, "prepare")
-
-
-def test_from_mat_to_samples(tmp_path):
-    photos, depth = write_raw(tmp_path / "raw")
-    out = tmp_path / "out"
-    summary = prepare(tmp_path / "raw", out)
+def test_from_mat_to_samples(tmp_path, prepare, reader):
+    images, depth = write_raw(tmp_path / "raw")
+    out = tmp_path / "nyu"
+    summary = prepare("nyu", f"raw={tmp_path / 'raw'}", f"out={out}")
     assert [(r.split.name, r.split.count, r.split.official) for r in summary.lists] == [
         ("nyu/train", 3, False),
         ("nyu/test", 2, False),
@@ -54,37 +44,32 @@ def test_from_mat_to_samples(tmp_path):
     assert (out / "filename_list_train.txt").read_text().splitlines()[0] == (
         "train/bathroom_0002/rgb_0003.png train/bathroom_0002/depth_0003.png train/bathroom_0002/filled_0003.png"
     )
-    dataset = NYU(
-        name="nyu", root=str(out), split_list=str(out / "filename_list_test.txt"), min_depth=1e-3, max_depth=10.0
-    )
+    dataset = reader("nyu", tmp_path, "image_size=[6,8]")
     assert dataset.names == ["test/kitchen_0001/rgb_0001.png", "test/kitchen_0001/rgb_0002.png"]
     for i in range(2):
-        assert ((dataset[i].image.numpy() * 255).round().transpose(1, 2, 0) == photos[i]).all()
+        assert ((dataset[i].image.numpy() * 255).round().transpose(1, 2, 0) == images[i]).all()
         assert np.abs(dataset[i].depth[0].numpy() - depth[i]).max() <= 0.00051
         assert dataset[i].valid[0].numpy().sum() == HEIGHT * WIDTH - 1
     with Image.open(out / "test/kitchen_0001/filled_0001.png") as filled:
         assert np.abs(np.asarray(filled) / 1000 - depth[0] - 1).max() <= 0.00051
-    assert prepare(tmp_path / "raw", out, "workers=2").already == 5
 
 
-def test_bad_publisher_files(tmp_path):
+def test_bad_publisher_files(tmp_path, prepare):
     raw = tmp_path / "raw"
     write_raw(raw)
     mat = raw / "nyu_depth_v2_labeled.mat"
-    whole = mat.read_bytes()
+
+    def fails(file: str) -> None:
+        with pytest.raises(DataError, match=file):
+            prepare("nyu", f"raw={raw}", f"out={tmp_path / 'out'}")
+
     savemat(raw / "splits.mat", {"trainNdxs": [3, 4, 5], "testNdxs": [1, 3]})
-    with pytest.raises(DataError, match=r"splits\.mat: train and test are not the 5 images, each once"):
-        prepare(raw, tmp_path / "out")
+    fails(r"splits\.mat")
     (raw / "splits.mat").write_text("not a mat file")
-    with pytest.raises(DataError, match=r"splits\.mat: no readable trainNdxs"):
-        prepare(raw, tmp_path / "out")
-    cut = tmp_path / "cut"
-    cut.mkdir()
-    (cut / mat.name).write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(DataError, match=r"nyu_depth_v2_labeled\.mat"):
-        prepare(cut, tmp_path / "out")
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=r"nyu_depth_v2_labeled\.mat"):
-        prepare(tmp_path / "empty", tmp_path / "out")
-    with pytest.raises(DataError, match=r"nothing: no such folder; give the publisher's files by raw=DIR"):
-        prepare(tmp_path / "nothing", tmp_path / "out")
+    fails(r"splits\.mat")
+    mat.write_bytes(mat.read_bytes()[:2000])
+    fails(r"nyu_depth_v2_labeled\.mat")
+    mat.unlink()
+    fails(r"nyu_depth_v2_labeled\.mat")
+    mat.parent.rename(tmp_path / "elsewhere")
+    fails(f"{raw}.*raw=DIR")

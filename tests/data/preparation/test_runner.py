@@ -3,44 +3,39 @@
 import multiprocessing
 import os
 import resource
-from collections.abc import Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import pytest
 
 from marigold.data.errors import DataError
-from marigold.data.preparation.images import write_file
 from marigold.data.preparation.journal import Outcome
-from marigold.data.preparation.runner import ListResult, RunOptions, run, write_list
+from marigold.data.preparation.lists import PlannedList
+from marigold.data.preparation.runner import Preparation, run
 from marigold.files import atomic_file, write_atomically
 
 
-class Numbers:
-    """Writes `n` files of 1,000 bytes; the items in `deadly` end their process."""
+class Numbers(Preparation):
+    """Writes files of 1,000 bytes; the item `deadly` ends its process, and the `half` written one too."""
 
-    def __init__(self, out: Path, count: int = 20, deadly: tuple[str, ...] = ()) -> None:
-        self.out, self.count, self.deadly = out, count, deadly
-
-    def items(self) -> Sequence[str]:
-        return [str(i) for i in range(self.count)]
-
-    def settings(self) -> Mapping[str, object]:
-        return {"dataset": "numbers"}
+    def __init__(self, out: Path, count: int = 20, deadly: str = "", half: str = "") -> None:
+        self.out, self.deadly, self.half = out, deadly, half
+        self.lists = [PlannedList("list.txt", {str(i): f"{i}.bin" for i in range(count)}, None)]
+        self.settings = {"dataset": "numbers"}
 
     def convert(self, item: str, out: Path) -> Outcome:
-        if item in self.deadly and multiprocessing.parent_process() is not None:
+        if item == self.deadly and multiprocessing.parent_process() is not None:
             os._exit(9)
-        if int(item) >= 1000:
-            raise DataError(f"{item}: too large a number")
-        files = write_file(out, f"n/{item}.bin", bytes(1000))
-        return Outcome(item, files, 1000)
+        if item == self.half and multiprocessing.parent_process() is not None:
+            (out / "n").mkdir(exist_ok=True)
+            with atomic_file(out / f"n/{item}.bin") as file:
+                file.write(b"half")
+                file.flush()
+                os._exit(9)
+        return Outcome(item, {f"n/{item}.bin": write_atomically(out / f"n/{item}.bin", bytes(1000))}, 1000)
 
-    def finish(self, outcomes: Mapping[str, Outcome]) -> Sequence[ListResult]:
-        return [write_list(self.out / "list.txt", list(outcomes), None, {})]
 
-
-ONE = RunOptions(workers=1, dry_run=False, max_broken=0.0)
+ONE = (1, False, 0.0)  # workers, dry_run, max_broken
 
 
 def test_a_file_size_limit_in_the_middle(tmp_path):
@@ -53,65 +48,62 @@ def test_a_file_size_limit_in_the_middle(tmp_path):
         with pytest.raises(OSError, match="File too large"):
             write_atomically(path, bytes(1000))
         with pytest.raises(OSError, match="File too large"):
-            run(Numbers(tmp_path / "out"), ONE)
+            run(Numbers(tmp_path / "out"), *ONE)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, old)
     assert path.read_bytes() == b"whole"
     assert [p.name for p in tmp_path.iterdir() if p.is_file()] == ["x.bin"]  # no half file stays
     assert not list((tmp_path / "out").rglob("*.bin"))
-    summary = run(Numbers(tmp_path / "out"), ONE)
+    summary = run(Numbers(tmp_path / "out"), *ONE)
     assert (summary.already, summary.lists[0].split.count) == (0, 20)
 
 
 def test_a_full_disk_is_seen_before_the_start(tmp_path, monkeypatch):
-    usage = type("Usage", (), {"free": 50_000})()
-    monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
-    with pytest.raises(DataError, match=r"GiB are needed and 0\.00 GiB are free"):
-        run(Numbers(tmp_path / "out", count=100), ONE)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 50_000})())
+    with pytest.raises(DataError, match=str(tmp_path / "out")):
+        run(Numbers(tmp_path / "out", count=100), *ONE)
     assert not (tmp_path / "out/n").exists()
 
 
-def test_a_worker_that_dies_ends_the_run_and_the_next_one_goes_on(tmp_path):
-    out = tmp_path / "out"
+def test_killed_workers_end_the_run_and_the_next_one_resumes(tmp_path):
     with pytest.raises(BrokenProcessPool):
-        run(Numbers(out, deadly=("15",)), RunOptions(2, False, 0.0))
-    done = len(list(out.rglob("*.bin")))
-    assert done >= 1
-    summary = run(Numbers(out), RunOptions(2, False, 0.0))
+        run(Numbers(tmp_path, deadly="15", half="16"), 2, False, 0.0)
+    done = {path.name for path in (tmp_path / "n").iterdir()}
+    assert len(done) >= 1
+    summary = run(Numbers(tmp_path), *ONE)
     assert summary.already >= 1
-    assert summary.lists[0].split.count == 20
-    assert (out / "list.txt").read_text().split() == [str(i) for i in range(20)]  # in order, whoever was first
-
-
-class Interrupted(Numbers):
-    """Its process is killed while it writes the first item."""
-
-    def convert(self, item: str, out: Path) -> Outcome:
-        (out / "n").mkdir(exist_ok=True)
-        with atomic_file(out / f"n/{item}.bin") as file:
-            file.write(b"half")
-            file.flush()
-            os._exit(9)
-
-
-def test_what_a_killed_worker_was_writing_is_removed_by_the_next_run(tmp_path):
-    with pytest.raises(BrokenProcessPool):
-        run(Interrupted(tmp_path), RunOptions(workers=2, dry_run=False, max_broken=0.0))
-    assert [path.suffix for path in (tmp_path / "n").iterdir()] == [".tmp"] * len(list((tmp_path / "n").iterdir()))
-    assert list((tmp_path / "n").iterdir())
-    run(Numbers(tmp_path), ONE)
     assert sorted(path.name for path in (tmp_path / "n").iterdir()) == sorted(f"{i}.bin" for i in range(20))
+    assert (tmp_path / "list.txt").read_text().split() == [f"{i}.bin" for i in range(20)]
 
 
-def test_wrong_options(tmp_path):
-    for options in (RunOptions(0, False, 0.0), RunOptions(1, False, 1.5)):
-        with pytest.raises(ValueError, match="workers >= 1"):
-            run(Numbers(tmp_path), options)
+def test_what_was_half_written_is_removed(tmp_path):
+    (tmp_path / "n").mkdir()
+    (tmp_path / "n/.3.bin.abc.tmp").write_bytes(b"half")
+    run(Numbers(tmp_path), *ONE)
+    assert not list(tmp_path.rglob(".*.tmp"))
+
+
+def test_damaged_files_and_torn_lines_are_made_again(tmp_path):
+    run(Numbers(tmp_path), *ONE)
+    stamp = (tmp_path / "n/2.bin").stat().st_mtime_ns
+    (tmp_path / "n/3.bin").write_bytes(bytes(10))
+    (tmp_path / "n/4.bin").unlink()
+    with open(tmp_path / ".prepare/journal.jsonl", "a") as journal:
+        journal.write('{"name": "1')
+    for already in (18, 20):
+        assert run(Numbers(tmp_path), *ONE).already == already
+    assert (tmp_path / "n/2.bin").stat().st_mtime_ns == stamp
+
+
+@pytest.mark.parametrize(("workers", "max_broken"), [(0, 0.0), (1, 1.5)])
+def test_wrong_options(tmp_path, workers, max_broken):
+    with pytest.raises(ValueError, match="max_broken"):
+        run(Numbers(tmp_path), workers, False, max_broken)
 
 
 def test_a_journal_of_other_settings(tmp_path):
-    run(Numbers(tmp_path / "out"), ONE)
-    other = Numbers(tmp_path / "out")
-    other.settings = lambda: {"dataset": "letters"}  # type: ignore[method-assign]
-    with pytest.raises(DataError, match=r"was prepared with .*numbers.*letters"):
-        run(other, ONE)
+    run(Numbers(tmp_path), *ONE)
+    other = Numbers(tmp_path)
+    other.settings = {"dataset": "letters"}
+    with pytest.raises(DataError, match=r"numbers.*letters"):
+        run(other, *ONE)

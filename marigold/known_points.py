@@ -1,0 +1,66 @@
+"""The part of the page where distances are known: points are clicked on the image, and their metres typed."""
+
+from typing import Any
+
+import gradio as gr
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from marigold.depth.metric import MetricDepth
+
+NONE_YET = [["", "", ""]]
+
+
+class KnownPoints:
+    """An image to click on, a table of points in pixels of the upright image and metres along the view, a button."""
+
+    def __init__(self) -> None:
+        gr.Markdown("### Metres\nClick at least two points whose distance is known, and type their metres.")
+        self.photo = gr.Image(format="jpeg", interactive=False, show_label=False, buttons=[], elem_id="points")
+        self.table = gr.Dataframe(
+            NONE_YET,
+            headers=["x", "y", "metres"],
+            datatype="str",  # what is missing would be shown as 0
+            type="array",
+            column_count=3,
+            interactive=True,
+            elem_id="known",
+        )
+        self.start = gr.Button("To metres")
+        self.answer = gr.Markdown(elem_id="metres")
+        self.components = [self.photo, self.table, self.answer]
+        self.photo.select(self.add, self.table, self.table, api_visibility="private")
+
+    def of(self, photo: np.ndarray | None) -> dict[Any, Any]:
+        """Nothing known yet of another image."""
+        return {self.photo: photo, self.table: NONE_YET, self.answer: ""}
+
+    def add(self, rows: list[list[Any]], event: gr.SelectData) -> list[list[Any]]:
+        """One more row, for the pixel that was clicked."""
+        return [*_filled(rows), [*event.index, ""]]
+
+    def read(self, rows: list[list[Any]]) -> tuple[Float[Tensor, "N 2"], Float[Tensor, "N"]]:
+        """Points and metres of the rows that are not empty; NaN for what is missing, ValueError for no number."""
+        filled = [[float("nan") if _empty(cell) else float(cell) for cell in row] for row in _filled(rows)]
+        values = torch.tensor(filled, dtype=torch.float64).reshape(-1, 3)
+        return values[:, :2], values[:, 2]
+
+    def report(self, found: MetricDepth) -> str:
+        """What came of the points, in words; they are counted from 0, as the table and error messages do."""
+        low, high = (float(value) for value in found.depth.aminmax())
+        text = f"{low:.2f} to {high:.2f} m; expected error {float(found.uncertainty.median()):.2f} m in the median."
+        if found.outliers.any():
+            text += (
+                f" Left out, for they disagree with the others: points {found.outliers.nonzero().flatten().tolist()}."
+            )
+        return text
+
+
+def _empty(cell: Any) -> bool:
+    return cell is None or cell == ""
+
+
+def _filled(rows: list[list[Any]]) -> list[list[Any]]:
+    return [row for row in rows if not all(_empty(cell) for cell in row)]

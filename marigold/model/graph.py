@@ -1,0 +1,130 @@
+"""One step of a depth model as a graph that needs neither this package nor diffusers: ONNX, or torch.export's pt2.
+
+The graph begins and ends at the processing size: whoever runs it resizes and pads, as docs/export.md shows.
+"""
+
+import copy
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+import torch.nn.functional as F
+from diffusers.models.upsampling import Upsample2D
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from marigold.model.backbone import LATENT_CHANNELS, VAE_FACTOR
+from marigold.model.export import ExportError
+from marigold.model.latents import decode_depth, encode_image
+from marigold.model.pipeline import MarigoldDepth
+
+LARGEST_BATCH, LARGEST_SIDE = 2**16, 2**16  # of latents; the tracer wants ends
+Module = TypeVar("Module", bound=nn.Module)
+
+
+class OneStep(nn.Module):
+    """A depth model's prediction in one step, as a module of tensors alone; the empty prompt is a constant of it."""
+
+    def __init__(self, model: MarigoldDepth) -> None:
+        """Share the model's weights. Raises ExportError for a model that one step takes nowhere."""
+        super().__init__()
+        if not model.switches.one_pass and model.diffusion.timestep_spacing == "leading":
+            raise ExportError(
+                "scheduler: timestep_spacing=leading: a single step would be told the least noise and given nothing "
+                "else; set timestep_spacing to trailing in the checkpoint's scheduler/scheduler_config.json"
+            )
+        self.unet, self.vae = traceable(model.backbone.unet), traceable(model.backbone.vae)
+        self.smallest = 2**self.unet.num_upsamplers + 1  # latents on a side: below, the lowest level has a single one
+        # Sizes are handed upwards, which is always right; else the trace would hold for multiples of 2^levels alone.
+        self.unet.num_upsamplers = LARGEST_SIDE.bit_length()
+        self.model = MarigoldDepth(replace(model.backbone, unet=self.unet, vae=self.vae), model.settings)
+        # Computed now, they are constants of the graph and not a part of it.
+        self.model.prompt, self.model.diffusion.alphas_cumprod  # noqa: B018
+
+    def forward(
+        self, image: Float[Tensor, "B 3 H W"], noise: Float[Tensor, "B 4 h w"] | None = None
+    ) -> Float[Tensor, "B 1 H W"]:
+        """Depth in [0, 1] of images in [0, 1] whose sides are multiples of 8; as `MarigoldDepth` with steps=1.
+
+        noise: where a step starts, standard normal, h = H / 8; None for a recipe without noise.
+        """
+        condition = encode_image(self.vae, image * 2 - 1)
+        start = torch.zeros_like(condition) if noise is None else noise
+        return (decode_depth(self.vae, self.model.denoise(condition, start, steps=1)) + 1) / 2
+
+
+class Upsample(nn.Module):
+    """What diffusers' `Upsample2D` computes, without its questions about sizes, whose answers a trace would keep."""
+
+    def __init__(self, conv: nn.Module) -> None:
+        super().__init__()
+        self.conv = conv
+
+    def forward(
+        self, hidden: Float[Tensor, "B C h w"], output_size: torch.Size | None = None
+    ) -> Float[Tensor, "B C H W"]:
+        """Repeat pixels up to `output_size`, by default twice the size, and convolve."""
+        size = output_size or (2 * hidden.shape[-2], 2 * hidden.shape[-1])
+        return self.conv(F.interpolate(hidden, size=size, mode="nearest"))
+
+
+def traceable(network: Module) -> Module:
+    """A copy with the same weights, not copies of them, whose graph holds for every size and batch."""
+    copied = copy.deepcopy(network, {id(weight): weight for weight in network.parameters()})
+    for name, part in list(copied.named_modules()):
+        if isinstance(part, Upsample2D):
+            assert part.conv is not None  # Stable Diffusion's U-Nets and VAEs upsample with a convolution
+            parent, _, own = name.rpartition(".")
+            setattr(copied.get_submodule(parent), own, Upsample(part.conv))
+    return copied
+
+
+@torch.no_grad()
+def trace(model: MarigoldDepth) -> ExportedProgram:
+    """The graph of `OneStep`, of inputs `image` and, where the recipe has any, `noise`, of any batch and size.
+
+    Sides are multiples of 8, of at least 8 x (2^n + 1) pixels with a U-Net that halves n times. Raises ExportError as
+    `OneStep` does.
+    """
+    step = OneStep(model).eval()
+    # Examples whose sides are neither equal nor multiples of a level's, so that no accident becomes a rule.
+    height, width = step.smallest + 1, step.smallest + 2
+    batch = Dim("batch", max=LARGEST_BATCH)
+    h, w = (Dim(name, min=step.smallest, max=LARGEST_SIDE) for name in "hw")
+    inputs = {"image": torch.rand(2, 3, VAE_FACTOR * height, VAE_FACTOR * width)}
+    shapes = {"image": {0: batch, 2: VAE_FACTOR * h, 3: VAE_FACTOR * w}}
+    if not model.switches.silent:
+        inputs["noise"] = torch.randn(2, LATENT_CHANNELS, height, width)
+        shapes["noise"] = {0: batch, 2: h, 3: w}
+    return torch.export.export(step, tuple(inputs.values()), dynamic_shapes=shapes)
+
+
+def write_pt2(model: MarigoldDepth, file: Path) -> None:
+    """Write the graph for `torch.export.load`; the space of its depth is the extra file `space`."""
+    with file.open("wb") as stream:  # of a name it would want the ending .pt2
+        torch.export.save(trace(model), stream, extra_files={"space": model.space})
+
+
+def write_onnx(model: MarigoldDepth, file: Path, external_data: bool = False) -> None:
+    """Write the graph as ONNX, output `depth`; the space of the depth is its metadata's `space`.
+
+    Weights of more than 1.5 GB, or all with `external_data`, go to `file`.data, as a message of protobuf holds 2 GB.
+    Raises ExportError when a package is missing, or as `trace`.
+    """
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise ExportError(f"format=onnx needs {error.name}: pip install -e '.[onnx]'") from error
+    traced = trace(model)
+    with warnings.catch_warnings():
+        # The exporter's own use of what Python and torch will retire.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", FutureWarning)
+        program = torch.onnx.export(traced, dynamo=True, output_names=["depth"], verbose=False)
+    assert program is not None
+    program.model.metadata_props["space"] = model.space
+    program.save(file, external_data=external_data)

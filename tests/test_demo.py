@@ -1,0 +1,72 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+from marigold import serve
+from marigold.config import ConfigError, to_dataclass
+from marigold.miniature.random_base import build_components
+from marigold.model.pipeline import MarigoldDepth
+from marigold.model.recipe import Switches
+from marigold.model.settings import DepthSettings
+
+ROOT = Path(__file__).parent.parent
+
+
+def composed(*overrides: str) -> DictConfig:
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        return compose("demo", overrides=list(overrides))
+
+
+@pytest.mark.parametrize(
+    ("switches", "fields"),
+    [
+        (Switches(), {"steps", "ensemble_size", "seed", "processing_resolution"}),
+        (Switches(timesteps="terminal"), {"ensemble_size", "seed", "processing_resolution"}),
+        (Switches(noise="none", timesteps="1"), {"processing_resolution"}),
+    ],
+)
+def test_only_what_the_recipe_uses_can_be_chosen(switches: Switches, fields: set[str]):
+    from marigold.demo import build_page
+
+    parts = build_components(0, (8, 8, 8), (4, 4, 4, 4), in_channels=switches.in_channels)
+    page = build_page(MarigoldDepth(parts, DepthSettings(switches, default_denoising_steps=4)))
+    config = page.get_config_file()
+    numbers = {part["props"]["elem_id"]: part["props"] for part in config["components"] if part["type"] == "number"}
+    assert set(numbers) == fields
+    assert all(part["value"] == 4 for name, part in numbers.items() if name == "steps")
+    assert not [event for event in config["dependencies"] if event["api_visibility"] == "public"]
+
+
+def test_every_key_is_documented_and_checked(monkeypatch: pytest.MonkeyPatch):
+    from marigold.demo import DemoConfig
+
+    for name in ("GRADIO_TEMP_DIR", "GRADIO_EXAMPLES_CACHE"):
+        monkeypatch.setenv(name, "")  # is put back afterwards
+    settings = to_dataclass(DemoConfig, composed("checkpoint=DIR"))
+    assert (settings.host, settings.port) == ("127.0.0.1", 7860)
+    for override in ("precision=int8", "limits.steps=many", "+share=true"):
+        with pytest.raises(ConfigError, match=override.lstrip("+").split("=")[0]):
+            serve.run(composed("checkpoint=DIR", override))
+
+
+def test_the_environment_is_set_before_the_imports_that_read_it(checkpoint: Path):
+    """And the folder of the page is gone however it ends: here, because the port is not one."""
+    code = """
+import os, sys
+from omegaconf import OmegaConf
+import marigold.serve, marigold.config
+assert not {"gradio", "huggingface_hub"} & set(sys.modules)
+before = dict(os.environ)
+try:
+    marigold.serve.run(OmegaConf.create({"checkpoint": sys.argv[1]}))
+except marigold.config.ConfigError:  # all other keys are missing
+    pass
+import gradio, huggingface_hub
+assert not gradio.analytics.analytics_enabled() and huggingface_hub.constants.HF_HUB_OFFLINE
+assert not os.path.exists(os.environ["GRADIO_TEMP_DIR"])
+"""
+    subprocess.run([sys.executable, "-c", code, checkpoint], cwd=ROOT, check=True)
