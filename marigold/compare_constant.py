@@ -24,6 +24,8 @@ def run(config: DictConfig) -> None:
     """
     folder = Path(config.results)
     result = Result.from_json(folder / "results.json")
+    if "points" in result.facts.protocol:
+        raise EvaluationError(f"{folder}: a constant is compared under least squares, and this is from known points")
     OmegaConf.update(config, "protocol.prefit", result.protocol.endswith(PREFIT), force_add=True)
     node = named_protocol(config, result.protocol.removesuffix(PREFIT))
     chosen = open_set(config, result.facts.limit, node)

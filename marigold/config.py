@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import inspect
+import keyword
 import sys
 import typing
 from contextlib import nullcontext
@@ -87,7 +88,9 @@ def imported(target: str | None, key: str) -> Any:
 
 def _checked(fields: list[Field], node: DictConfig, where: str) -> dict[str, Any]:
     """The node's values by field name, checked by OmegaConf, dataclasses built, lists made tuples."""
-    plain: dict[str, Any] = OmegaConf.to_container(node, resolve=True)  # type: ignore[assignment]
+    given: dict[str, Any] = OmegaConf.to_container(node, resolve=True)  # type: ignore[assignment]
+    # A key such as `from` is no name for a field.
+    plain = {f"{key}_" if keyword.iskeyword(str(key)) else key: value for key, value in given.items()}
     nested = {name: hint for name, hint, _ in fields if dataclasses.is_dataclass(hint) and name in plain}
     values: dict[str, Any] = {
         name: to_dataclass(hint, OmegaConf.create(plain.pop(name)), f"{where}.{name}" if where else name)  # type: ignore[arg-type]
@@ -118,8 +121,8 @@ def _checked(fields: list[Field], node: DictConfig, where: str) -> dict[str, Any
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None) or getattr(error, "key", None)
         reason = str(error).splitlines()[0]
-        known = ", ".join(name for name, _, _ in fields)
-        raise ConfigError(f"{_place(where)}{key}: {reason}. Known keys: {known}") from error
+        known = ", ".join(name.rstrip("_") for name, _, _ in fields)
+        raise ConfigError(f"{_place(where)}{str(key).rstrip('_')}: {reason}. Known keys: {known}") from error
     for name, hint, _ in flat:
         value = getattr(checked, name)
         # OmegaConf has one kind of sequence; a field annotated as a tuple gets a tuple.

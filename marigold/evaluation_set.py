@@ -17,6 +17,7 @@ from marigold.config import ConfigError, build, choice
 from marigold.data.base import DepthDataset
 from marigold.data.errors import DataError
 from marigold.data.motorcycle import Motorcycle
+from marigold.evaluation.known_points import KnownPoints
 from marigold.evaluation.protocol import COMMON_PROTOCOL, PROTOCOL_OF, Protocol, settings_for
 from marigold.identity import identity
 
@@ -55,12 +56,17 @@ def named_protocol(config: DictConfig, name: str) -> DictConfig:
     return changed(choice("protocol", name), config.get("protocol") or {}, config)
 
 
-def open_set(config: DictConfig, limit: int | None, protocol_node: DictConfig) -> EvaluationSet:
+def open_set(
+    config: DictConfig, limit: int | None, protocol_node: DictConfig, points: KnownPoints | None = None
+) -> EvaluationSet:
     """The configuration's data set, `limit` images of it if that is a number, read as the protocol wants it.
 
-    Raises DataError as `open_samples` does, and EvaluationError for a protocol that cannot be prefitted.
+    Raises DataError as `open_samples` does, and EvaluationError for a protocol that cannot be prefitted, or is and
+    gets points.
     """
     protocol = make_protocol(protocol_node, config.dataset)
+    if points is not None:
+        protocol = protocol.with_points(points)
     if limit is not None:
         OmegaConf.update(config, "dataset.reader.limit", limit, force_add=True)
     samples, read = open_samples(config.dataset, protocol_node.name, "dataset.reader")

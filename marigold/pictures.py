@@ -9,7 +9,7 @@ from typing import BinaryIO
 import numpy as np
 import torch
 from jaxtyping import Float, UInt16
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 from torch import Tensor
 
 Picture = Image.Image | np.ndarray | Tensor
@@ -98,10 +98,13 @@ def read_grey16(path: str | Path) -> UInt16[np.ndarray, "H W"]:
         raise _unreadable(path, "a 16-bit grey PNG", error) from error
 
 
-def write_grey16(file: BinaryIO, values: Float[Tensor, "1 H W"]) -> None:
-    """Write values in [0, 1] as a 16-bit grey PNG, times 65535."""
+def write_grey16(file: BinaryIO, values: Float[Tensor, "1 H W"], comment: str | None = None) -> None:
+    """Write values in [0, 1] as a 16-bit grey PNG, times 65535, with a comment in its header; others are clipped."""
     counts = (values[0].double().cpu().clip(0, 1) * 65535).round().numpy().astype(np.uint16)
-    Image.fromarray(counts).save(file, format="PNG")
+    header = PngImagePlugin.PngInfo()
+    if comment is not None:
+        header.add_text("Comment", comment)
+    Image.fromarray(counts).save(file, format="PNG", pnginfo=header)
 
 
 def write_rgb(file: BinaryIO, values: np.ndarray) -> None:

@@ -1,5 +1,6 @@
 """Which files come of which picture, how a prediction is written into them, and how one is read."""
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,6 +19,8 @@ from marigold.pictures import PictureError, find_pictures, read_grey16, read_pic
 from marigold.types import Prediction
 from marigold.visualization import colour
 
+logger = logging.getLogger(__name__)
+MILLIMETRE, COARSE = 0.001, 1 / 256  # metres per count of a 16-bit png; the second where the first does not reach
 # Kind of file -> its folder below the output, and its ending.
 KINDS = {
     "npy": ("depth_npy", ".npy"),
@@ -25,7 +28,12 @@ KINDS = {
     "colour": ("depth_colour", ".png"),
     "uncertainty": ("uncertainty_npy", ".npy"),
     "point_cloud": ("point_cloud", ".ply"),
+    "metres": ("depth_metres", ".npy"),
+    "metres_png": ("depth_metres_png", ".png"),
+    "metres_uncertainty": ("uncertainty_metres", ".npy"),
 }
+METRIC_KINDS = ("metres", "metres_png", "metres_uncertainty")
+"""What is written only where distances are known."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +47,10 @@ class PointCloud:
 
 @dataclass(frozen=True)
 class Job:
-    """One picture, and the files to write for it by kind."""
+    """One picture, its name (a path without ending) that its files have, and the files to write for it by kind."""
 
     picture: Path
+    name: Path
     files: dict[str, Path]
 
     def done(self) -> bool:
@@ -66,7 +75,7 @@ def plan(source: str | Path, output: Path, kinds: Sequence[str]) -> list[Job]:
         files = {
             kind: output / folder / name.with_name(name.name + ending) for kind, (folder, ending) in places.items()
         }
-        jobs.append(Job(picture, files))
+        jobs.append(Job(picture, name, files))
     return jobs
 
 
@@ -81,14 +90,26 @@ def read_ahead(jobs: Sequence[Job]) -> Iterator[tuple[Job, Future[Tensor]]]:
             yield current
 
 
-def write(job: Job, image: Tensor, prediction: Prediction, assumed: PointCloud) -> None:
-    """Write the files of one picture (3, H, W), each under its name only when it is complete."""
+def write(
+    job: Job,
+    image: Float[Tensor, "3 H W"],
+    prediction: Prediction,
+    assumed: PointCloud,
+    metres: Float[Tensor, "1 H W"] | None = None,
+    metres_uncertainty: Float[Tensor, "1 H W"] | None = None,
+) -> None:
+    """Write the files of one picture, each under its name only when it is complete.
+
+    `metres`: planar depth, for the METRIC_KINDS; the point cloud takes it, where it is known, for the assumed one.
+    """
     depth = prediction.depth[0].cpu()
     # Disparities are large where it is near.
     nearness = depth if MAPPINGS[MAPPING_OF[prediction.space]].increasing else 1 - depth
 
     def point_cloud(file: BinaryIO) -> None:
-        distance = assumed_depth(depth, prediction.space, assumed.near, assumed.far)
+        distance = metres
+        if distance is None:
+            distance = assumed_depth(depth, prediction.space, assumed.near, assumed.far)
         write_ply(file, unproject(distance, assumed.field_of_view), image.flatten(1).T)
 
     def uncertainty(file: BinaryIO) -> None:
@@ -102,11 +123,34 @@ def write(job: Job, image: Tensor, prediction: Prediction, assumed: PointCloud) 
         "colour": lambda file: write_rgb(file, colour(nearness[0].numpy(), 0, 1)),
         "uncertainty": uncertainty,
         "point_cloud": point_cloud,
+        **({} if metres is None else _metric_writers(job, metres, metres_uncertainty)),
     }
     for kind, path in job.files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(path) as file:
             writers[kind](file)
+
+
+def _metric_writers(
+    job: Job, metres: Float[Tensor, "1 H W"], uncertainty: Float[Tensor, "1 H W"] | None
+) -> dict[str, Callable[[BinaryIO], None]]:
+    farthest = float(metres.max())
+    unit = MILLIMETRE if farthest <= 65535 * MILLIMETRE else COARSE
+
+    def png(file: BinaryIO) -> None:
+        note = f"{unit:g} metres per count"
+        if unit == COARSE:
+            cut = ", and what is beyond is cut" if farthest > 65535 * COARSE else ""
+            note += f": it reaches {farthest:.1f} m, and 16 bits {65535 * MILLIMETRE} m in millimetres and "
+            note += f"{65535 * COARSE:.1f} m in these{cut}"
+            logger.warning("%s: %s", job.files["metres_png"], note)
+        write_grey16(file, metres.double() / (65535 * unit), note)
+
+    return {
+        "metres": lambda file: _save_array(file, metres[0]),
+        "metres_png": png,
+        **({} if uncertainty is None else {"metres_uncertainty": lambda file: _save_array(file, uncertainty[0])}),
+    }
 
 
 def stored_names(name: str) -> list[str]:

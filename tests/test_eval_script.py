@@ -21,10 +21,12 @@ from marigold.evaluation.predictors import run_name
 from marigold.evaluation.protocol import PROTOCOL_OF
 from marigold.evaluation.report import stamps
 from marigold.evaluation.result import Result
+from marigold.evaluation.table import collect
 from marigold.files import FolderInUse
 from marigold.model.pipeline import MarigoldDepth
 from marigold.model.recipe import KEY, Switches
 from marigold.model.settings import DepthSettings
+from marigold.report import read_results
 
 ROOT = Path(__file__).parents[1]
 VIEW = "+dataset.evaluation.protocols.moge.view_size=[20,30]"
@@ -244,6 +246,47 @@ def test_the_protocol_is_that_of_the_space_unless_another_one_is_chosen(
     assert [line.split()[1].strip(",") for line in said] == expected
 
 
+POINTS = [*FEW, "predictor=theirs:near", "metrics=[abs_rel,delta1,mae,rmse]"]
+
+
+def test_known_points_make_a_protocol_and_rows_of_their_own_and_resume(workplace, monkeypatch, tmp_path, capsys):
+    monkeypatch.syspath_prepend(workplace)
+    for _ in range(2):
+        run(workplace, *POINTS, f"output={tmp_path}/known", "points.count=20", "points.pattern=grid")
+    run(workplace, *POINTS, f"output={tmp_path}/ordinary", "protocol=disparity")
+    known = Result.from_json(tmp_path / "known/results.json")
+    assert known.protocol == "marigold+20-grid-points-seed0"
+    assert known.facts.protocol["points"] == {"count": 20, "seed": 0, "pattern": "grid"}
+    assert [f"{method}mae" in known.metrics for method in ("", "fit.", "points_alone.")] == [True] * 3
+    stored = [line for path in (tmp_path / "known/rows").iterdir() for line in path.read_text().splitlines()]
+    assert len(stored) == 2  # none was evaluated twice
+    header = (tmp_path / "known/per_image.csv").read_text().splitlines()[0].split(",")
+    assert header[:6] == ["seed", "name", "abs_rel", "delta1", "mae", "rmse"]
+    assert header[6:] == [f"{way}.{name}" for way in ("fit", "points_alone") for name in header[2:6]] + ["error"]
+    assert "mean points_alone" in capsys.readouterr().out
+    tables = collect(read_results([str(tmp_path)]), published=True)
+    assert [(table.protocol, len(table.rows)) for table in tables if "points" in table.protocol] == [
+        (known.protocol, 3)
+    ]
+    rows = next(table.rows for table in tables if table.protocol == known.protocol)
+    assert [entry.method for entry, _ in rows] == [
+        f"theirs:near: {way}" for way in ("residual", "fit", "points_alone")
+    ]
+    assert f"MAE {known.metrics['fit.mae'].mean:.4f} m" in rows[1][0].remarks
+    assert rows[1][0].values["rooms"][0] == 100 * known.metrics["fit.abs_rel"].mean
+
+
+def test_stored_predictions_are_evaluated_from_known_points(workplace, tmp_path):
+    for k in range(5):
+        (tmp_path / "theirs/test").mkdir(parents=True, exist_ok=True)
+        with Image.open(workplace / f"data/rooms/nyu/test/depth_{k:04d}.png") as depth:
+            np.save(tmp_path / f"theirs/test/rgb_{k:04d}.npy", 3 + 2 / np.float32(depth))
+    theirs = [f"predictions={tmp_path}/theirs", "space=affine_disparity", "points.count=20", f"output={tmp_path}/out"]
+    run(workplace, *FEW, *theirs)
+    metrics = Result.from_json(tmp_path / "out/results.json").metrics
+    assert max(metrics["mae"].mean, metrics["fit.mae"].mean) < 0.01 < metrics["points_alone.mae"].mean
+
+
 def test_a_checkpoint_is_evaluated_in_its_own_space(workplace, checkpoint, tmp_path):
     other = shutil.copytree(checkpoint, tmp_path / "disparity")
     index = json.loads((other / "model_index.json").read_text())
@@ -321,6 +364,10 @@ def test_a_protocol_of_the_users_own_configs_is_that_of_its_space_too(workplace,
         (("dataset=rooms", "predictor=theirs:grey", "prediction_unit=0.1"), "prediction_unit=0.1 does nothing"),
         (("dataset=rooms", "checkpoint={root}", "space=affine_depth"), "space=affine_depth does nothing for a check"),
         (("dataset=rooms",), "exactly one.*checkpoint"),
+        (("dataset=rooms", "predictor=theirs:near", "points.count=1"), "points.count=1"),
+        (("dataset=rooms", "predictor=theirs:near", "points.count=999"), r"points.count=999.*rgb_0000.png"),
+        (("dataset=rooms", "predictor=theirs:near", "points.count=9", "points.pattern=x"), "points.pattern=x"),
+        (("dataset=rooms", "predictor=theirs:near", "points.count=9", "protocol.prefit=true"), "protocol.prefit"),
         (
             ("dataset=rooms", "predictions={root}", "space=affine_depth", "protocol=moge", VIEW),
             "'moge' shows a re-projected",

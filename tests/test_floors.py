@@ -21,7 +21,7 @@ VERBS = {
     "report",
 }
 VERBS |= {"compare_constant", "infer", "export", "prepare", "download"}
-FLOORS = {"depth", "data", "model", "evaluation", "training", "visualization", "prediction_files"}
+FLOORS = {"depth", "data", "model", "evaluation", "training", "visualization", "prediction_files", "point_files"}
 # What each floor may import from the package, besides itself.
 BELOW = {
     "types": set(),
@@ -37,10 +37,11 @@ BELOW = {
     "training": GROUND | {"depth", "data", "model"},
     "visualization": GROUND,
     "prediction_files": GROUND | {"depth", "visualization"},
+    "point_files": GROUND | {"depth", "prediction_files"},
     "config": set(),
     "miniature": GROUND | FLOORS,
     **{verb: GROUND | FLOORS | VERBS for verb in VERBS},
-    "__init__": GROUND | {"model"},
+    "__init__": GROUND | {"depth", "model"},
 }
 HOMES = {
     "hydra": {"config", *VERBS},

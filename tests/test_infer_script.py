@@ -10,8 +10,9 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from marigold import infer
+from marigold.depth.metric import metric_depth
 from marigold.model.pipeline import MarigoldDepth
-from marigold.pictures import read_picture
+from marigold.pictures import read_grey16, read_picture
 
 ROOT = Path(__file__).parent.parent
 
@@ -120,13 +121,96 @@ def test_a_picture_does_not_depend_on_the_others(photos: Path, tmp_path: Path, c
     np.testing.assert_array_equal(both, one)
 
 
+PLACES = [(3, 2), (20, 5), (30, 20), (7, 17), (15, 11), (28, 9)]  # x, y
+COUNTS = [1009, 2500, 4321, 3003, 1750, 2222]  # millimetres
+
+
+def known_points(folder: Path, names: tuple[str, ...], ending: str = ".csv", factor: int = 1) -> Path:
+    """A folder of point files for the images of those names, the same points in each."""
+    depth = np.zeros((24, 33), dtype=np.int64)
+    lines = ["x,y,metres"]
+    for (x, y), count in zip(PLACES, COUNTS, strict=True):
+        depth[y, x] = count * factor
+        lines.append(f"{x},{y},{count * factor / 1000}")
+    for name in names:
+        path = folder / (name + ending)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(depth.astype(np.uint16)).save(path) if ending == ".png" else path.write_text("\n".join(lines))
+    return folder
+
+
+def test_known_points_give_metres_the_same_from_a_csv_and_a_png(photos: Path, tmp_path: Path, checkpoint: Path):
+    for ending in (".csv", ".png"):
+        points = known_points(tmp_path / f"points{ending}", ("a", "sub/b"), ending)
+        output = tmp_path / f"out{ending}"
+        assert run(*arguments(photos, output, checkpoint), f"points.from={points}", "save.point_cloud=true")
+    for folder, kind in (("depth_metres", "npy"), ("depth_metres_png", "png"), ("uncertainty_metres", "npy")):
+        for name in ("a", "sub/b"):
+            one, two = ((tmp_path / f"out{e}" / folder / f"{name}.{kind}").read_bytes() for e in (".csv", ".png"))
+            assert one == two
+    model = MarigoldDepth.from_pretrained(checkpoint)
+    prediction = model(read_picture(photos / "sub/b.png")[None])
+    expected = metric_depth(prediction, torch.tensor(PLACES).float(), torch.tensor(COUNTS) / 1000)
+    output = tmp_path / "out.csv"
+    depth = np.load(output / "depth_metres/sub/b.npy")
+    assert (depth.dtype, depth.shape) == (np.float32, (24, 33))
+    np.testing.assert_array_equal(depth, expected.depth[0].numpy())
+    np.testing.assert_array_equal(np.load(output / "uncertainty_metres/sub/b.npy"), expected.uncertainty[0].numpy())
+    np.testing.assert_allclose(read_grey16(output / "depth_metres_png/sub/b.png") / 1000, depth, atol=0.51e-3)
+    with Image.open(output / "depth_metres_png/sub/b.png") as picture:
+        assert picture.text["Comment"].startswith("0.001 metres")
+    vertex = np.dtype([("position", "<f4", 3), ("colour", "u1", 3)])
+    vertices = np.frombuffer((output / "point_cloud/sub/b.ply").read_bytes().split(b"end_header\n")[1], vertex)
+    np.testing.assert_array_equal(vertices["position"][:, 2], depth.ravel())
+
+
+@pytest.mark.parametrize(("factor", "reach"), [(1, 0), (20, 65.535), (100, 256)])
+def test_far_metres_are_never_wrapped(photos: Path, tmp_path: Path, checkpoint: Path, factor, reach, caplog):
+    points = known_points(tmp_path / "points", ("b",), factor=factor)
+    only = [f"save.{kind}=false" for kind in ("npy", "png", "colour")]
+    run(*arguments(photos / "sub", tmp_path / "out", checkpoint), *only, f"points.from={points}", "points.method=fit")
+    depth = np.load(tmp_path / "out/depth_metres/b.npy")
+    assert depth.max() > reach
+    unit = 1 / 256 if reach else 0.001
+    counts = read_grey16(tmp_path / "out/depth_metres_png/b.png")
+    np.testing.assert_allclose(counts * unit, depth.clip(max=65535 * unit), atol=0.51 * unit)
+    assert any("depth_metres_png" in record.getMessage() for record in caplog.records) == bool(reach)
+
+
+def test_another_models_metric_depth_gives_scale_and_shift(photos: Path, tmp_path: Path, checkpoint: Path):
+    prediction = MarigoldDepth.from_pretrained(checkpoint)(read_picture(photos / "sub/b.png")[None])
+    wanted = 2 + 3 * prediction.depth[0, 0].numpy()
+    (tmp_path / "theirs").mkdir()
+    np.save(tmp_path / "theirs/b.npy", wanted)
+    assert run(*arguments(photos / "sub", tmp_path / "out", checkpoint), f"points.reference={tmp_path}/theirs")
+    np.testing.assert_allclose(np.load(tmp_path / "out/depth_metres/b.npy"), wanted, rtol=1e-4)
+
+
+def test_a_mistake_in_the_points_is_named_and_the_others_are_done(
+    photos: Path, tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture
+):
+    points = known_points(tmp_path / "points", ("a", "sub/b"))
+    (points / "a.csv").write_text("x,y,metres\n3,2,1.5\n33,2,1.5\n")
+    assert not run(*arguments(photos, tmp_path / "out", checkpoint), f"points.from={points}")
+    said = capsys.readouterr()
+    assert "1 done, 0 skipped (done before), 1 failed" in said.out
+    assert "a.csv, line 3" in said.err
+    (points / "a.csv").unlink()
+    with pytest.raises(ValueError, match=r"a\.jpg.*a\.csv"):
+        run(*arguments(photos, tmp_path / "never", checkpoint), f"points.from={points}")
+    assert not (tmp_path / "never").exists()
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
+        (["points.from=nowhere"], "nowhere"),
+        (["points.from=.", "points.method=spline"], "points.method"),
+        (["points.unit=near"], "unit"),
+        ([*(f"save.{kind}=false" for kind in ("npy", "png", "colour"))], "save"),
         (["precision=float8"], "precision"),
         (["sampler.steps=many"], "steps"),
         (["save.uncertainty=true"], "ensemble_size"),
-        (["save.npy=false", "save.png=false", "save.colour=false"], "save"),
         (["checkpoint=missing/folder/here"], "no model at"),
         (["input=missing"], "missing"),
     ],

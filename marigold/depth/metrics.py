@@ -1,4 +1,4 @@
-"""The ten error measures of a depth map, each one number per image, from one pass over the valid pixels.
+"""The eleven error measures of a depth map, each one number per image, from one pass over the valid pixels.
 
 Sources: Eigen et al., NeurIPS 2014 (abs_rel, sq_rel, rmse, rmse_log, delta, silog); the KITTI depth benchmark
 (i_rmse, silog x 100). Averages over images are none of this module's business.
@@ -88,6 +88,7 @@ _MEASURES: dict[str, _Measure] = {
     "delta3": _Measure((partial(_within, power=3),), needs_positive=True),
     "i_rmse": _Measure((lambda chunk: chunk.inverse_error @ chunk.inverse_error,), math.sqrt, needs_positive=True),
     "silog": _Measure((_squared_log, lambda chunk: chunk.log_error.sum()), _scale_invariant_log, needs_positive=True),
+    "mae": _Measure((lambda chunk: np.abs(chunk.error).sum(),)),
 }
 
 

@@ -14,6 +14,7 @@ from marigold.depth.alignment import apply_affine, fit_affine, fit_log_ransac, f
 from marigold.depth.mapping import MAPPING_OF, MAPPINGS, TINY_DEPTH
 from marigold.depth.prefit import fit_through
 from marigold.evaluation.errors import EvaluationError
+from marigold.evaluation.known_points import FromPoints
 from marigold.types import Prediction
 
 Map = Float[Tensor, "1 1 H W"]
@@ -106,4 +107,4 @@ class BestConstant:
         return torch.full_like(target, float(depth[torch.searchsorted(weight, weight[-1] / 2)]))
 
 
-Fit = LeastSquares | LogRansac | Robust | BestConstant
+Fit = LeastSquares | LogRansac | Robust | BestConstant | FromPoints

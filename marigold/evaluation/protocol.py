@@ -7,7 +7,7 @@ training's validation and the benchmark use the same one.
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,7 @@ from marigold.depth.mapping import TINY_DEPTH
 from marigold.depth.reprojection import reproject
 from marigold.evaluation.errors import EvaluationError
 from marigold.evaluation.fits import Fit, LeastSquares, LogRansac, Prefit, Robust
+from marigold.evaluation.known_points import METHODS, FromPoints, KnownPoints
 from marigold.types import SPACES, DepthSample, Prediction
 
 PROTOCOL_OF: dict[str, str] = {
@@ -85,13 +86,14 @@ class Benchmark:
 class Aligned:
     """A prediction brought into metres beside its ground truth: what the metrics see, all (1, 1, H, W).
 
-    `image` is the one that was shown, (3, H, W), perhaps of another size.
+    `image` is the one that was shown, (3, H, W), perhaps of another size. `others`: method -> depth by another fit.
     """
 
     image: Float[Tensor, "3 _ _"]
     depth: Float[Tensor, "1 1 H W"]
     target: Float[Tensor, "1 1 H W"]
     valid: Bool[Tensor, "1 1 H W"]
+    others: dict[str, Float[Tensor, "1 1 H W"]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,8 @@ class Protocol:
     """One way of evaluating, resolved for one data set.
 
     `benchmark_clip` says whether the aligned prediction is clipped to the data set's range; `spaces` are
-    the prediction spaces that the fit can bring into metres.
+    the prediction spaces that the fit can bring into metres. With `points`, the fits see those pixels alone, and the
+    others are evaluated.
     """
 
     name: str
@@ -107,6 +110,7 @@ class Protocol:
     fit: Fit
     benchmark_clip: bool
     benchmark: Benchmark
+    points: KnownPoints | None = None
 
     def __post_init__(self) -> None:
         unknown = sorted(set(self.spaces) - set(SPACES))
@@ -143,12 +147,24 @@ class Protocol:
             prediction = replace(prediction, depth=_nearest(prediction.depth, size), uncertainty=None)
             target, valid = _nearest(target, size), _nearest(valid, size)
         valid = valid & self.mask(target)
+        seen = valid
+        if self.points is not None:
+            seen = self.points.drawn(valid, sample.name)
+            valid = valid & ~seen
         if not valid.any():
-            raise EvaluationError("no valid pixel is left to evaluate (after the data set's mask, range and crop)")
-        depth = self.fit(prediction, target, valid, self._thin)
-        if self.benchmark_clip and self.benchmark.clip is not None:
-            depth = depth.clamp(*self.benchmark.clip)
-        return Aligned(sample.image, depth.clamp_min(TINY_DEPTH), target, valid)
+            raise EvaluationError(
+                "no valid pixel is left to evaluate (after the data set's mask, range and crop, and known points)"
+            )
+
+        def in_metres(fit: Fit) -> Float[Tensor, "1 1 H W"]:
+            depth = fit(prediction, target, seen, self._thin)
+            if self.benchmark_clip and self.benchmark.clip is not None:
+                depth = depth.clamp(*self.benchmark.clip)
+            return depth.clamp_min(TINY_DEPTH)
+
+        others = METHODS[1:] if self.points is not None else ()
+        by_method = {method: in_metres(FromPoints(method=method)) for method in others}
+        return Aligned(sample.image, in_metres(self.fit), target, valid, by_method)
 
     def require_space(self, space: str) -> None:
         """Refuse a prediction space that this protocol cannot evaluate, naming both."""
@@ -169,6 +185,17 @@ class Protocol:
                 f"choose one of {', '.join(sorted(set(PROTOCOL_OF.values())))}"
             )
         return replace(self, name=self.name + PREFIT, spaces=SPACES, fit=Prefit(quantity=self.fit.quantity))
+
+    def with_points(self, points: KnownPoints) -> "Protocol":
+        """This protocol's pixels and clip, for depth from known points of any prediction.
+
+        Raises EvaluationError for a prefitted protocol.
+        """
+        if isinstance(self.fit, Prefit):
+            raise EvaluationError("protocol.prefit=true does nothing for points.count; leave one of them out")
+        return replace(
+            self, name=self.name + points.name, spaces=SPACES, fit=FromPoints(method=METHODS[0]), points=points
+        )
 
     def mask(self, target: Float[Tensor, "1 1 H W"]) -> Bool[Tensor, "1 1 H W"]:
         """Pixels that the benchmark evaluates, from its crop, its narrowed range and its edge filter."""
@@ -201,6 +228,7 @@ class Protocol:
             "fit": {"kind": type(self.fit).__name__, **vars(self.fit)},
             "benchmark_clip": self.benchmark_clip,
             "benchmark": benchmark,
+            **({"points": asdict(self.points)} if self.points else {}),
         }
 
     def _thin(self, values: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from marigold.evaluation.known_points import METHODS
 from marigold.evaluation.published import PUBLISHED
 from marigold.evaluation.result import Group, Result
 
@@ -17,7 +18,8 @@ class Entry:
     """One row of a paper-style table: data set -> (AbsRel, delta1) in percent.
 
     `notes` says what keeps a measured row from being compared: a part of the images, failures, another list.
-    `official`: data sets whose whole official list was measured. `beside`: what measured rows make of a published one.
+    `official`: data sets whose whole official list was measured. `beside`: what measured rows make of a published one,
+    or errors in metres.
     """
 
     method: str
@@ -40,12 +42,28 @@ def published_entries() -> list[Entry]:
     return [Entry(row.method, row.setting, row.protocol, PUBLISHED_MARK, row.values) for row in PUBLISHED]
 
 
-def measured_entry(result: Result) -> Entry:
-    """The row of one result."""
-    percent = (100 * result.metrics["abs_rel"].mean, 100 * result.metrics["delta1"].mean)
-    values, notes = {result.facts.dataset: percent}, stamps(result)
-    official = tuple(values) if result.facts.split.official and not notes else ()
-    return Entry(result.method, result.setting, result.protocol, MEASURED, values, notes, official)
+def measured_entries(result: Result) -> list[Entry]:
+    """The row of one result, or with known points one of each method, which says its error in metres too."""
+    dataset, notes, entries = result.facts.dataset, stamps(result), []
+    for method, prefix in methods(result).items():
+
+        def mean(metric: str, prefix: str = prefix) -> float:
+            return result.metrics[prefix + metric].mean
+
+        name = f"{result.method}: {method}" if method else result.method
+        values = {dataset: (100 * mean("abs_rel"), 100 * mean("delta1"))}
+        metres = [f"{metric.upper()} {mean(metric):.4f} m" for metric in ("mae", "rmse") if metric in result.metrics]
+        beside = (f"{dataset}: {', '.join(metres)}",) if method and metres else ()
+        official = (dataset,) if result.facts.split.official and not notes else ()
+        entries.append(Entry(name, result.setting, result.protocol, MEASURED, values, notes, official, beside))
+    return entries
+
+
+def methods(result: Result) -> dict[str, str]:
+    """Method by which known points make metres -> what its metrics' names begin with; "" -> "" without points."""
+    if "points" not in result.facts.protocol:
+        return {"": ""}
+    return {METHODS[0]: "", **{method: f"{method}." for method in METHODS[1:]}}
 
 
 def stamps(result: Result) -> tuple[str, ...]:
@@ -86,8 +104,8 @@ def compared(published: Entry, measured: Sequence[Entry]) -> Entry:
 
 def single_table(result: Result) -> str:
     """Markdown: this result above the published rows of its data set, those of the same protocol first."""
-    dataset, ours = result.facts.dataset, measured_entry(result)
-    others = [compared(entry, [ours]) for entry in published_entries() if dataset in entry.values]
+    dataset, ours = result.facts.dataset, measured_entries(result)
+    others = [compared(entry, ours) for entry in published_entries() if dataset in entry.values]
     others.sort(key=lambda entry: entry.protocol != result.protocol)
     header = ("method", "steps x ensemble", "protocol", "source", "AbsRel %", "delta1 %", "notes")
     lines = [
@@ -99,21 +117,32 @@ def single_table(result: Result) -> str:
             *(f"{value:.{2 if entry.source == MEASURED else 1}f}" for value in entry.values[dataset]),
             entry.remarks,
         )
-        for entry in [ours, *others]
+        for entry in [*ours, *others]
     ]
     return markdown(header, lines)
 
 
 def metrics_table(result: Result) -> str:
-    """Markdown: every metric's mean, deviation over images, and over seeds when there are several; groups too."""
+    """Markdown: every metric's mean, deviation over images, and over seeds when there are several; groups too.
+
+    With known points a mean for each method, and the first one's deviations.
+    """
     several = len(result.seeds) > 1
     parts = {"all": Group(result.count, result.metrics), **result.groups}
-    header = ("metric", "images", "mean", "std over images", *(["std over seeds"] if several else []))
+    columns = methods(result)
+    means = [f"mean {method}".strip() for method in columns]
+    header = ("metric", "images", *means, "std over images", *(["std over seeds"] if several else []))
     lines = [
-        (name, f"{label} ({part.count})", f"{score.mean:.5f}", f"{score.std_over_images:.5f}")
-        + ((f"{score.std_over_seeds:.5f}",) if several else ())
+        (
+            name,
+            f"{label} ({part.count})",
+            *(f"{part.metrics[prefix + name].mean:.5f}" for prefix in columns.values()),
+            f"{score.std_over_images:.5f}",
+            *([f"{score.std_over_seeds:.5f}"] if several else []),
+        )
         for label, part in parts.items()
         for name, score in part.metrics.items()
+        if not name.startswith(tuple(filter(None, columns.values())))
     ]
     return markdown(header, lines)
 

@@ -78,18 +78,21 @@ def align(predict: Predict, sample: DepthSample, protocol: Protocol) -> Aligned:
 
 @torch.inference_mode()
 def score(aligned: Aligned, name: str, metrics: Sequence[str]) -> Row:
-    """The metrics of one image; raises EvaluationError naming image and metric for a value that is not finite."""
+    """The metrics of one image, and as METHOD.METRIC those of its `others`.
+
+    Raises EvaluationError naming image and metric for a value that is not finite.
+    """
     per_pixel = [metric for metric in metrics if metric != BOUNDARY]
-    values = {
-        metric: float(value)
-        for metric, value in compute_metrics(aligned.depth, aligned.target, aligned.valid, per_pixel).items()
-    }
-    if BOUNDARY in metrics:
-        values[BOUNDARY] = float(boundary_f1(aligned.depth, aligned.target, aligned.valid))
-    for metric, value in values.items():
+    scores = {}
+    for prefix, depth in {"": aligned.depth, **{f"{key}.": one for key, one in aligned.others.items()}}.items():
+        values = compute_metrics(depth, aligned.target, aligned.valid, per_pixel)
+        if BOUNDARY in metrics:
+            values[BOUNDARY] = boundary_f1(depth, aligned.target, aligned.valid)
+        scores.update({prefix + metric: float(values[metric]) for metric in metrics})
+    for metric, value in scores.items():
         if not math.isfinite(value):
             raise EvaluationError(f"{name}: {metric} is {value}")
-    return Row(name, {metric: values[metric] for metric in metrics})
+    return Row(name, scores)
 
 
 def share(count: int) -> range:

@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 
 from marigold.evaluation.published import DATASETS
-from marigold.evaluation.report import MEASURED, Entry, compared, markdown, measured_entry, published_entries
+from marigold.evaluation.report import MEASURED, Entry, compared, markdown, measured_entries, published_entries
 from marigold.evaluation.result import Result
 
 NOT_COUNTED = "Not in the table, as another result of the same kind counts:"
@@ -51,15 +51,15 @@ def collect(found: Mapping[str, Result], published: bool) -> list[Table]:
     """
     ours: dict[tuple[str, str, str], Entry] = {}
     counted, superseded = _choose(found)
-    for result in counted:
-        entry = measured_entry(result)
+    for dataset, entry in [(one.facts.dataset, entry) for one in counted for entry in measured_entries(one)]:
         key = (entry.method, entry.setting, entry.protocol)
-        before = ours.get(key, replace(entry, values={}, notes=(), official=()))
+        before = ours.get(key, replace(entry, values={}, notes=(), official=(), beside=()))
         ours[key] = replace(
             before,
             values={**before.values, **entry.values},
-            notes=before.notes + tuple(f"{result.facts.dataset}: {note}" for note in entry.notes),
+            notes=before.notes + tuple(f"{dataset}: {note}" for note in entry.notes),
             official=before.official + entry.official,
+            beside=before.beside + entry.beside,
         )
     tables = []
     for protocol in dict.fromkeys(entry.protocol for entry in ours.values()):

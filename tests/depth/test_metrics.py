@@ -8,7 +8,7 @@ import torch
 
 from marigold.depth.metrics import METRICS, compute_metrics
 
-NAMES = ["abs_rel", "sq_rel", "rmse", "rmse_log", "log10", "delta1", "delta2", "delta3", "i_rmse", "silog"]
+NAMES = ["abs_rel", "sq_rel", "rmse", "rmse_log", "log10", "delta1", "delta2", "delta3", "i_rmse", "silog", "mae"]
 
 
 def by_numpy(pred, target, valid):
@@ -26,6 +26,7 @@ def by_numpy(pred, target, valid):
         "delta3": share[2],
         "i_rmse": np.sqrt(np.mean((1 / p - 1 / g) ** 2)),
         "silog": 100 * np.sqrt(np.mean(e**2) - np.mean(e) ** 2),
+        "mae": np.mean(np.abs(p - g)),
     }
 
 
@@ -48,6 +49,7 @@ def test_hand_computed_2x2():
         "delta3": 1 / 3,
         "i_rmse": math.sqrt((0.25 + 0.0625) / 3),
         "silog": 100 * math.sqrt(2 / 3) * ln2,  # the log errors -ln 2, ln 2 and 0 have mean 0
+        "mae": (1 + 2 + 0) / 3,
     }
     got = compute_metrics(pred, target, valid)
     assert {name: value.item() for name, value in got.items()} == pytest.approx(expected, rel=1e-12)

@@ -25,6 +25,7 @@ def metrics(pred, target, valid):
         "delta3": np.mean(ratio < 1.25**3),
         "i_rmse": np.sqrt(np.mean((1 / p - 1 / g) ** 2)),
         "silog": 100 * np.sqrt(np.mean(e**2) - np.mean(e) ** 2),
+        "mae": np.mean(np.abs(p - g)),
     }
 
 

@@ -13,7 +13,7 @@ from marigold.evaluation_set import open_set, protocol_for
 from numpy_reference import line, metrics, thin_width
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-TEN = ("abs_rel", "sq_rel", "rmse", "rmse_log", "log10", "delta1", "delta2", "delta3", "i_rmse", "silog")
+PER_PIXEL = ("abs_rel", "sq_rel", "rmse", "rmse_log", "log10", "delta1", "delta2", "delta3", "i_rmse", "silog", "mae")
 
 
 def configured(dataset, root, *overrides):
@@ -92,7 +92,7 @@ def write_set(root, rng, lines, size, low, high, unit, ending="png"):
 
 
 def evaluated(root, dataset, protocol):
-    rows = evaluate(stored(root / "predictions", "affine_depth", 1.0), dataset, protocol, metrics=TEN)
+    rows = evaluate(stored(root / "predictions", "affine_depth", 1.0), dataset, protocol, metrics=PER_PIXEL)
     return {row.name: row.metrics for row in gather_rows(list(rows), len(dataset))}
 
 
@@ -187,7 +187,7 @@ def test_diode_is_evaluated_where_its_mask_says_and_in_two_groups(tmp_path):
         expected[name] = metrics(np.clip(aligned, 0.6, 350), depth, valid)
     dataset, protocol = configured("diode", tmp_path)
     assert_same(evaluated(tmp_path, dataset, protocol), expected)
-    rows = evaluate(stored(tmp_path / "predictions", "affine_depth", 1.0), dataset, protocol, metrics=TEN)
+    rows = evaluate(stored(tmp_path / "predictions", "affine_depth", 1.0), dataset, protocol, metrics=PER_PIXEL)
     groups = summarise(list(rows), protocol.benchmark.groups).groups
     for label, kind in (("indoor", "indoors"), ("outdoor", "outdoor")):
         mean = np.mean([values["abs_rel"] for name, values in expected.items() if name.startswith(kind)])

@@ -1,0 +1,76 @@
+"""How far a few known distances go: a protocol's fit that sees only them, evaluated on the other pixels."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from scipy.interpolate import LinearNDInterpolator, NearestNDInterpolator
+from scipy.spatial import QhullError
+from torch import Tensor
+
+from marigold.depth.metric import metric_depth
+from marigold.evaluation.errors import EvaluationError
+from marigold.evaluation.sparse import PATTERNS, draw_points
+from marigold.types import Prediction
+
+ALONE = "points_alone"
+METHODS = ("residual", "fit", ALONE)
+"""The first one's metrics have their own names, the others' begin with the method: `fit.mae`."""
+
+
+@dataclass(frozen=True)
+class KnownPoints:
+    """`points` in configs/eval.yaml: how many pixels' depth is known, and how they are drawn."""
+
+    count: int
+    seed: int
+    pattern: str
+
+    def __post_init__(self) -> None:
+        if self.pattern not in PATTERNS:
+            raise EvaluationError(f"points.pattern={self.pattern}: expected one of {', '.join(PATTERNS)}")
+        if self.count < 2:
+            raise EvaluationError(f"points.count={self.count}: scale and shift need 2 or more")
+
+    @property
+    def name(self) -> str:
+        """What a protocol's name ends in, so that no table mixes results of other points."""
+        return f"+{self.count}-{self.pattern}-points-seed{self.seed}"
+
+    def drawn(self, valid: Bool[Tensor, "1 1 H W"], name: str) -> Bool[Tensor, "1 1 H W"]:
+        """The known ones of the valid pixels, a function of the sample's name and the seed."""
+        x, y = draw_points(valid[0], self.count, self.pattern, self.seed, name).long().unbind(1)
+        known = torch.zeros_like(valid)
+        known[0, 0, y, x] = True
+        return known
+
+
+class FromPoints:
+    """Metres from the valid pixels as from points, by one of METHODS; see `marigold.depth.metric`."""
+
+    def __init__(self, *, method: str) -> None:
+        self.method = method
+
+    def __call__(
+        self, prediction: Prediction, target: Float[Tensor, "1 1 H W"], valid: Bool[Tensor, "1 1 H W"], thin: Callable
+    ) -> Float[Tensor, "1 1 H W"]:
+        """Depth in metres; of all points, whatever the protocol's `thin`."""
+        y, x = valid[0, 0].nonzero(as_tuple=True)
+        points, metres = torch.stack([x, y], 1), target[0, 0, y, x]
+        if self.method == ALONE:
+            return interpolate(points.cpu(), metres.cpu(), target[0])[None]
+        return metric_depth(prediction, points.float(), metres, method=self.method).depth[None]
+
+
+def interpolate(points: Tensor, metres: Float[Tensor, "N"], like: Float[Tensor, "1 H W"]) -> Float[Tensor, "1 H W"]:
+    """Depth from x, y in pixels alone: linear in Delaunay's triangles, beyond them that of the nearest point."""
+    height, width = like.shape[1:]
+    grid = np.meshgrid(np.arange(width), np.arange(height))
+    depth = NearestNDInterpolator(points.numpy(), metres.numpy())(*grid)
+    try:
+        linear = LinearNDInterpolator(points.numpy(), metres.numpy())(*grid)
+    except QhullError:  # two points, or all on one line: there is no triangle
+        linear = np.full_like(depth, np.nan)
+    return torch.from_numpy(np.where(np.isnan(linear), depth, linear))[None].to(like)

@@ -1,0 +1,101 @@
+"""Depth from known points: the fits see them alone, and the other pixels are evaluated."""
+
+import pytest
+import torch
+
+from marigold.depth.mapping import MAPPINGS
+from marigold.evaluation.errors import EvaluationError
+from marigold.evaluation.known_points import METHODS, KnownPoints, interpolate
+from marigold.evaluation.protocol import Benchmark, least_squares
+from marigold.evaluation.rows import evaluate
+from marigold.evaluation.sparse import PATTERNS, draw_points
+from marigold.types import DepthSample, Prediction
+
+PLAIN = least_squares(name="p", spaces=["affine_depth"], quantity="depth", benchmark_clip=False, benchmark=Benchmark())
+
+
+def sample(name="a", height=24, width=32):
+    generator = torch.Generator().manual_seed(len(name))
+    coarse = 1 + 8 * torch.rand(1, 1, 4, 5, generator=generator)
+    depth = torch.nn.functional.interpolate(coarse, (height, width), mode="bilinear", align_corners=True)[0]
+    valid = torch.rand(1, height, width, generator=generator) > 0.2
+    return DepthSample(name, torch.rand(3, height, width, generator=generator), depth * valid, valid)
+
+
+def protocol(count=20, seed=0, pattern="random"):
+    return PLAIN.with_points(KnownPoints(count, seed, pattern))
+
+
+def row(predicted, space, samples, protocol):
+    metrics = ("abs_rel", "mae", "boundary_f1")
+    return next(evaluate(lambda _: Prediction(predicted[None], None, space), [samples], protocol, metrics=metrics))
+
+
+def test_linear_within_the_points_and_the_nearest_beyond():
+    # On the plane 1 + x + 10 y, whose corner (3, 3) lies beyond the triangle.
+    points, metres = torch.tensor([[0, 0], [3, 0], [0, 3]]), torch.tensor([1.0, 4.0, 31.0])
+    depth = interpolate(points, metres, torch.zeros(1, 4, 4))
+    y, x = torch.meshgrid(torch.arange(4.0), torch.arange(4.0), indexing="ij")
+    inside = x + y <= 3
+    torch.testing.assert_close(depth[0][inside], (1 + x + 10 * y)[inside])
+    assert depth[0, 3, 2] == 31
+    assert depth[0, 1, 3] == 4
+    on_a_line = interpolate(torch.tensor([[0, 0], [1, 0], [3, 0]]), metres, torch.zeros(1, 1, 4))
+    assert on_a_line.tolist() == [[[1, 4, 4, 31]]] or on_a_line.tolist() == [[[1, 4, 31, 31]]]
+
+
+def test_the_known_pixels_are_not_evaluated():
+    depth = torch.rand(1, 4, 4, generator=torch.Generator().manual_seed(0)) + 1
+    everywhere = torch.ones_like(depth, dtype=torch.bool)
+    known = draw_points(everywhere, 15, "random", 3, "a").long()
+    everywhere[0, known[:, 1], known[:, 0]] = False
+    y, x = everywhere[0].nonzero()[0].tolist()
+    others = interpolate(known, depth[0, known[:, 1], known[:, 0]], depth)
+    found = row(depth * 2, "affine_depth", DepthSample("a", depth.expand(3, 4, 4), depth, depth > 0), protocol(15, 3))
+    assert found.metrics["points_alone.mae"] == pytest.approx(float((others - depth)[0, y, x].abs()), abs=1e-6)
+    assert found.metrics["mae"] == pytest.approx(0, abs=1e-5)
+
+
+@pytest.mark.parametrize("mapping", MAPPINGS)
+def test_a_prediction_that_is_right_up_to_scale_and_shift_becomes_right_in_its_own_space(mapping):
+    one = sample()
+    space = MAPPINGS[mapping].space
+    quantity = MAPPINGS[mapping].of_depth(torch.where(one.valid, one.depth, 1))
+    found = row(0.3 * quantity + 0.2, space, one, protocol()).metrics
+    assert set(found) == {p + m for p in ("", "fit.", "points_alone.") for m in ("abs_rel", "mae", "boundary_f1")}
+    assert found["mae"] == pytest.approx(0, abs=1e-3)
+    assert found["fit.mae"] == pytest.approx(0, abs=1e-3)
+    assert found["points_alone.mae"] > 0.01
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_a_row_depends_on_the_name_and_the_seed_alone(pattern):
+    samples = [sample(name) for name in ("a", "bb", "ccc")]
+
+    def rows(seed, indices):
+        grey = lambda one: Prediction(one.image.mean(0, keepdim=True)[None], None, "affine_disparity")  # noqa: E731
+        return list(evaluate(grey, samples, protocol(20, seed, pattern), metrics=("mae",), indices=indices))
+
+    assert rows(0, [0, 1, 2]) == [rows(0, [k])[0] for k in range(3)]
+    assert rows(0, [0]) != rows(1, [0])
+
+
+def test_the_protocol_says_its_points():
+    described = protocol(20, 1, "grid").describe()
+    assert described["name"] == "p+20-grid-points-seed1"
+    assert described["points"] == {"count": 20, "seed": 1, "pattern": "grid"}
+    assert described["fit"] == {"kind": "FromPoints", "method": METHODS[0]}
+
+
+def test_what_cannot_be_drawn_is_refused():
+    with pytest.raises(EvaluationError, match=r"points\.pattern"):
+        KnownPoints(20, 0, "spiral")
+    with pytest.raises(EvaluationError, match=r"points\.count"):
+        KnownPoints(1, 0, "grid")
+    with pytest.raises(EvaluationError, match=r"points\.count=700.*a "):
+        row(sample().depth, "affine_depth", sample(), protocol(700))
+    everything = DepthSample("a", torch.ones(3, 4, 4), torch.ones(1, 4, 4), torch.ones(1, 4, 4, dtype=torch.bool))
+    with pytest.raises(EvaluationError, match=r"^a: .*known points"):
+        row(everything.depth, "affine_depth", everything, protocol(16))
+    with pytest.raises(EvaluationError, match="prefit"):
+        PLAIN.prefitted().with_points(KnownPoints(20, 0, "random"))
