@@ -215,8 +215,9 @@ def test_known_points_give_metres_the_same_from_a_csv_and_a_png(photos: Path, tm
             one, two = ((tmp_path / f"out{e}" / folder / f"{name}.{kind}").read_bytes() for e in (".csv", ".png"))
             assert one == two
     model = MarigoldDepth.from_pretrained(checkpoint)
-    prediction = model(read_picture(photos / "sub/b.png")[None])
-    expected = metric_depth(prediction, torch.tensor(PLACES).float(), torch.tensor(COUNTS) / 1000)
+    image = read_picture(photos / "sub/b.png")
+    prediction = model(image[None])
+    expected = metric_depth(prediction, torch.tensor(PLACES).float(), torch.tensor(COUNTS) / 1000, image=image)
     output = tmp_path / "out.csv"
     depth = np.load(output / "depth_metres/sub/b.npy")
     assert (depth.dtype, depth.shape) == (np.float32, (24, 33))
@@ -259,10 +260,11 @@ def test_distances_along_the_ray_need_a_camera_that_is_known(
     assert not run(*arguments(photos / "sub", tmp_path / "out", checkpoint), *chosen)
     assert "points.distance=ray" in capsys.readouterr().err
     assert run(*arguments(photos / "sub", tmp_path / "out", checkpoint), *chosen, "camera.focal=20")
-    prediction = MarigoldDepth.from_pretrained(checkpoint)(read_picture(photos / "sub/b.png")[None])
+    image = read_picture(photos / "sub/b.png")
+    prediction = MarigoldDepth.from_pretrained(checkpoint)(image[None])
     slopes = (torch.tensor(PLACES) - torch.tensor([16.0, 11.5])) / 20  # 33 x 24 pixels
     planar = torch.tensor(COUNTS) / 1000 / (1 + slopes.square().sum(1)).sqrt()
-    expected = metric_depth(prediction, torch.tensor(PLACES).float(), planar).depth[0]
+    expected = metric_depth(prediction, torch.tensor(PLACES).float(), planar, image=image).depth[0]
     np.testing.assert_allclose(np.load(tmp_path / "out/depth_metres/b.npy"), expected, rtol=1e-4)
 
 

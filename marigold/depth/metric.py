@@ -1,35 +1,40 @@
-"""From affine-invariant to metric with a few known distances: a robust line, and its residual as a kriged surface.
+"""From affine-invariant to metric depth with a few known distances: a robust line, and its residual interpolated.
 
-The line brings the prediction to metres; what it leaves at the points is interpolated over the pixels, where two
-pixels are close if they are so in the image *and* in the prediction: the residual may jump where the prediction does.
+The line brings the prediction to metres. What it leaves at the points is interpolated over the pixels in a joint space,
+where two pixels are close if they are so in the image, in the prediction and, if an image is given, in colour: the
+residual may jump where the prediction or the colour does. docs/metric.md derives it and measures it.
 """
 
 import logging
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float64, Int
 from scipy.spatial import cKDTree
 from torch import Tensor
 
 from marigold.depth.alignment import huber_line
-from marigold.depth.mapping import MAPPING_OF, MAPPINGS
+from marigold.depth.mapping import MAPPING_OF, MAPPINGS, Mapping
 from marigold.types import Prediction
 
 logger = logging.getLogger(__name__)
 
-SMOOTHING = 0.01  # chosen on the validation rooms, as the next one; in image heights, as all lengths here
-DEPTH_LENGTH = 0.6  # the prediction's range in image heights: how far apart the nearest and the farthest pixel are
+# Chosen on the validation rooms; in image heights, as all lengths here.
+SMOOTHING = 0.001
+DEPTH_LENGTH = 1.0  # between the prediction's smallest and its largest value
+COLOUR_LENGTH = 0.2  # between a channel's 0 and 1
 MOST_POINTS = 2000  # in one solve
-BEYOND = 4.0  # depth is between the nearest point's over this and the farthest one's times this
+BEYOND = 4.0  # depth is at least the nearest point's over this, and at most the farthest one's times this
 
 _NEIGHBOURS = 8
 _DEVIATIONS = 6.0  # robust standard deviations from which a point disagrees
 _DEVIATIONS_PER_MAD = 1.4826
-_ELEMENTS = 2**16  # of a piece of the matrix of distances: bounded memory, and it stays in the processor's cache
+_PRIOR_ERROR, _PRIOR_DISTANCE = 0.1, 0.3  # before any is measured: 10 % of the distance, 0.3 image heights off
+_ELEMENTS = 2**16  # of a piece of the matrix of distances, which then stays in the processor's cache
+_NAMED = 10  # outliers in a message
 
 
 class MetricDepth(NamedTuple):
@@ -53,76 +58,78 @@ def metric_depth(
     points: Float[Tensor, "N 2"],
     metres: Float[Tensor, "N"],
     *,
+    image: Float[Tensor, "3 H W"] | None = None,
     method: str = "residual",
     smoothing: float = SMOOTHING,
     depth_length: float = DEPTH_LENGTH,
+    colour_length: float = COLOUR_LENGTH,
     name: str = "image",
 ) -> MetricDepth:
     """Dense metric depth from a prediction of one image and the metres (planar z) of a few of its points.
 
-    `points` are x, y in the prediction's pixels, (0, 0) is the centre of the first one. `method` is "fit", the robust
-    line alone, or "residual", which adds the interpolated residual. `smoothing` 0 meets every point; `depth_length` is
-    the range of the prediction in image heights. The result is the same for every order of the points, and for every
-    affine change of the prediction up to rounding. Of more than
-    `MOST_POINTS` points some are left out of the residual, which is logged, as outliers are. Raises ValueError, naming
-    the image and the point, for a prediction that is not finite, a distance that is not positive or a point beyond the
-    image, and for points that determine no scale.
+    `points` are x, y in the prediction's pixels, (0, 0) is the centre of the first one; `image` is in [0, 1]. `method`
+    is "fit", the robust line alone, or "residual", which adds the interpolated residual. `smoothing` 0 meets every
+    point; the lengths say how far apart in the joint space, in image heights, the ends of the prediction and of a
+    colour channel are. The result is the same for every order of the points, and for every affine change of the
+    prediction up to rounding. Of more than `MOST_POINTS` points some are left out, which is logged, as outliers are.
+    Raises ValueError, naming the image and the point, for a prediction that is not finite, a distance that is not
+    positive or a point beyond the image, and for points that determine no scale.
     """
     if method not in ("fit", "residual"):
         raise ValueError(f"method={method!r}: expected fit or residual")
-    if len(prediction.depth) != 1:
-        raise ValueError(f"{name}: one image at a time, got a batch of {len(prediction.depth)}")
-    if not bool(prediction.depth.isfinite().all()):
-        raise ValueError(f"{name}: the prediction is not finite")
+    pixels = _Pixels.of(prediction, image, depth_length, colour_length, name)
     check_points((prediction.depth.shape[-2], prediction.depth.shape[-1]), points, metres, name)
     mapping = MAPPINGS[MAPPING_OF.get(prediction.space, "depth")]
-    low, high = (float(value) for value in prediction.depth.aminmax())
-    # The prediction's own scale and shift end here.
-    pred = (prediction.depth[0, 0].detach().cpu().double() - low) / (high - low or 1.0)
-    # In one order, whatever order the points came in, so that every rounding is the same.
-    order = torch.from_numpy(np.lexsort(torch.cat([metres[None].double(), points.T.double()]).cpu().numpy()))
-    places, known = points.cpu().double()[order], metres.cpu().double()[order]
-    values, seen = mapping.of_depth(known), sample(pred, places)
+    drawn = _drawn(points, metres)
+    places, known = points.cpu().double()[drawn], metres.cpu().double()[drawn]
+    values, joint = mapping.of_depth(known), pixels.joint(places)
+    seen = sample(pixels.depth, places).sub(pixels.low) / pixels.range
 
     slope, offset = _line(seen, values, name)
-    joint = torch.cat([places / len(pred), depth_length * seen[:, None]], 1)
     wrong = _outliers(joint, values - (slope * seen + offset))
     slope, offset = _line(seen[~wrong], values[~wrong], name)
-    kept = _thinned(~wrong)
-    _state(name, order, places, known, wrong, kept)
-    residual = values - (slope * seen + offset)
-
-    bounds = float(known[~wrong].min()) / BEYOND, float(known[~wrong].max()) * BEYOND
-    value = slope * pred + offset
-    if method == "residual":
-        added, error = _Surface.through(joint[kept], residual[kept], smoothing).at(pred * depth_length)
-        value += added
-    else:
-        error = torch.full_like(pred, float(residual[~wrong].abs().mean()))
-    depth, one, other = (
-        mapping.to_depth(value + change * error).clamp(*bounds).float() for change in (0.0, 1.0, -1.0)
+    used, outliers = (
+        torch.zeros(len(points), dtype=torch.bool).index_fill(0, drawn[one], True) for one in (~wrong, wrong)
     )
-    scale = slope / (high - low or 1.0)
-    used, outliers = torch.zeros_like(wrong), torch.zeros_like(wrong)
-    used[order], outliers[order] = kept, wrong
+    _state(name, points, metres, used, outliers)
+
+    prior = _prior(known[~wrong], mapping)
+    residual = (values - (slope * seen + offset))[~wrong]
+    surface = _Surface.through(joint[~wrong], residual, smoothing, prior) if method == "residual" else None
+    # In-sample errors of a line, which has two parameters
+    typical = (float(residual.abs().sum()) + prior) / max(1, len(residual) - 1)
+    bounds = float(known[~wrong].min()) / BEYOND, float(known[~wrong].max()) * BEYOND
+    depth, uncertainty = (torch.empty(prediction.depth[0].shape) for _ in range(2))
+    for piece, seen in pixels.pieces(len(residual) if surface else 1):
+        value, error = slope * seen + offset, torch.full_like(seen, typical)
+        if surface:
+            added, error = surface.at(pixels.joint_of(piece, seen))
+            value += added
+        found, above, below = (mapping.to_depth(value + sign * error).clamp(*bounds) for sign in (0.0, 1.0, -1.0))
+        depth.view(-1)[piece], uncertainty.view(-1)[piece] = found.float(), ((above - below).abs() / 2).float()
+    scale = slope / pixels.range
     device = prediction.depth.device
     return MetricDepth(
-        depth[None].to(device),
-        ((one - other).abs() / 2)[None].to(device),
+        depth.to(device),
+        uncertainty.to(device),
         scale,
-        offset - scale * low,
+        offset - scale * pixels.low,
         used.to(device),
         outliers.to(device),
     )
 
 
-def sample(values: Float[Tensor, "H W"], places: Float[Tensor, "N 2"]) -> Float[Tensor, "N"]:
-    """Bilinear values at x, y in pixels, where (0, 0) is the centre of the first one; in float64."""
-    size = torch.tensor([values.shape[1], values.shape[0]], dtype=torch.float64)
-    grid = (places.double() + 0.5) / size * 2 - 1
-    return F.grid_sample(
-        values.double()[None, None], grid[None, None], padding_mode="border", align_corners=False
-    ).flatten()
+def sample(values: Float[Tensor, "*channels H W"], places: Float[Tensor, "N 2"]) -> Float64[Tensor, "*channels N"]:
+    """Bilinear values at x, y in pixels, where (0, 0) is the centre of the first one; beyond the centres the nearest."""
+    last = torch.tensor([values.shape[-1] - 1, values.shape[-2] - 1], device=places.device)
+    at = places.double().clamp_min(0).minimum(last)
+    low = at.floor().long()
+    (x, y), (right, down), (share_x, share_y) = (part.unbind(1) for part in (low, (low + 1).minimum(last), at - low))
+
+    def row(y: Tensor) -> Tensor:
+        return values[..., y, x].double().lerp(values[..., y, right].double(), share_x)
+
+    return row(y).lerp(row(down), share_y)
 
 
 def check_points(size: tuple[int, int], points: Float[Tensor, "N 2"], metres: Float[Tensor, "N"], name: str) -> None:
@@ -130,14 +137,76 @@ def check_points(size: tuple[int, int], points: Float[Tensor, "N 2"], metres: Fl
     if len(points) < 2:
         raise ValueError(f"{name}: scale and shift need two known points, got {len(points)}")
     height, width = size
-    inside = ((points >= -0.5) & (points <= points.new_tensor([width - 0.5, height - 0.5]))).all(1)  # False for NaN
-    for bad, what in (
-        (~inside, f"is not inside the image of {width} x {height} pixels"),
-        (~((metres > 0) & metres.isfinite()), "has no positive and finite distance"),
+    # NaN compares as False
+    inside = ((points >= -0.5) & (points <= points.new_tensor([width - 0.5, height - 0.5]))).all(1)
+    for right, what in (
+        (inside, f"is not inside the image of {width} x {height} pixels"),
+        ((metres > 0) & metres.isfinite(), "has no positive and finite distance"),
     ):
-        for index in bad.nonzero().flatten().tolist()[:1]:
+        if not bool(right.all()):
+            index = int((~right).nonzero()[0])
             x, y = points[index].tolist()
             raise ValueError(f"{name}: point {index} (x={x:g}, y={y:g}, {float(metres[index]):g} m) {what}")
+
+
+class _Pixels(NamedTuple):
+    """The pixels of a prediction and their place in the joint space, computed in pieces for bounded memory."""
+
+    depth: Float[Tensor, "H W"]
+    image: Float[Tensor, "3 H W"] | None
+    low: float
+    range: float
+    depth_length: float
+    colour_length: float
+
+    @classmethod
+    def of(
+        cls, prediction: Prediction, image: Tensor | None, depth_length: float, colour_length: float, name: str
+    ) -> "_Pixels":
+        depth = prediction.depth.detach().cpu()
+        if len(depth) != 1:
+            raise ValueError(f"{name}: one image at a time, got a batch of {len(depth)}")
+        if image is not None and image.shape[1:] != depth.shape[2:]:
+            raise ValueError(f"{name}: the image is {tuple(image.shape)} and the prediction {tuple(depth.shape)}")
+        low, high = (float(value) for value in depth.aminmax())
+        if not math.isfinite(high - low):
+            raise ValueError(f"{name}: the prediction is not finite")
+        image = None if image is None else image.detach().cpu()
+        return cls(depth[0, 0], image, low, high - low or 1.0, depth_length, colour_length)
+
+    def joint(self, places: Float64[Tensor, "N 2"]) -> Float64[Tensor, "N D"]:
+        """Coordinates in the joint space of x, y in pixels, in image heights: place, prediction, colour."""
+        seen = (sample(self.depth, places) - self.low) / self.range
+        parts = [places / len(self.depth), self.depth_length * seen[:, None]]
+        if self.image is not None:
+            parts.append(self.colour_length * sample(self.image, places).T)
+        return torch.cat(parts, 1)
+
+    def joint_of(self, piece: slice, seen: Float64[Tensor, "N"]) -> Float64[Tensor, "N D"]:
+        """The same of consecutive pixels, whose prediction in [0, 1] is `seen`."""
+        height, width = self.depth.shape
+        index = torch.arange(piece.start, piece.stop)
+        parts = [index % width / height, index // width / height, self.depth_length * seen]
+        if self.image is not None:
+            parts.extend(self.colour_length * self.image.flatten(1)[:, piece])
+        return torch.stack([part.double() for part in parts], 1)
+
+    def pieces(self, columns: int) -> Iterator[tuple[slice, Float64[Tensor, "N"]]]:
+        """Consecutive pixels and their prediction in [0, 1], so many that a matrix of `columns` columns is small."""
+        flat, size = self.depth.reshape(-1), max(1, _ELEMENTS // columns)
+        for start in range(0, len(flat), size):
+            piece = slice(start, min(start + size, len(flat)))
+            yield piece, (flat[piece].double() - self.low) / self.range
+
+
+def _drawn(points: Float[Tensor, "N 2"], metres: Float[Tensor, "N"]) -> Int[Tensor, "M"]:
+    """At most `MOST_POINTS` points, drawn without regard to their place, in an order that does not depend on theirs."""
+    keys = torch.cat([metres[None].double(), points.T.double()]).cpu().numpy()
+    order = torch.from_numpy(np.lexsort(keys))
+    if len(order) <= MOST_POINTS:
+        return order
+    chosen = torch.randperm(len(order), generator=torch.Generator().manual_seed(0))[:MOST_POINTS]
+    return order[chosen.sort().values]
 
 
 def _line(seen: Float64[Tensor, "N"], values: Float64[Tensor, "N"], name: str) -> tuple[float, float]:
@@ -151,100 +220,76 @@ def _line(seen: Float64[Tensor, "N"], values: Float64[Tensor, "N"], name: str) -
     return huber_line(seen.numpy(), values.numpy())
 
 
-def _outliers(joint: Float64[Tensor, "N 3"], residual: Float64[Tensor, "N"]) -> Bool[Tensor, "N"]:
-    """Points at which the line *and* the neighbours in the joint space disagree."""
+def _outliers(joint: Float64[Tensor, "N D"], residual: Float64[Tensor, "N"]) -> Bool[Tensor, "N"]:
+    """Points at which the line *and* the median of the neighbours in the joint space disagree."""
     wrong = torch.zeros(len(joint), dtype=torch.bool)
-    if len(joint) < 2 + _NEIGHBOURS // 2:
+    if len(joint) <= _NEIGHBOURS:
         return wrong
-    for _ in range(3):  # the neighbours' median is a better one without those that are known to be wrong
+    for _ in range(3):  # without those that are known to be wrong, the neighbours know more
         good = (~wrong).nonzero().flatten()
-        count = min(_NEIGHBOURS + 1, len(good))
-        _, nearest = cKDTree(joint[good].numpy()).query(joint.numpy(), k=count)
+        _, nearest = cKDTree(joint[good].numpy()).query(joint.numpy(), k=min(_NEIGHBOURS + 1, len(good)))
         near = good[torch.from_numpy(nearest)]
         others = residual[near].where(near != torch.arange(len(joint))[:, None], torch.nan)
         local = residual - others.nanmedian(1).values
-        now = _far_off(residual, good) & _far_off(local, good)
-        if torch.equal(now, wrong):
+        before, wrong = wrong, _far_off(residual, good) & _far_off(local, good)
+        if torch.equal(before, wrong):
             break
-        wrong = now
     return wrong
 
 
 def _far_off(error: Float64[Tensor, "N"], good: Int[Tensor, "M"]) -> Bool[Tensor, "N"]:
-    deviation = _DEVIATIONS_PER_MAD * float(error[good].abs().median())
-    return error.abs() > _DEVIATIONS * deviation
+    return error.abs() > _DEVIATIONS * _DEVIATIONS_PER_MAD * float(error[good].abs().median())
 
 
-def _thinned(good: Bool[Tensor, "N"]) -> Bool[Tensor, "N"]:
-    """At most `MOST_POINTS` of the good points, drawn without regard to their place."""
-    index = good.nonzero().flatten()
-    if len(index) <= MOST_POINTS:
-        return good
-    drawn = torch.randperm(len(index), generator=torch.Generator().manual_seed(0))[:MOST_POINTS]
-    return torch.zeros_like(good).index_fill(0, index[drawn], True)
+def _prior(known: Float64[Tensor, "N"], mapping: Mapping) -> float:
+    """In the mapping's quantity, the error that is to be expected of a point before any is measured."""
+    middle = known.median()
+    return abs(float(mapping.of_depth(middle * (1 + _PRIOR_ERROR)) - mapping.of_depth(middle)))
 
 
-def _state(
-    name: str,
-    order: Int[Tensor, "N"],
-    places: Float64[Tensor, "N 2"],
-    known: Float64[Tensor, "N"],
-    wrong: Bool[Tensor, "N"],
-    kept: Bool[Tensor, "N"],
-) -> None:
-    """Say which points did not enter."""
-    if wrong.any():
-        named = [
-            f"{int(order[i])} (x={places[i, 0]:g}, y={places[i, 1]:g}, {known[i]:g} m)"
-            for i in wrong.nonzero().flatten().tolist()
-        ]
-        more = f" and {len(named) - 10} more" if len(named) > 10 else ""
-        logger.warning(
-            "%s: %d of %d points are outliers: %s%s", name, len(named), len(wrong), ", ".join(named[:10]), more
-        )
-    thinned = int((~wrong & ~kept).sum())
-    if thinned:
-        logger.warning("%s: the residual is interpolated from %d points, drawn of %d", name, MOST_POINTS, len(wrong))
+def _state(name: str, points: Tensor, metres: Tensor, used: Bool[Tensor, "N"], outliers: Bool[Tensor, "N"]) -> None:
+    """Log which points did not enter."""
+    wrong, entered = outliers.nonzero().flatten().tolist(), int((used | outliers).sum())
+    if entered < len(points):
+        logger.warning("%s: %d of %d points enter, drawn at random", name, entered, len(points))
+    if wrong:
+        places = [f"{i} (x={points[i, 0]:g}, y={points[i, 1]:g}, {metres[i]:g} m)" for i in wrong[:_NAMED]]
+        more = f" and {len(wrong) - _NAMED} more" if len(wrong) > _NAMED else ""
+        logger.warning("%s: outliers, left out: %s%s", name, ", ".join(places), more)
 
 
 class _Surface(NamedTuple):
     """A sum of weights x -|q - node| and a constant over the joint space; its error grows with the distance."""
 
-    nodes: Float64[Tensor, "N 3"]
+    nodes: Float64[Tensor, "N D"]
     weights: Float64[Tensor, "N"]
     constant: float
     growth: float
 
     @classmethod
-    def through(cls, nodes: Float64[Tensor, "N 3"], residual: Float64[Tensor, "N"], smoothing: float) -> "_Surface":
-        """The surface through the residual, up to smoothing."""
+    def through(
+        cls, nodes: Float64[Tensor, "N D"], residual: Float64[Tensor, "N"], smoothing: float, prior: float
+    ) -> "_Surface":
+        """The surface through the residual up to smoothing; points in one place count as one, their mean."""
+        nodes, place = torch.unique(nodes, dim=0, return_inverse=True)
         count = len(nodes)
-        distance = torch.cdist(nodes, nodes)
-        # -|h| is conditionally positive definite (the variogram of a Brownian surface), so that with the constant's
-        # row there is one solution: [-D + smoothing I, 1; 1', 0] [w; c] = [r; 0].
+        residual = torch.zeros(count, dtype=torch.float64).index_add_(0, place, residual) / place.bincount()
+        distance = torch.cdist(nodes, nodes, compute_mode="donot_use_mm_for_euclid_dist")
+        # -|h| is conditionally positive definite (minus the variogram of Brownian motion), so that with the constant's
+        # row there is one solution: [-D + smoothing I, 1; 1', 0] [w; c] = [r; 0], docs/metric.md (1).
         system = torch.ones(count + 1, count + 1, dtype=torch.float64)
         system[:count, :count] = smoothing * torch.eye(count, dtype=torch.float64) - distance
         system[count, count] = 0
         inverse = torch.linalg.inv(system)
-        solution = inverse[:, :count] @ residual
-        # Leave one out in closed form: the error at a point of the surface through all others.
-        missed = (solution[:count] / inverse.diagonal()[:count]).abs()
-        nearest = distance.fill_diagonal_(math.inf).amin(1).sqrt()
-        growth = float(missed.sum() / nearest.sum())
-        return cls(nodes, solution[:count], float(solution[count]), growth)
+        weights, constant = (inverse[:, :count] @ residual).split([count, 1])
+        # The error at a point of the surface through all the others, in closed form: (2)
+        missed = (weights / inverse.diagonal()[:count]).nan_to_num().abs()
+        # A Brownian surface's deviation grows as the root of the distance: (3)
+        reach = distance.fill_diagonal_(math.inf).amin(1).nan_to_num(posinf=0).sqrt()
+        growth = (float(missed.sum()) + prior) / (float(reach.sum()) + _PRIOR_DISTANCE**0.5)
+        return cls(nodes, weights, float(constant), growth)
 
-    def at(self, depth: Float64[Tensor, "H W"]) -> tuple[Float64[Tensor, "H W"], Float64[Tensor, "H W"]]:
-        """The surface at every pixel, and its expected absolute error; `depth` is the pixels' third coordinate."""
-        height, width = depth.shape
-        value, error = (
-            torch.empty(height * width, dtype=torch.float64),
-            torch.empty(height * width, dtype=torch.float64),
-        )
-        size = max(1, _ELEMENTS // len(self.nodes))
-        for start in range(0, height * width, size):
-            index = torch.arange(start, min(start + size, height * width))
-            place = torch.stack([index % width / height, index // width / height, depth.flatten()[index]], 1)
-            distance = torch.cdist(place.double(), self.nodes, compute_mode="use_mm_for_euclid_dist")
-            value[index] = self.constant - distance @ self.weights
-            error[index] = self.growth * distance.amin(1).sqrt()
-        return value.view(height, width), error.view(height, width)
+    def at(self, places: Float64[Tensor, "M D"]) -> tuple[Float64[Tensor, "M"], Float64[Tensor, "M"]]:
+        """The surface, and its expected absolute error."""
+        distance = torch.cdist(places, self.nodes, compute_mode="use_mm_for_euclid_dist")
+        return self.constant - distance @ self.weights, self.growth * distance.amin(1).sqrt()

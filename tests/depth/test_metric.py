@@ -1,1 +1,227 @@
-"""Metric depth from known points: what must hold for every prediction, and what outliers and uncertainty are worth."""
+"""Metric depth from known points: exact there, blind to the prediction's scale and the points' order, and honest."""
+
+import time
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+import marigold
+from marigold.depth import metric
+from marigold.depth.mapping import MAPPING_OF, MAPPINGS
+from marigold.types import Prediction
+
+SPACES = list(MAPPING_OF)
+
+
+def scene(space="affine_depth", seed=0, size=(48, 64), bent=0.1):
+    """A room with a box in metres, and a prediction in [0, 1] of it that is bent by a smooth field."""
+    generator = torch.Generator().manual_seed(seed)
+    y, x = torch.meshgrid(*(torch.linspace(0, 1, side) for side in size), indexing="ij")
+    depth = torch.minimum(1.2 / (0.2 + (y - 0.2).clamp_min(0)), 3 + 4 * (x - 0.4).abs())
+    depth = torch.where((x - 0.6).abs().maximum((y - 0.6).abs()) < 0.15, 1.5 + 0.3 * x, depth)[None]
+    values = MAPPINGS[MAPPING_OF[space]].of_depth(depth)
+    values = (values - values.min()) / (values.max() - values.min())
+    field = F.interpolate(torch.randn(1, 1, 4, 5, generator=generator), size, mode="bicubic", align_corners=True)
+    values = values + bent * field[0] + bent / 20 * torch.randn(values.shape, generator=generator)
+    return depth, Prediction(((values - values.min()) / (values.max() - values.min()))[None], None, space)
+
+
+def drawn(depth, count, seed=0):
+    """`count` different pixels as x, y and their metres."""
+    index = torch.from_numpy(np.random.default_rng(seed).choice(depth.numel(), count, replace=False))
+    return torch.stack([index % depth.shape[2], index // depth.shape[2]], 1).float(), depth.flatten()[index]
+
+
+def at(values, points):
+    x, y = points.long().unbind(1)
+    return values[0, y, x]
+
+
+def error(result, depth):
+    return float((result.depth - depth).abs().mean())
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_without_smoothing_it_meets_every_point(space):
+    depth, prediction = scene(space)
+    points, metres = drawn(depth, 60)
+    result = marigold.metric_depth(prediction, points, metres, smoothing=0.0)
+    torch.testing.assert_close(at(result.depth, points), metres, rtol=1e-5, atol=0)
+    misses = [
+        float(
+            (at(marigold.metric_depth(prediction, points, metres, smoothing=one).depth, points) - metres).abs().mean()
+        )
+        for one in (1e-1, 1e-2, 1e-4)
+    ]
+    assert misses[0] > misses[1] > misses[2]
+
+
+@pytest.mark.parametrize("method", ["fit", "residual"])
+@pytest.mark.parametrize("space", SPACES)
+def test_a_prediction_that_is_right_up_to_scale_and_shift_gives_the_truth(space, method):
+    depth, prediction = scene(space, bent=0.0)
+    result = marigold.metric_depth(prediction, *drawn(depth, 12), method=method)
+    torch.testing.assert_close(result.depth, depth, rtol=1e-4, atol=0)
+    line = result.scale * prediction.depth[0].double() + result.shift
+    torch.testing.assert_close(MAPPINGS[MAPPING_OF[space]].to_depth(line).float(), depth, rtol=1e-4, atol=0)
+    assert bool(result.used.all())
+    assert float(result.uncertainty.max()) < 1e-3
+
+
+@pytest.mark.parametrize("method", ["fit", "residual"])
+@pytest.mark.parametrize(("scale", "shift"), [(3.0, -1.0), (0.01, 5.0), (-2.0, 2.0)])
+@pytest.mark.parametrize("space", SPACES)
+def test_scale_and_shift_of_the_prediction_do_not_matter(space, scale, shift, method):
+    depth, prediction = scene(space)
+    points, metres = drawn(depth, 40)
+    changed = Prediction(prediction.depth.double() * scale + shift, None, prediction.space)
+    one, other = (marigold.metric_depth(given, points, metres, method=method) for given in (prediction, changed))
+    torch.testing.assert_close(one.depth, other.depth, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(one.uncertainty, other.uncertainty, rtol=1e-2, atol=1e-4)
+
+
+def test_the_order_of_the_points_changes_no_bit():
+    depth, prediction = scene()
+    points, metres = drawn(depth, 80)
+    metres[7] *= 6
+    order = torch.randperm(80, generator=torch.Generator().manual_seed(1))
+    one = marigold.metric_depth(prediction, points, metres)
+    other = marigold.metric_depth(prediction, points[order], metres[order])
+    assert torch.equal(one.depth, other.depth)
+    assert torch.equal(one.uncertainty, other.uncertainty)
+    assert torch.equal(one.outliers[order], other.outliers)
+    assert torch.equal(one.used[order], other.used)
+
+
+@pytest.mark.parametrize("space", [*SPACES, "metric_depth"])
+def test_depth_is_positive_and_finite_whatever_the_prediction(space):
+    points = torch.tensor([[0.0, 0.0], [5.0, 3.0], [20.0, 15.0], [31.0, 23.0]])
+    metres = torch.tensor([0.3, 70.0, 1.0, 4.0])
+    for seed in range(5):
+        wild = torch.randn(1, 1, 24, 32, generator=torch.Generator().manual_seed(seed)) ** 3
+        for method in ("fit", "residual"):
+            result = marigold.metric_depth(Prediction(wild, None, space), points, metres, method=method)
+            assert bool(((result.depth > 0) & result.depth.isfinite()).all())
+            assert bool(((result.uncertainty >= 0) & result.uncertainty.isfinite()).all())
+
+
+def test_between_pixels_a_point_sees_the_bilinear_prediction():
+    values = torch.arange(12.0).view(3, 4) ** 2
+    places = torch.tensor([[0.0, 0.0], [3.0, 2.0], [1.5, 0.0], [1.0, 0.25], [-0.5, -0.5]])
+    expected = torch.tensor([0.0, 121.0, 2.5, 0.75 * 1 + 0.25 * 25, 0.0], dtype=torch.float64)
+    torch.testing.assert_close(metric.sample(values, places), expected)
+
+
+@pytest.mark.parametrize("count", [50, 150, 500])
+def test_gross_outliers_are_named_and_cost_little(count, caplog):
+    clean, dirty, lost = [], [], []
+    for seed in range(6):
+        depth, prediction = scene(seed=seed, size=(96, 128), bent=0.05)
+        points, metres = drawn(depth, count, seed)
+        generator = np.random.default_rng(seed)
+        wrong = torch.from_numpy(generator.permutation(count) < 0.3 * count)
+        factors = torch.from_numpy(np.exp(generator.choice([-1, 1], count) * generator.uniform(0.7, 2, count))).float()
+        good = marigold.metric_depth(prediction, points, metres)
+        found = marigold.metric_depth(prediction, points, torch.where(wrong, metres * factors, metres), name="room_3")
+        clean.append(error(good, depth))
+        dirty.append(error(found, depth))
+        lost.append(float(good.outliers.float().mean()))
+        assert not bool((found.used & found.outliers).any())
+    assert "room_3" in caplog.text
+    assert np.mean(lost) <= 0.02
+    assert np.mean(dirty) <= 1.2 * np.mean(clean)
+
+
+def test_a_jump_that_its_neighbours_share_is_no_outlier():
+    depth, prediction = scene(bent=0.02)
+    depth = depth.clone()
+    depth[:, :20, :24] *= 2  # a part of the room that the prediction has wrong
+    points, metres = drawn(depth, 200)
+    assert float(marigold.metric_depth(prediction, points, metres).outliers.float().mean()) <= 0.02
+
+
+@pytest.mark.parametrize("method", ["fit", "residual"])
+@pytest.mark.parametrize("count", [10, 50, 150, 500])
+def test_the_uncertainty_is_the_error_that_is_to_be_expected(count, method):
+    ratios = []
+    for seed in range(8):
+        depth, prediction = scene(seed=seed, size=(96, 128))
+        result = marigold.metric_depth(prediction, *drawn(depth, count, seed), method=method)
+        ratios.append(float(result.uncertainty.mean()) / error(result, depth))
+    assert 1 / 1.5 < np.exp(np.mean(np.log(ratios))) < 1.5
+
+
+def test_of_too_many_points_some_are_left_out_and_it_is_said(caplog):
+    depth, prediction = scene(size=(60, 80))
+    result = marigold.metric_depth(prediction, *drawn(depth, 2500), name="room_9")
+    assert int(result.used.sum()) == metric.MOST_POINTS - 0 or int((result.used | result.outliers).sum()) < 2500
+    assert "room_9" in caplog.text
+    assert str(metric.MOST_POINTS) in caplog.text
+
+
+def test_two_points_give_the_line_through_them():
+    depth, prediction = scene(bent=0.0)
+    points = torch.tensor([[2.0, 3.0], [40.0, 40.0]])
+    result = marigold.metric_depth(prediction, points, at(depth, points))
+    torch.testing.assert_close(result.depth, depth, rtol=1e-4, atol=0)
+
+
+def test_equal_distances_are_a_wall():
+    _, prediction = scene()
+    points, _ = drawn(prediction.depth[0], 9)
+    result = marigold.metric_depth(prediction, points, torch.full((9,), 2.5))
+    assert torch.allclose(result.depth, torch.tensor(2.5))
+    assert result.scale == 0
+
+
+def test_points_in_the_same_place_are_averaged():
+    depth, prediction = scene(bent=0.0)
+    points, metres = drawn(depth, 20)
+    points, metres = torch.cat([points, points[:1]]), torch.cat([metres, metres[:1] * 1.01])
+    result = marigold.metric_depth(prediction, points, metres, smoothing=0.0)
+    assert float(at(result.depth, points[:1])) == pytest.approx(float(metres[0]) * 1.005, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("place", "distance", "where"),
+    [
+        ((64.0, 3.0), 2.0, "point 1 .*x=64"),
+        ((3.0, -0.6), 2.0, r"point 1 .*y=-0\.6"),
+        ((float("nan"), 3.0), 2.0, "point 1 .*nan"),
+        ((3.0, 3.0), float("nan"), "point 1 .*nan m"),
+        ((3.0, 3.0), -1.0, "point 1 .*-1 m"),
+        ((3.0, 3.0), float("inf"), "point 1 .*inf m"),
+    ],
+)
+def test_a_point_that_cannot_be_is_named(place, distance, where):
+    _, prediction = scene()
+    points = torch.tensor([[1.0, 1.0], place, [5.0, 5.0]])
+    with pytest.raises(ValueError, match=f"room_5.*{where}"):
+        marigold.metric_depth(prediction, points, torch.tensor([1.0, distance, 2.0]), name="room_5")
+
+
+def test_what_gives_no_scale_is_refused():
+    _, prediction = scene()
+    points = torch.tensor([[1.0, 1.0], [5.0, 5.0]])
+    metres = torch.tensor([1.0, 2.0])
+    flat = Prediction(torch.full((1, 1, 8, 8), 0.5), None, "affine_depth")
+    broken = Prediction(prediction.depth.clone().index_fill_(3, torch.tensor([3]), torch.nan), None, "affine_depth")
+    for given, places, known, reason in (
+        (flat, points, metres, "scale"),
+        (broken, points, metres, "finite"),
+        (prediction, points[:1], metres[:1], "two"),
+        (Prediction(prediction.depth.expand(2, -1, -1, -1), None, "affine_depth"), points, metres, "batch"),
+    ):
+        with pytest.raises(ValueError, match=f"room_5.*{reason}"):
+            marigold.metric_depth(given, places, known, name="room_5")
+    with pytest.raises(ValueError, match="method"):
+        marigold.metric_depth(prediction, points, metres, method="guess")
+
+
+def test_a_second_is_enough_for_500_points_of_a_large_image():
+    depth, prediction = scene(size=(480, 640))
+    started = time.process_time()
+    marigold.metric_depth(prediction, *drawn(depth, 500))
+    assert time.process_time() - started < 1.0
