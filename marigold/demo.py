@@ -9,6 +9,7 @@ A Space's app.py:
 import html
 import importlib.util
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -153,7 +154,14 @@ class Page:
         if examples:
             samples = [[str(path)] for path in examples]
             shown = gr.Dataset(label="Examples", components=[gr.Image(render=False)], samples=samples, type="index")
-            shown.click(lambda index: samples[index][0], shown, self.source, api_visibility="private")
+            shown.click(lambda index: self._copied(examples[index]), shown, self.source, api_visibility="private")
+
+    def _new_folder(self) -> Path:
+        """One in gradio's own folder: its files are served from where they are, and deleted with the rest."""
+        return Path(tempfile.mkdtemp(dir=self.source.GRADIO_CACHE))
+
+    def _copied(self, example: Path) -> str:
+        return str(shutil.copy(example, self._new_folder()))
 
     def _settings(self) -> dict[str, gr.Number]:
         """A field for each argument of a call that the recipe has a use for, by the argument's name."""
@@ -253,9 +261,7 @@ class Page:
         metric: MetricDepth | None = None,
     ) -> dict[Any, Any]:
         """Write the files, and what the page then shows."""
-        # Files in gradio's own folder are served from where they are, and deleted with the rest.
-        folder = Path(tempfile.mkdtemp(dir=self.source.GRADIO_CACHE))
-        (job,) = plan(file, folder, [kind for kind in OFFERED if kind in (*SHOWN, *wanted)])
+        (job,) = plan(file, self._new_folder(), [kind for kind in OFFERED if kind in (*SHOWN, *wanted)])
         camera, source = self.camera.of(job.picture, *image.shape[-2:])
         write(job, image, prediction, camera, self.distances, *(metric[:2] if metric else ()))
         unit = "an unknown unit" if metric is None else "metres"

@@ -1,12 +1,14 @@
 """Writing files so that no killed run, full disk or second run leaves a folder in a state that nobody asked for."""
 
+import csv
 import errno
 import fcntl
+import io
 import logging
 import os
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -56,6 +58,13 @@ def write_atomically(path: Path, data: bytes | str) -> int:
     with atomic_file(path) as file:
         file.write(content)
     return len(content)
+
+
+def csv_text(lines: Iterable[Iterable[object]]) -> str:
+    """The lines as csv; a float in its shortest exact representation."""
+    buffer = io.StringIO(newline="")
+    csv.writer(buffer, lineterminator="\n").writerows(lines)
+    return buffer.getvalue()
 
 
 @contextmanager

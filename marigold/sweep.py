@@ -3,9 +3,10 @@
 The output folder holds points.csv, curve.png and sweep.json. The training ablations are experiments: see configs/exp.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -16,18 +17,16 @@ from marigold.config import to_dataclass
 from marigold.evaluation.curves import Point, write_curve
 from marigold.evaluation.errors import EvaluationError
 from marigold.evaluation.predictors import run_name
-from marigold.evaluation.rows import Predict, Row, evaluate, gather_rows, share, summarise
-from marigold.evaluation_set import EvaluationSet, Samples, open_set, output_folder, protocol_for, start_processes
+from marigold.evaluation.rows import Row, align, gather_rows, score, share, summarise
+from marigold.evaluation_set import EvaluationSet, open_set, output_folder, protocol_for, start_processes
 from marigold.files import lock_folder
 from marigold.identity import fingerprint
-from marigold.model.pipeline import MarigoldDepth, Members
+from marigold.model.pipeline import MarigoldDepth
 from marigold.model.settings import Sampling
 from marigold.precision import PRECISIONS
 from marigold.types import DepthSample, Prediction
 
 AXES = {"ensemble": "ensemble size", "steps": "denoising steps"}
-Key = tuple[str, int]
-"""The line that a point is on, and its place on it."""
 
 
 @dataclass(frozen=True)
@@ -75,28 +74,25 @@ def run(config: DictConfig) -> None:
     chosen = open_set(config, settings.limit, protocol_for(config, model.space))
     samples, protocol = chosen.samples, chosen.protocol
     protocol.require_space(model.space)
-    points = (over_sizes if settings.curve == "ensemble" else over_steps)(model, settings)
+    lines, values = {settings.sampler.ensemble_method: model}, settings.ensemble_sizes
+    if settings.curve == "steps":
+        lines, values = {spacing: model.with_spacing(spacing) for spacing in settings.spacings}, settings.steps
     facts = describe(model, chosen, settings)
     digest = fingerprint({**facts, "settings": asdict(replace(settings, output=None))})
     name = f"{samples.name}-{protocol.name}-{settings.curve}-{digest[:8]}"
     folder = output_folder(settings.output, Path(config.paths.runs) / "sweep", name)
     with lock_folder(folder) if state.is_main_process else nullcontext():
-        mine, latest = share(len(samples)), Latest(samples)
-        # All points of an image before the next image: one stream of rows per point, in step.
-        streams = [
-            evaluate(predict, latest, protocol, metrics=settings.metrics, indices=mine) for predict in points.values()
-        ]
+        rows: dict[tuple[str, int], list[Row]] = {(line, value): [] for line in lines for value in values}
         bar = tqdm(
-            zip(*streams, strict=True),
-            total=len(mine),
-            desc=f"{settings.curve} curve",
-            unit="image",
-            disable=not state.is_main_process,
+            share(len(samples)), desc=f"{settings.curve} curve", unit="image", disable=not state.is_main_process
         )
-        rows: dict[Key, list[Row]] = {key: [] for key in points}
-        for of_image in bar:
-            for key, row in zip(points, of_image, strict=True):
-                rows[key].append(row)
+        for index in bar:
+            sample = protocol.shown(samples[index])
+            for line, sampled in lines.items():
+                predictions = predict(sampled, sample, settings)
+                for value in values:
+                    aligned = align(lambda _, made=predictions: next(made), sample, protocol)  # type: ignore[misc]
+                    rows[line, value].append(score(aligned, sample.name, settings.metrics))
         found = [Point(*key, summarise(gather_rows(part, len(samples)))) for key, part in rows.items()]
         if not state.is_main_process:
             return
@@ -110,71 +106,23 @@ def run(config: DictConfig) -> None:
     print(f"written to {folder}: points.csv, curve.png, sweep.json")
 
 
-def over_sizes(model: MarigoldDepth, settings: SweepSettings) -> dict[Key, Predict]:
-    """A predictor per ensemble size; the smaller ones take the first members of the largest one's."""
-    chosen, latest = settings.sampler, dict[str, Members]()
-
-    def members(sample: DepthSample) -> Members:
-        if sample.name not in latest:
-            latest.clear()
-            latest[sample.name] = members_of(model, sample, settings, chosen.steps, max(settings.ensemble_sizes))
-        return latest[sample.name]
-
-    def predict(size: int, sample: DepthSample) -> Prediction:
-        made = members(sample).first(size)
-        return model.combine(made, method=chosen.ensemble_method, reduction=chosen.reduction)
-
-    return {
-        (chosen.ensemble_method, size): lambda sample, size=size: predict(size, sample)  # type: ignore[misc]
-        for size in settings.ensemble_sizes
-    }
-
-
-def over_steps(model: MarigoldDepth, settings: SweepSettings) -> dict[Key, Predict]:
-    """A predictor per number of denoising steps, one line per spacing of the timesteps."""
-    chosen = settings.sampler
-    spaced = {spacing: model.with_spacing(spacing) for spacing in settings.spacings}
-
-    def predict(spacing: str, steps: int, sample: DepthSample) -> Prediction:
-        made = members_of(spaced[spacing], sample, settings, steps, chosen.ensemble_size)
-        return spaced[spacing].combine(made, method=chosen.ensemble_method, reduction=chosen.reduction)
-
-    return {
-        (spacing, steps): lambda sample, spacing=spacing, steps=steps: predict(spacing, steps, sample)  # type: ignore[misc]
-        for spacing in spaced
-        for steps in settings.steps
-    }
-
-
-def members_of(
-    model: MarigoldDepth, sample: DepthSample, settings: SweepSettings, steps: int | None, size: int
-) -> Members:
-    """The members of a sample, which a point combines."""
-    arguments = settings.sampler.arguments()
-    return model.members(
+def predict(model: MarigoldDepth, sample: DepthSample, settings: SweepSettings) -> Iterator[Prediction]:
+    """The predictions of one line's points; an ensemble takes the first members of the largest one."""
+    chosen, arguments = settings.sampler, settings.sampler.arguments()
+    members = partial(
+        model.members,
         sample.image[None],
-        steps=steps,
-        ensemble_size=size,
         seed=settings.seed,
         processing_resolution=arguments["processing_resolution"],
         batch_size=arguments["batch_size"],
     )
-
-
-class Latest(Sequence):
-    """The samples of a data set, of which the latest is kept: predictors in step read each only once."""
-
-    def __init__(self, samples: Samples) -> None:
-        self.samples, self.names = samples, samples.names
-        self.kept: dict[int, DepthSample] = {}
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def __getitem__(self, index: int) -> DepthSample:  # type: ignore[override]
-        if index not in self.kept:
-            self.kept = {index: self.samples[index]}
-        return self.kept[index]
+    if settings.curve == "ensemble":
+        largest = members(steps=chosen.steps, ensemble_size=max(settings.ensemble_sizes))
+        points = (largest.first(size) for size in settings.ensemble_sizes)
+    else:
+        points = (members(steps=steps, ensemble_size=chosen.ensemble_size) for steps in settings.steps)
+    for made in points:
+        yield model.combine(made, method=chosen.ensemble_method, reduction=chosen.reduction)
 
 
 def describe(model: MarigoldDepth, chosen: EvaluationSet, settings: SweepSettings) -> dict[str, object]:

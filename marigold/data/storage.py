@@ -8,7 +8,7 @@ import os
 import stat
 import weakref
 from collections.abc import Iterable, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -81,15 +81,9 @@ class FolderStorage:
 
     def absent(self, names: Iterable[str]) -> list[str]:
         # One listing a folder: on a network disk a look at each of 75,000 files takes minutes.
-        there: dict[str, set[str]] = {}
-        missing = []
-        for name in names:
-            folder, _, file = relative_name(name).rpartition("/")
-            if folder not in there:
-                there[folder] = _files_in(os.path.join(self.root, folder))
-            if file not in there[folder]:
-                missing.append(name)
-        return missing
+        listing = cache(_files_in)
+        places = ((name, *os.path.split(os.path.join(self.root, relative_name(name)))) for name in names)
+        return [name for name, folder, file in places if file not in listing(folder)]
 
     def names(self) -> Sequence[str]:
         found = [os.path.join(folder, file) for folder, _, files in os.walk(self.root) for file in files]

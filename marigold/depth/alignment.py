@@ -102,26 +102,18 @@ def align_to(
     different predictions.
     """
     if isinstance(prediction, Tensor):
-        return apply_affine(prediction, _fit_to_points(prediction, sparse_metres, method)).clamp(min=0)
+        return align_to(Prediction(prediction, None, "affine_depth"), sparse_metres, method).depth
+    depth, spread, lines = prediction.depth, prediction.uncertainty, {"least_squares": _line, "huber": huber_line}
     if prediction.space != "affine_depth":
         raise ValueError(f"align_to takes affine_depth, got a prediction in the space {prediction.space}")
-    fit = _fit_to_points(prediction.depth, sparse_metres, method)
-    spread = prediction.uncertainty
-    if spread is not None:
-        spread = apply_affine(spread, AffineFit(fit.scale.abs(), torch.zeros_like(fit.shift)))
-    return Prediction(apply_affine(prediction.depth, fit).clamp(min=0), spread, "metric_depth")
-
-
-def _fit_to_points(pred: Float[Tensor, "B 1 H W"], metres: Tensor, method: str) -> AffineFit:
-    lines = {"least_squares": _line, "huber": huber_line}
     if method not in lines:
         raise ValueError(f"unknown method {method!r}; known: {', '.join(lines)}")
-    if pred.shape != metres.shape:
+    if depth.shape != sparse_metres.shape:
         raise ValueError(
-            f"the prediction is {tuple(pred.shape)} and the measurements are {tuple(metres.shape)}; put the "
+            f"the prediction is {tuple(depth.shape)} and the measurements are {tuple(sparse_metres.shape)}; put the "
             "measurements on the prediction's pixels first"
         )
-    if bool((metres < 0).any()):
+    if bool((sparse_metres < 0).any()):
         raise ValueError("negative metres among the measurements; unknown pixels are 0")
 
     def line(x: Points, y: Points) -> Line:
@@ -129,7 +121,10 @@ def _fit_to_points(pred: Float[Tensor, "B 1 H W"], metres: Tensor, method: str) 
             raise ValueError("scale and shift need two known pixels where the prediction differs")
         return lines[method](x, y)
 
-    return _fit_each(pred, metres, metres != 0, line)
+    fit = _fit_each(depth, sparse_metres, sparse_metres != 0, line)
+    if spread is not None:
+        spread = apply_affine(spread, AffineFit(fit.scale.abs(), torch.zeros_like(fit.shift)))
+    return Prediction(apply_affine(depth, fit).clamp(min=0), spread, "metric_depth")
 
 
 def valid_pixels(

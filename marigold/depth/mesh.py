@@ -15,7 +15,7 @@ from marigold.depth.point_cloud import thinned, unproject
 from marigold.pictures import jpeg
 from marigold.types import Camera
 
-LARGEST_GRID = 500_000  # vertices: 21 MB beside the texture, which browsers and phones still turn smoothly
+LARGEST_GRID = 500_000  # vertices: 22 MB beside the texture, which browsers and phones still turn smoothly
 _FLOAT, _UINT32 = 5126, 5125  # glTF 2.0, section 3.6.2.2
 _VERTICES, _INDICES = 34962, 34963  # what a buffer view is for: section 5.11
 
@@ -43,12 +43,14 @@ def write_glb(
     triangles = _triangles(grid, math.radians(tear))
     if not len(triangles):
         raise ValueError("no surface: no three neighbouring pixels whose depth is known and does not jump")
-    used, corners = np.unique(triangles, return_inverse=True)
+    used = np.zeros(grid.shape[0] * grid.shape[1], dtype=bool)
+    used[triangles] = True
+    corners = (np.cumsum(used) - 1)[triangles]
     # A texture's coordinates are shares of its width and height from the upper left corner.
     places = torch.stack(torch.broadcast_tensors((columns + 0.5) / width, (rows + 0.5) / height), dim=-1)
     _write(
         file,
-        positions=grid.reshape(-1, 3)[used] * np.array([1, -1, -1], np.float32),
+        positions=grid.reshape(-1, 3)[used] * np.array([1, -1, -1], dtype=np.float32),
         places=places.reshape(-1, 2).numpy()[used],
         indices=corners.reshape(-1),
         texture=jpeg(image),

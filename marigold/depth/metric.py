@@ -7,7 +7,7 @@ residual may jump where the prediction or the colour does. docs/metric.md derive
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -78,7 +78,7 @@ def metric_depth(
     if method not in ("fit", "residual"):
         raise ValueError(f"method={method!r}: expected fit or residual")
     pixels = _Pixels.of(prediction, image, depth_length, colour_length, name)
-    check_points((prediction.depth.shape[-2], prediction.depth.shape[-1]), points, metres, name)
+    check_points(prediction.depth.shape[-2:], points, metres, name)
     mapping = MAPPINGS[MAPPING_OF.get(prediction.space, "depth")]
     drawn = _drawn(points, metres)
     places, known = points.cpu().double()[drawn], metres.cpu().double()[drawn]
@@ -132,7 +132,7 @@ def sample(values: Float[Tensor, "*channels H W"], places: Float[Tensor, "N 2"])
     return row(y).lerp(row(down), share_y)
 
 
-def check_points(size: tuple[int, int], points: Float[Tensor, "N 2"], metres: Float[Tensor, "N"], name: str) -> None:
+def check_points(size: Sequence[int], points: Float[Tensor, "N 2"], metres: Float[Tensor, "N"], name: str) -> None:
     """Raise ValueError for fewer than two points, and for one outside of (height, width) or without a distance."""
     if len(points) < 2:
         raise ValueError(f"{name}: scale and shift need two known points, got {len(points)}")

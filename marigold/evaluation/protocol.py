@@ -18,7 +18,7 @@ from marigold.depth.mapping import TINY_DEPTH
 from marigold.depth.reprojection import reproject
 from marigold.evaluation.errors import EvaluationError
 from marigold.evaluation.fits import Fit, LeastSquares, LogRansac, Prefit, Robust
-from marigold.evaluation.known_points import METHODS, FromPoints, DrawnPoints, fits_from_points
+from marigold.evaluation.known_points import METHODS, DrawnPoints, FromPoints, fits_from_points
 from marigold.types import SPACES, DepthSample, Prediction
 
 PROTOCOL_OF: dict[str, str] = {

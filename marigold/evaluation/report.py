@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 
 from marigold.evaluation.known_points import METHODS
 from marigold.evaluation.published import PUBLISHED
-from marigold.evaluation.result import Group, Result
+from marigold.evaluation.result import Result
+from marigold.evaluation.rows import Group
 
 MEASURED, PUBLISHED_MARK = "measured here", "*published*"
 # Percentage points within which a metric is reproduced: it is published rounded to 0.1, and another GPU or precision
@@ -87,18 +88,15 @@ def compared(published: Entry, measured: Sequence[Entry]) -> Entry:
     beside = []
     for ours in measured:
         datasets = [dataset for dataset in published.values if dataset in ours.official]
-        if datasets and (ours.protocol, ours.setting) == (published.protocol, published.setting):
-            differences = {
-                (dataset, metric): round(ours.values[dataset][k] - published.values[dataset][k], 6)
-                for dataset in datasets
-                for k, metric in enumerate(TOLERANCE)
-            }
-            off = [
-                f"{dataset} {difference:+.2f} {metric}"
-                for (dataset, metric), difference in differences.items()
-                if abs(difference) > TOLERANCE[metric]
-            ]
-            beside.append(f"{ours.method}: {', '.join(off) or 'reproduced'}")
+        if not datasets or (ours.protocol, ours.setting) != (published.protocol, published.setting):
+            continue
+        off = [
+            f"{dataset} {here - there:+.2f} {metric}"
+            for dataset in datasets
+            for metric, here, there in zip(TOLERANCE, ours.values[dataset], published.values[dataset], strict=True)
+            if round(abs(here - there), 6) > TOLERANCE[metric]
+        ]
+        beside.append(f"{ours.method}: {', '.join(off) or 'reproduced'}")
     return replace(published, beside=tuple(beside))
 
 

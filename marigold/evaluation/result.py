@@ -1,14 +1,13 @@
 """results.json: every number with its protocol, split, count, sampler settings, seeds and commit."""
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 
 from marigold.evaluation.errors import EvaluationError
-from marigold.evaluation.rows import Row, Summary, summarise
+from marigold.evaluation.rows import Group, Row, Score, summarise
 from marigold.files import write_atomically
 
 FORMAT = 1
@@ -45,27 +44,6 @@ class Facts:
     sampler: Plain | None
     commit: str
     fingerprint: str
-
-
-@dataclass(frozen=True)
-class Score:
-    """Mean of a metric over images and seeds.
-
-    `std_over_images` is that of one image's score, `std_over_seeds` (sample standard deviation, None for one seed)
-    that of the whole table's numbers.
-    """
-
-    mean: float
-    std_over_images: float
-    std_over_seeds: float | None
-
-
-@dataclass(frozen=True)
-class Group:
-    """The images of one group of the data set."""
-
-    count: int
-    metrics: dict[str, Score]
 
 
 @dataclass(frozen=True)
@@ -118,38 +96,32 @@ class Result:
 
     def to_json(self, path: Path) -> None:
         """Write results.json whole or not at all."""
-        content = asdict(self)
-        facts = content.pop("facts")
-        date = content.pop("date")
-        text = json.dumps({"format": FORMAT, "date": date, **facts, **content}, indent=1, allow_nan=False)
-        write_atomically(path, text + "\n")
+        content = {"format": FORMAT, "date": self.date, **asdict(self.facts), **asdict(self)}
+        del content["facts"]
+        write_atomically(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
     @classmethod
     def from_json(cls, path: Path) -> "Result":
         """Read a results.json; one without a date gets its file's. Raises EvaluationError naming what is not one."""
         try:
             content = json.loads(path.read_text())
+            if content.pop("format") != FORMAT:
+                raise ValueError(f"expected format {FORMAT}")
+            # Earlier versions wrote none of these.
             written = datetime.fromtimestamp(path.stat().st_mtime, UTC)
-            if content["format"] != FORMAT:
-                raise ValueError(f"format {content['format']}, expected {FORMAT}")
-            # Earlier versions wrote neither of these.
             content = {"date": _date(written), "reader": {}, "limit": None, **content}
-            facts = {field.name: content[field.name] for field in fields(Facts)}
-            return cls(
-                date=content["date"],
-                facts=Facts(**{**facts, "split": Split(**content["split"])}),
-                seeds=tuple(content["seeds"]),
-                count=content["count"],
-                expected=content["expected"],
-                complete=content["complete"],
-                metrics=_scores(content["metrics"]),
-                groups={
-                    label: Group(group["count"], _scores(group["metrics"]))
-                    for label, group in content["groups"].items()
+            facts = {field.name: content.pop(field.name) for field in fields(Facts)}
+            read = {
+                "facts": Facts(**{**facts, "split": Split(**facts["split"])}),
+                "seeds": tuple(content["seeds"]),
+                "metrics": _scores(content["metrics"]),
+                "groups": {
+                    name: Group(part["count"], _scores(part["metrics"])) for name, part in content["groups"].items()
                 },
-                per_seed=tuple(SeedMeans(**one) for one in content["per_seed"]),
-                failures=tuple(Failure(**one) for one in content["failures"]),
-            )
+                "per_seed": tuple(SeedMeans(**one) for one in content["per_seed"]),
+                "failures": tuple(Failure(**one) for one in content["failures"]),
+            }
+            return cls(**{**content, **read})
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise EvaluationError(f"{path}: not a results.json of this version ({error!r}); evaluate again") from error
 
@@ -161,27 +133,19 @@ def make_result(
 
     `rows`: seed -> one row per image. `expected`: images that the data set lists.
     """
-    summaries = {seed: summarise(part, groups) for seed, part in rows.items()}
-    several = list(summaries.values())
-    count = min(summary.count for summary in several)
+    summary = summarise(*rows.values(), groups=groups)
+    alone = {seed: summarise(part).metrics for seed, part in rows.items()}
     return Result(
         date=_date(datetime.now(UTC)),
         facts=facts,
         seeds=tuple(rows),
-        count=count,
+        count=summary.count,
         expected=expected,
-        complete=count == expected,
-        metrics=over_seeds(several),
-        groups={
-            label: Group(
-                min(summary.groups[label].count for summary in several),
-                over_seeds([summary.groups[label] for summary in several]),
-            )
-            for label in sorted(set.intersection(*(set(summary.groups) for summary in several)))
-        },
+        complete=summary.count == expected,
+        metrics=summary.metrics,
+        groups=summary.groups,
         per_seed=tuple(
-            SeedMeans(seed, {name: value.mean for name, value in summary.metrics.items()})
-            for seed, summary in summaries.items()
+            SeedMeans(seed, {name: score.mean for name, score in scores.items()}) for seed, scores in alone.items()
         ),
         failures=tuple(
             Failure(seed, row.name, row.error) for seed, part in rows.items() for row in part if row.error is not None
@@ -189,27 +153,11 @@ def make_result(
     )
 
 
-def over_seeds(summaries: Sequence[Summary]) -> dict[str, Score]:
-    """Metric -> its score over seeds."""
-    table = {}
-    for name in summaries[0].metrics:
-        means = [summary.metrics[name].mean for summary in summaries]
-        mean = math.fsum(means) / len(means)
-        squares = math.fsum((value - mean) ** 2 for value in means)
-        table[name] = Score(
-            mean,
-            math.fsum(summary.metrics[name].std for summary in summaries) / len(summaries),
-            math.sqrt(squares / (len(means) - 1)) if len(means) > 1 else None,
-        )
-    return table
-
-
 def _scores(metrics: Mapping[str, Mapping[str, float | None]]) -> dict[str, Score]:
-    numbers = {
-        name: {key: None if value is None else float(value) for key, value in score.items()}
+    return {
+        name: Score(**{key: value if value is None else float(value) for key, value in score.items()})  # type: ignore[arg-type]
         for name, score in metrics.items()
     }
-    return {name: Score(**score) for name, score in numbers.items()}  # type: ignore[arg-type]
 
 
 def _date(when: datetime) -> str:

@@ -4,13 +4,11 @@ Validation, benchmarks, curves, constants and other people's predictions all go 
 the caller's loop owns the progress bar, the file of rows, and what becomes of them.
 """
 
-import csv
-import io
 import itertools
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -20,7 +18,7 @@ import torch.distributed
 from marigold.depth.metrics import METRICS, boundary_f1, compute_metrics
 from marigold.evaluation.errors import EvaluationError
 from marigold.evaluation.protocol import Aligned, Protocol
-from marigold.files import write_atomically
+from marigold.files import csv_text, write_atomically
 from marigold.types import DepthSample, Prediction
 
 BOUNDARY = "boundary_f1"
@@ -122,45 +120,65 @@ def gather_rows(mine: Sequence[Row], expected: int) -> list[Row]:
 
 
 @dataclass(frozen=True)
-class Statistics:
-    """Plain mean and (population) standard deviation over images."""
+class Score:
+    """Mean of a metric over images and seeds.
+
+    `std_over_images` is that of one image's score, `std_over_seeds` (sample standard deviation, None for one seed)
+    that of the whole table's numbers.
+    """
 
     mean: float
-    std: float
+    std_over_images: float
+    std_over_seeds: float | None
 
 
 @dataclass(frozen=True)
-class Summary:
-    """Means over images, of all of them and of each group; `failed` images are in neither."""
+class Group:
+    """Some images, those that failed left out, and the score of each metric on them."""
 
     count: int
-    failed: int
-    metrics: dict[str, Statistics]
-    groups: dict[str, "Summary"] = field(default_factory=dict)
+    metrics: dict[str, Score]
 
 
-def summarise(rows: Sequence[Row], groups: dict[str, str] | None = None) -> Summary:
-    """The one place that averages: mean and standard deviation over images, also per group.
+@dataclass(frozen=True)
+class Summary(Group):
+    """All images, and each group of them."""
 
-    `groups` maps a label to a part of the sample's name. Rows with an error are counted in `failed` and
-    left out. Raises EvaluationError when no row is left.
+    groups: dict[str, Group]
+
+
+def summarise(*seeds: Sequence[Row], groups: Mapping[str, str] | None = None) -> Summary:
+    """The one place that averages: over the images of each seed, then over the seeds; also per group.
+
+    `groups` maps a label to a part of the sample's name; one without an image is left out, as a limited evaluation
+    may hold none of them. Raises EvaluationError when no row is left.
     """
-    good = [row for row in rows if row.error is None]
-    if not good:
-        raise EvaluationError(f"none of {len(rows)} image(s) could be evaluated")
-    metrics = {metric: _statistics([row.metrics[metric] for row in good]) for metric in good[0].metrics}
-    parts = {}
-    for label, part in (groups or {}).items():
-        members = [row for row in rows if part in row.name]
-        if any(row.error is None for row in members):  # a limited evaluation may hold none of them
-            parts[label] = summarise(members)
-    return Summary(len(good), len(rows) - len(good), metrics, parts)
+    good = [[row for row in rows if row.error is None] for rows in seeds]
+    if not all(good):
+        raise EvaluationError(f"none of {len(seeds[0])} image(s) could be evaluated")
+    parts = {
+        label: [[row for row in rows if part in row.name] for rows in good]
+        for label, part in sorted((groups or {}).items())
+    }
+    return Summary(**vars(_group(good)), groups={label: _group(part) for label, part in parts.items() if all(part)})
 
 
-def _statistics(values: Sequence[float]) -> Statistics:
+def _group(seeds: Sequence[Sequence[Row]]) -> Group:
+    metrics = {name: _score([[row.metrics[name] for row in rows] for rows in seeds]) for name in seeds[0][0].metrics}
+    return Group(min(map(len, seeds)), metrics)
+
+
+def _score(seeds: Sequence[Sequence[float]]) -> Score:
     # fsum is exact, so the mean depends neither on the order nor on the number of processes.
-    mean = math.fsum(values) / len(values)
-    return Statistics(mean, math.sqrt(math.fsum((value - mean) ** 2 for value in values) / len(values)))
+    means = [math.fsum(values) / len(values) for values in seeds]
+    spreads = [_deviation(values, mean, len(values)) for values, mean in zip(seeds, means, strict=True)]
+    mean = math.fsum(means) / len(means)
+    over_seeds = _deviation(means, mean, len(means) - 1) if len(means) > 1 else None
+    return Score(mean, math.fsum(spreads) / len(spreads), over_seeds)
+
+
+def _deviation(values: Sequence[float], mean: float, count: int) -> float:
+    return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / count)
 
 
 def _name(samples: Sequence[DepthSample], index: int) -> str:
@@ -216,11 +234,9 @@ class RowStore:
 def write_csv(path: Path, rows: Mapping[int, Sequence[Row]]) -> None:
     """One line per seed and image: seed, name, the metrics in full precision, and the error if there was one."""
     metrics = next((list(row.metrics) for part in rows.values() for row in part if row.error is None), [])
-    buffer = io.StringIO(newline="")
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["seed", "name", *metrics, "error"])
-    for seed, part in rows.items():
-        for row in part:
-            values = [repr(row.metrics[metric]) if row.error is None else "" for metric in metrics]
-            writer.writerow([seed, row.name, *values, row.error or ""])
-    write_atomically(path, buffer.getvalue())
+    lines = [
+        [seed, row.name, *(row.metrics.get(metric, "") for metric in metrics), row.error or ""]
+        for seed, part in rows.items()
+        for row in part
+    ]
+    write_atomically(path, csv_text([["seed", "name", *metrics, "error"], *lines]))

@@ -4,29 +4,36 @@ Rows of different protocols are never ranked together: every protocol is a table
 """
 
 import base64
-import csv
 import html
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
+import numpy as np
+from scipy.stats import rankdata
+
 from marigold.evaluation.published import DATASETS
 from marigold.evaluation.report import MEASURED, Entry, compared, markdown, measured_entries, published_entries
 from marigold.evaluation.result import Result
+from marigold.files import csv_text
 
 NOT_COUNTED = "Not in the table, as another result of the same kind counts:"
-STYLE = """
-:root { color-scheme: light dark; --line: #d0d7de; --ours: #fff4d6; }
-@media (prefers-color-scheme: dark) { :root { --line: #3d444d; --ours: #3a3116; } }
+PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>Depth evaluation</title><link rel="icon" href="data:,"><style>
+:root { color-scheme: light dark; }
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem; padding: 0 1rem; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { border-bottom: 1px solid var(--line); padding: .3rem .6rem; text-align: right; white-space: nowrap; }
-th:first-child, td:first-child, td.text, th.text { text-align: left; }
-tr.ours { background: var(--ours); }
+td { border-bottom: 1px solid GrayText; padding: .3rem .6rem; text-align: right; white-space: nowrap; }
+td:first-child { text-align: left; }
+tr.ours, tr:first-child { font-weight: bold; }
 img { max-width: 100%; background: #fff; }
+</style></head><body><h1>Depth evaluation</h1>
+<p>AbsRel and delta1 in percent. Rows of different protocols are not ranked together, rows with notes not at all.</p>
+CONTENT
+</body></html>
 """
 
 
@@ -85,9 +92,9 @@ def _choose(found: Mapping[str, Result]) -> tuple[list[Result], dict[str, str]]:
 
     same: dict[tuple[str, ...], list[str]] = {}
     for folder, result in found.items():
-        same.setdefault((result.method, result.setting, result.protocol, result.facts.dataset), []).append(folder)
+        same.setdefault((result.method, result.setting, result.facts.dataset, result.protocol), []).append(folder)
     superseded = {}
-    for (method, setting, _, dataset), folders in same.items():
+    for (method, setting, dataset, _), folders in same.items():
         best = max(folders, key=place)
         for folder in folders:
             if folder != best:
@@ -107,14 +114,8 @@ def ranks(rows: Sequence[Entry], datasets: Sequence[str]) -> list[float | None]:
         return [None] * len(rows)
     # Lower AbsRel is better, higher delta1 is; the published precision decides what is a tie.
     columns = [[round(sign * row.values[d][k], 1) for row in fit] for d in datasets for k, sign in ((0, 1), (1, -1))]
-    average = {
-        id(row): sum(
-            sum(other < column[place] for other in column) + (column.count(column[place]) + 1) / 2
-            for column in columns
-        )
-        / len(columns)
-        for place, row in enumerate(fit)
-    }
+    places = np.mean([rankdata(column) for column in columns], axis=0).tolist()
+    average = {id(row): place for row, place in zip(fit, places, strict=True)}
     return [average.get(id(row)) for row in rows]
 
 
@@ -123,11 +124,11 @@ def _cells(table: Table) -> tuple[list[str], list[list[str]]]:
     header += [f"{dataset} {metric}" for dataset in table.datasets for metric in ("AbsRel", "delta1")]
     lines = []
     for entry, rank in table.rows:
+        cells = [entry.method, entry.setting, entry.source]
         digits = 2 if entry.source == MEASURED else 1
-        values = [entry.values.get(dataset) for dataset in table.datasets]
-        numbers = [text for pair in values for text in ([f"{n:.{digits}f}" for n in pair] if pair else ["", ""])]
-        mark = f"{rank:.2f}" if rank is not None else ""
-        lines.append([entry.method, entry.setting, entry.source, *numbers, mark, entry.remarks])
+        for dataset in table.datasets:
+            cells += [f"{value:.{digits}f}" for value in entry.values.get(dataset, ())] or ["", ""]
+        lines.append([*cells, _rank(rank), entry.remarks])
     return [*header, "avg. rank", "notes"], lines
 
 
@@ -145,17 +146,14 @@ def to_markdown(tables: Sequence[Table]) -> str:
 def to_csv(tables: Sequence[Table]) -> str:
     """One line per row and data set, in full precision: protocol, method, setting, source, data set, AbsRel and delta1
     in percent, average rank, notes."""
-    buffer = io.StringIO(newline="")
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(
-        ["protocol", "method", "setting", "source", "dataset", "abs_rel_percent", "delta1_percent", "rank", "notes"]
-    )
-    for table in tables:
-        for entry, rank in table.rows:
-            start = [table.protocol, entry.method, entry.setting, entry.source]
-            end = ["" if rank is None else f"{rank:.2f}", entry.remarks]
-            writer.writerows([*start, dataset, *values, *end] for dataset, values in entry.values.items())
-    return buffer.getvalue()
+    header = ["protocol", "method", "setting", "source", "dataset", *("abs_rel_percent", "delta1_percent")]
+    lines = [
+        [table.protocol, entry.method, entry.setting, entry.source, dataset, *values, _rank(rank), entry.remarks]
+        for table in tables
+        for entry, rank in table.rows
+        for dataset, values in entry.values.items()
+    ]
+    return csv_text([[*header, "rank", "notes"], *lines])
 
 
 def to_latex(tables: Sequence[Table]) -> str:
@@ -177,31 +175,25 @@ def to_html(tables: Sequence[Table], panels: Mapping[str, Path]) -> str:
     parts = []
     for table in tables:
         header, lines = _cells(table)
-        head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
-        rows = "".join(
-            f'<tr class="{"ours" if entry.source == MEASURED else "published"}">'
-            + "".join(f"<td>{html.escape(cell.strip('*'))}</td>" for cell in line)
-            + "</tr>"
-            for (entry, _), line in zip(table.rows, lines, strict=True)
-        )
-        parts.append(
-            f"<h2>Protocol {html.escape(table.protocol)}</h2><div class='scroll'><table><thead><tr>{head}</tr></thead>"
-            f"<tbody>{rows}</tbody></table></div>"
-        )
+        parts.append(f"<h2>Protocol {html.escape(table.protocol)}</h2><div class='scroll'><table>{_html_row(header)}")
+        for (entry, _), line in zip(table.rows, lines, strict=True):
+            parts.append(_html_row([cell.strip("*") for cell in line], "ours" if entry.source == MEASURED else ""))
+        parts.append("</table></div>")
         if table.superseded:
-            items = "".join(f"<li>{html.escape(f'{folder}: {why}')}</li>" for folder, why in table.superseded.items())
-            parts.append(f"<p>{NOT_COUNTED}</p><ul>{items}</ul>")
+            items = (f"<li>{html.escape(f'{folder}: {why}')}</li>" for folder, why in table.superseded.items())
+            parts.append(f"<p>{NOT_COUNTED}</p><ul>{''.join(items)}</ul>")
     for caption, path in panels.items():
-        image = base64.b64encode(path.read_bytes()).decode()
-        name = html.escape(caption)
+        image, name = base64.b64encode(path.read_bytes()).decode(), html.escape(caption)
         parts.append(f'<h3>{name}</h3><img alt="{name}" src="data:image/png;base64,{image}">')
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Depth evaluation</title>'
-        '<meta name="viewport" content="width=device-width"><link rel="icon" href="data:,">'
-        f"<style>{STYLE}</style></head><body><h1>Depth evaluation</h1><p>AbsRel and delta1 in percent. Rows of "
-        "different protocols are not ranked together; rows with notes are not ranked.</p>"
-        f"{''.join(parts)}</body></html>\n"
-    )
+    return PAGE.replace("CONTENT", "\n".join(parts))
+
+
+def _html_row(cells: Sequence[str], kind: str = "") -> str:
+    return f'<tr class="{kind}">' + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>"
+
+
+def _rank(rank: float | None) -> str:
+    return "" if rank is None else f"{rank:.2f}"
 
 
 def _tex(text: str) -> str:

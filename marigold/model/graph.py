@@ -4,6 +4,7 @@ The graph begins and ends at the processing size: whoever runs it resizes and pa
 """
 
 import copy
+import logging
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -75,8 +76,7 @@ def traceable(network: Module) -> Module:
     """A copy with the same weights, not copies of them, whose graph holds for every size and batch."""
     copied = copy.deepcopy(network, {id(weight): weight for weight in network.parameters()})
     for name, part in list(copied.named_modules()):
-        if isinstance(part, Upsample2D):
-            assert part.conv is not None  # Stable Diffusion's U-Nets and VAEs upsample with a convolution
+        if isinstance(part, Upsample2D) and part.conv is not None:
             parent, _, own = name.rpartition(".")
             setattr(copied.get_submodule(parent), own, Upsample(part.conv))
     return copied
@@ -119,6 +119,8 @@ def write_onnx(model: MarigoldDepth, file: Path, external_data: bool = False) ->
         import onnxscript  # noqa: F401
     except ModuleNotFoundError as error:
         raise ExportError(f"format=onnx needs {error.name}: pip install -e '.[onnx]'") from error
+    # It warns of torchvision's operators, which no graph of ours has.
+    logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
     traced = trace(model)
     with warnings.catch_warnings():
         # The exporter's own use of what Python and torch will retire.

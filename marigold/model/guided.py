@@ -50,7 +50,7 @@ def guided(
     ValueError for points that `marigold.metric_depth` refuses, and for a model that the method has no meaning for.
     """
     check_model(model)
-    check_points((image.shape[-2], image.shape[-1]), points, metres, name)
+    check_points(image.shape[-2:], points, metres, name)
     longest = model.settings.default_processing_resolution if processing_resolution is None else processing_resolution
     size = processing_size(image.shape[-2], image.shape[-1], longest or 0)
     places, known = points.to(model.device), metres.to(model.device, torch.float64)

@@ -50,7 +50,6 @@ class Served:
         command = [sys.executable, str(ROOT / "scripts/demo.py"), f"checkpoint={checkpoint}", f"port={self.port}"]
         limits = ["limits.megapixels=1", "limits.megabytes=2", "device=cpu"]
         self.process = subprocess.Popen([*command, *limits], env=environment, stdout=subprocess.PIPE, text=True)
-        assert self.process.stdout is not None
         said = self.process.stdout.readline()
         assert self.url in said, said
 
@@ -63,12 +62,11 @@ class Served:
         except urllib.error.HTTPError as error:
             return error.code, error.read()
 
-    def upload(self, file: Path) -> str:
-        """Where the server puts a file that a browser sends."""
+    def send(self, file: Path) -> tuple[int, bytes]:
+        """Upload a file as a browser does; the answer says where the server has put it."""
         head = f'--cut\r\nContent-Disposition: form-data; name="files"; filename="{file.name}"\r\n\r\n'
         body = head.encode() + file.read_bytes() + b"\r\n--cut--\r\n"
-        _, answer = self.get("gradio_api/upload", body, "multipart/form-data; boundary=cut")
-        return json.loads(answer)[0]
+        return self.get("gradio_api/upload", body, "multipart/form-data; boundary=cut")
 
     def happens(self, event: int, data: list[Any]) -> bool:
         """Whether an event of the page succeeds with these inputs."""
@@ -83,6 +81,7 @@ class Served:
     def stop(self) -> int:
         """As Ctrl-C; returns the exit code."""
         self.process.send_signal(signal.SIGINT)
+        self.process.stdout.close()
         return self.process.wait(120)
 
 
@@ -108,10 +107,10 @@ class Visit:
 
     def drop(self, *files: Path) -> None:
         """Put a file on the drop zone, in place of the last one."""
-        remove = self.page.get_by_label("Remove this file").or_(self.page.get_by_label("Clear"))
-        if remove.count():
-            remove.first.click()
-        self.page.locator("#source input[type=file]").set_input_files(files)
+        zone = self.page.locator("#source input[type=file]")
+        if not zone.count():
+            self.page.locator("#source").get_by_label("Clear").click()
+        zone.set_input_files(files)
 
     def predict(self) -> None:
         self.page.get_by_role("button", name="Predict").click()
@@ -233,7 +232,8 @@ def test_a_broken_image_gets_a_message_and_the_page_lives_on(visit: Visit, photo
     heavy = tmp_path / "heavy.png"
     heavy.write_bytes(bytes(2_100_000))
     visit.drop(heavy)
-    page.get_by_text("exceeds the maximum").wait_for()
+    page.get_by_text("maximum allowed size").wait_for()
+    page.locator("#source input[type=file]").wait_for(state="attached")  # the zone is free again
     visit.drop(photo)
     visit.predict()
     page.get_by_role("button", name="depth_png/my photo.png").wait_for()
@@ -251,6 +251,12 @@ def test_nothing_left_the_machine_and_nobody_complained(served: Served, visit: V
     assert served.tried.read_text() == ""
     # Babylon asks for WebGPU once and then takes WebGL.
     assert [said for said in visit.complaints if "webgpu" not in said.lower()] == []
+
+
+def test_a_heavy_file_is_refused_by_the_server_too(served: Served, tmp_path: Path):
+    heavy = tmp_path / "heavy.png"
+    heavy.write_bytes(bytes(2_100_000))
+    assert served.send(heavy)[0] == 413
 
 
 @pytest.mark.parametrize(
@@ -273,7 +279,7 @@ def test_an_event_reads_no_file_that_was_not_uploaded(served: Served, photo: Pat
         if "file" in kinds:
             values = [components[number]["props"].get("value") for number in event["inputs"]]
             tried += 1
-            for path, succeeds in ((served.upload(photo), True), (str(photo), False)):
+            for path, succeeds in ((json.loads(served.send(photo)[1])[0], True), (str(photo), False)):
                 file = {"path": path, "orig_name": photo.name, "meta": {"_type": "gradio.FileData"}}
                 data = [file if kind == "file" else value for kind, value in zip(kinds, values, strict=True)]
                 assert served.happens(event["id"], data) == succeeds, path

@@ -38,25 +38,35 @@ def test_a_metric_png_holds_counts_of_the_unit(tmp_path):
     np.testing.assert_allclose(affine, counts / 65535, rtol=1e-6)
 
 
-def test_what_is_missing_or_broken_is_named(tmp_path):
-    with pytest.raises(EvaluationError, match="no such folder"):
+def test_what_is_missing_is_named(tmp_path):
+    with pytest.raises(EvaluationError, match="none"):
         stored(tmp_path / "none", "affine_depth", 1.0)
-    with pytest.raises(EvaluationError, match="space=depth: say which of affine_depth"):
+    with pytest.raises(EvaluationError, match=r"space=depth: .*affine_depth"):
         stored(tmp_path, "depth", 1.0)
-    with pytest.raises(EvaluationError, match=r"no prediction below .* a/rgb_0001\.npy"):
+    with pytest.raises(EvaluationError, match=r"a/rgb_0001\.npy"):
         stored(tmp_path, "affine_depth", 1.0)(SAMPLE)
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a/rgb_0001.npy").write_bytes(b"not an array")
-    with pytest.raises(PictureError, match=r"rgb_0001\.npy: not a \.npy file"):
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("rgb_0001.npy", b"not an array"),
+        ("rgb_0001.npy", np.zeros((3, 2, 3))),
+        ("rgb_0001.png", Image.new("L", (3, 2))),
+        ("rgb_0001.png", Image.new("RGB", (3, 2))),
+    ],
+)
+def test_a_file_that_is_no_map_is_named(tmp_path, name, content):
+    path = tmp_path / "a" / name
+    path.parent.mkdir()
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif isinstance(content, np.ndarray):
+        np.save(path, content)
+    else:
+        content.save(path)
+    with pytest.raises(PictureError, match=name):
         stored(tmp_path, "affine_depth", 1.0)(SAMPLE)
-    np.save(tmp_path / "a/rgb_0001.npy", np.zeros((3, 2, 3)))
-    with pytest.raises(PictureError, match=r"expected one map .* \(3, 2, 3\)"):
-        stored(tmp_path, "affine_depth", 1.0)(SAMPLE)
-    (tmp_path / "a/rgb_0001.npy").unlink()
-    for mode in ("L", "RGB"):
-        Image.new(mode, (3, 2)).save(tmp_path / "a/rgb_0001.png")
-        with pytest.raises(PictureError, match=f"rgb_0001\\.png: .*16-bit grey PNG: it has mode {mode}"):
-            stored(tmp_path, "affine_depth", 1.0)(SAMPLE)
 
 
 def test_a_function_gives_a_prediction_or_a_tensor(monkeypatch):
@@ -68,10 +78,10 @@ def test_a_function_gives_a_prediction_or_a_tensor(monkeypatch):
     image = torch.rand(1, 3, 4, 5)
     assert imported("somebody:whole", None)(image).space == "affine_log_depth"
     assert torch.equal(imported("somebody:bare", "metric_depth")(image).depth[0, 0], image[0, 0])
-    with pytest.raises(EvaluationError, match="gave a str"):
+    with pytest.raises(EvaluationError, match="somebody:wrong"):
         imported("somebody:wrong", None)(image)
     with pytest.raises(EvaluationError, match="space=None"):
         imported("somebody:bare", None)(image)
     for path in ("somebody:else", "nobody_at_all:f"):
-        with pytest.raises(EvaluationError, match=f"{path}: cannot be imported"):
+        with pytest.raises(EvaluationError, match=path):
             imported(path, None)

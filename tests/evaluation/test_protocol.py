@@ -40,42 +40,29 @@ def scores(values, space, protocol, sample):
     return next(evaluate(lambda _: Prediction(values[None], None, space), [sample], protocol)).metrics
 
 
-@pytest.mark.parametrize(
-    ("name", "space"),
-    [
-        ("marigold", "affine_depth"),
-        ("disparity", "affine_disparity"),
-        ("sqrt_disparity", "affine_sqrt_disparity"),
-        ("log", "affine_log_depth"),
-        ("moge", "affine_depth"),
-        ("marigold", "metric_depth"),
-        ("disparity", "metric_depth"),
-        ("sqrt_disparity", "metric_depth"),
-        ("log", "metric_depth"),
-        ("ppd", "metric_depth"),
-        ("moge", "metric_depth"),
-    ],
-)
-def test_oracle(name, space):
-    assert_perfect(protocol(name, clip=(1e-3, 10.0)), space)
-
-
+@pytest.mark.parametrize("name", sorted(path.stem for path in (CONFIGS / "protocol").glob("*.yaml")))
 @pytest.mark.parametrize("space", SPACES)
-@pytest.mark.parametrize("name", ["marigold", "disparity", "sqrt_disparity", "log"])
-def test_oracle_of_every_space_under_every_prefitted_protocol(name, space):
-    assert_perfect(protocol(name, clip=(1e-3, 10.0)).prefitted(), space)
-
-
-def assert_perfect(protocol, space):
-    """The true depth, as an affine prediction in its space, scores nothing but rounding."""
+@pytest.mark.parametrize("prefit", [False, True])
+def test_the_true_depth_scores_nothing_but_rounding(name, space, prefit):
+    """As an affine prediction in its space, under every protocol that evaluates it."""
+    chosen = protocol(name, clip=(1e-3, 10.0))
+    if prefit and name in ("moge", "ppd"):
+        with pytest.raises(EvaluationError, match=f"'{name}'"):
+            chosen.prefitted()
+        return
+    chosen = chosen.prefitted() if prefit else chosen
     truth = sample()
     known = torch.where(truth.valid, truth.depth, 1.0)
-    values = OF_DEPTH[space](known)
+    # The line of `ppd` is in log(depth + 1).
+    values = known.log1p() if (name, space) == ("ppd", "affine_log_depth") else OF_DEPTH[space](known)
     if space != "metric_depth":
         values = (values - values.min() + 0.3) / (values.max() - values.min() + 0.4)
-    found = scores(values, space, protocol, truth)
-    assert found["abs_rel"] < 1e-5
-    assert found["delta1"] == 1
+    if space not in chosen.spaces:
+        with pytest.raises(EvaluationError, match=f"'{name}' .* '{space}'"):
+            scores(values, space, chosen, truth)
+        return
+    found = scores(values, space, chosen, truth)
+    assert (found["abs_rel"], found["delta1"]) == (pytest.approx(0, abs=1e-5), 1)
     assert found["boundary_f1"] == pytest.approx(1, abs=1e-3)
 
 
@@ -107,22 +94,10 @@ def test_a_prefitted_protocol_has_a_name_of_its_own_and_the_data_sets_settings()
     assert scores(1 / seen, "affine_disparity", prefitted, truth)["abs_rel"] < 0.1
 
 
-@pytest.mark.parametrize("name", ["moge", "ppd"])
-def test_a_protocol_that_is_not_least_squares_is_not_prefitted(name):
-    with pytest.raises(EvaluationError, match=f"'{name}'"):
-        protocol(name).prefitted()
-
-
 def test_every_space_has_a_protocol_that_evaluates_it():
     assert set(PROTOCOL_OF) == set(SPACES)
     for space, name in PROTOCOL_OF.items():
         protocol(name).require_space(space)
-
-
-def test_oracle_of_ppd_is_affine_in_the_log_of_depth_plus_one():
-    truth = sample()
-    values = 0.1 + 0.2 * torch.log1p(truth.depth)
-    assert scores(values, "affine_log_depth", protocol("ppd"), truth)["abs_rel"] < 1e-5
 
 
 def test_a_constant_prediction_scores_what_the_mean_depth_scores():
@@ -131,17 +106,6 @@ def test_a_constant_prediction_scores_what_the_mean_depth_scores():
     found = scores(torch.full((1, 24, 32), 0.4), "affine_depth", protocol("marigold"), truth)
     assert found["abs_rel"] == pytest.approx(np.mean(np.abs(depth - depth.mean()) / depth), rel=1e-5)
     assert found["rmse"] == pytest.approx(depth.std(), rel=1e-5)
-
-
-def test_one_valid_pixel_is_fitted_exactly():
-    truth = sample()
-    one = torch.zeros_like(truth.valid)
-    one[0, 3, 4] = True
-    depth = torch.where(one, 2.5, 0.0)
-    found = scores(
-        torch.rand(1, 24, 32), "affine_depth", protocol("marigold"), DepthSample("one", truth.image, depth, one)
-    )
-    assert found["rmse"] == pytest.approx(0, abs=1e-6)
 
 
 def test_the_fit_comes_before_the_clip():
@@ -153,8 +117,6 @@ def test_the_fit_comes_before_the_clip():
     expected = np.clip(slope * x + intercept, 2.0, 6.0)
     found = scores(values, "affine_depth", protocol("marigold", clip=(2.0, 6.0)), truth)
     assert found["abs_rel"] == pytest.approx(np.mean(np.abs(expected - y) / y), rel=1e-5)
-    refitted = np.polyval(np.polyfit(np.clip(x, 0.2, 0.6), y, 1), np.clip(x, 0.2, 0.6))
-    assert abs(found["abs_rel"] - np.mean(np.abs(refitted - y) / y)) > 0.01
 
 
 def test_a_view_is_what_the_predictor_sees_and_what_is_evaluated():
@@ -174,7 +136,7 @@ def test_a_view_is_what_the_predictor_sees_and_what_is_evaluated():
     assert torch.equal(seen[0].image, photo)
     assert torch.equal(seen[0].depth, depth)
     assert torch.equal(seen[0].valid, valid)
-    with pytest.raises(EvaluationError, match=r"s0: protocol 'moge' .*reader\.cameras="):
+    with pytest.raises(EvaluationError, match=r"s0: .*reader\.cameras"):
         next(evaluate(oracle, [truth], moge))
 
 
@@ -192,24 +154,19 @@ def test_ppd_leaves_out_depth_edges_by_the_sobel_filter():
     assert mask[0, 0].all(0).tolist() == [True, True, True, False, False, True, True, True]
 
 
-@pytest.mark.parametrize(("name", "space"), [("marigold", "affine_disparity"), ("disparity", "affine_depth")])
-def test_a_space_that_does_not_fit_is_refused_with_both_names(name, space):
-    with pytest.raises(EvaluationError, match=f"'{name}' .* '{space}'"):
-        scores(torch.rand(1, 24, 32), space, protocol(name), sample())
-
-
 def test_what_cannot_be_evaluated_names_the_image():
     truth = sample(seed=7)
     empty = DepthSample("empty", truth.image, truth.depth, torch.zeros_like(truth.valid))
-    with pytest.raises(EvaluationError, match="empty: no valid pixel"):
-        scores(torch.rand(1, 24, 32), "affine_depth", protocol("marigold"), empty)
     broken = torch.rand(1, 24, 32)
     broken[0, 5, 5] = torch.nan
-    with pytest.raises(EvaluationError, match="s7: the prediction has 1 of 768 pixels that are not finite"):
-        scores(broken, "affine_depth", protocol("marigold"), truth)
     cropped = protocol("marigold", crop_size=(48, 64), crop_rows=(0, 40), crop_cols=(0, 60))
-    with pytest.raises(EvaluationError, match=r"s7: the crop is meant for 48x64 maps .* this one is 24x32"):
-        scores(torch.rand(1, 24, 32), "affine_depth", cropped, truth)
+    for values, chosen, image, reason in (
+        (torch.rand(1, 24, 32), protocol("marigold"), empty, "empty"),
+        (broken, protocol("marigold"), truth, "s7: .* 1 of 768"),
+        (torch.rand(1, 24, 32), cropped, truth, "s7: .* 48x64 .* 24x32"),
+    ):
+        with pytest.raises(EvaluationError, match=reason):
+            scores(values, "affine_depth", chosen, image)
 
 
 def test_a_smaller_prediction_is_compared_at_the_size_of_the_truth():

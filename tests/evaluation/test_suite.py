@@ -1,31 +1,30 @@
-"""The whole suite as one command: rendered rooms in the five benchmarks' formats and sizes, one process and two."""
+"""The whole suite: rendered rooms in the five benchmarks' formats, one process and two, to the table."""
 
 import json
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 from PIL import Image
 
+from marigold import evaluate, report
 from marigold.miniature.rooms.write import RoomsSize, expose, room_views
 
 ROOT = Path(__file__).parents[2]
 SIZE = RoomsSize(0, 0, 0, 0, 0, 2, (48, 64), (48, 64), seed=11)
-# height, width, and the names of a sample's files: what scripts/prepare.py makes of the publishers' downloads.
+# height, width (ETH3D's: a tenth), and the names of a sample's files, as scripts/prepare.py makes them.
 BENCHMARKS = {
     "nyu": (480, 640, "test/a/rgb_{0}.png test/a/depth_{0}.png test/a/filled_{0}.png", "filename_list_test.txt"),
     "scannet": (480, 640, "scene_{0}/color.jpg scene_{0}/depth.png", "filename_list_val_800.txt"),
     "kitti": (375, 1242, "2011_09_26/d/{0}.png 2011_09_26/d/truth/{0}.png 721.5377", "eigen_test.txt"),
-    "eth3d": (4032, 6048, "rgb/yard/{0}.JPG depth/yard/{0}.JPG", "filename_list.txt"),
-    "diode": (
-        768,
-        1024,
-        "indoors/scene/{0}.png indoors/scene/{0}_depth.npy indoors/scene/{0}_depth_mask.npy",
-        "filename_list_all.txt",
-    ),
+    "eth3d": (403, 605, "rgb/yard/{0}.JPG depth/yard/{0}.JPG", "filename_list.txt"),
+    "diode": (768, 1024, "indoors/{0}.png indoors/{0}_depth.npy indoors/{0}_depth_mask.npy", "filename_list_all.txt"),
 }
 
 
@@ -62,61 +61,58 @@ def workplace(tmp_path_factory):
     return root
 
 
-def test_one_command_evaluates_five_benchmarks_the_same_with_one_process_and_two(workplace, checkpoint):
-    launchers = {
-        "one": (sys.executable,),
-        "two": (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"),
-    }
-    environment = {**os.environ, "MARIGOLD_DATA": "data", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    chosen = [
-        f"dataset={','.join(BENCHMARKS)}",
-        f"checkpoint={checkpoint}",
-        "device=cpu",
-        "panel.worst=0",
-        "panel.median=0",
-    ]
-    for name, launcher in launchers.items():
-        command = [*launcher, str(ROOT / "scripts/eval.py"), "-m", *chosen, f"output={name}"]
-        done = subprocess.run(command, cwd=workplace, env=environment, capture_output=True, text=True, timeout=280)
-        assert done.returncode == 0, done.stderr[-3000:]
+def run(workplace, dataset, *overrides):
+    """The verb in this process."""
+    small = ["dataset.reader.image_size=[403,605]"] if dataset == "eth3d" else []
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        common = [f"dataset={dataset}", f"paths.data={workplace}/data", "device=cpu", "panel.median=0", *small]
+        evaluate.run(compose("eval", [*common, *overrides]))
+    output = next(word for word in overrides if word.startswith("output=")).partition("=")[2]
+    return json.loads((Path(output) / "results.json").read_text())
+
+
+def test_five_benchmarks_make_a_table_and_are_the_same_with_two_processes(workplace, checkpoint, tmp_path):
+    chosen = [f"checkpoint={checkpoint}", "sampler.steps=1", "panel.worst=0"]
     for dataset in BENCHMARKS:
-        one, two = (next((workplace / name).glob(f"{dataset}-marigold-*")) for name in launchers)
-        assert (one / "per_image.csv").read_bytes() == (two / "per_image.csv").read_bytes(), dataset
-        assert len(list((two / "rows").iterdir())) == 2
-        content = json.loads((one / "results.json").read_text())
+        content = run(workplace, dataset, *chosen, f"output={tmp_path}/one/{dataset}")
         assert (content["dataset"], content["count"], content["complete"]) == (dataset, 2, True)
         assert 0 < content["metrics"]["abs_rel"]["mean"] < 1
         assert content["split"]["official"] is False
-    command = [sys.executable, str(ROOT / "scripts/table.py"), "results=[one,two]", f"output={workplace}/tables"]
-    done = subprocess.run(command, cwd=workplace, env=environment, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    table = (workplace / "tables.md").read_text()
-    assert "measured here" in table
-    assert "published" in table
-    assert all(f"- `one/{dataset}-marigold-" in table for dataset in BENCHMARKS)  # `two` is newer
-
-
-def test_one_command_evaluates_the_views_of_moge(workplace):
-    views = {"nyu": [480, 640], "scannet": [480, 640], "kitti": [375, 750], "diode": [768, 1024]}
-    views["eth3d"] = [1365, 2048]
-    chosen = [f"dataset={','.join(BENCHMARKS)}", "protocol=moge", "predictor=red_depth:red", "space=affine_depth"]
-    chosen += ["device=cpu", "output=moge", "panel.worst=1", "panel.median=0"]
-    # A model that says which size the image has that it sees.
-    (workplace / "red_depth.py").write_text(
-        "def red(image):\n"
-        "    with open('sizes.txt', 'a') as file:\n"
-        "        print(*image.shape[-2:], file=file)\n"
-        "    return image[:, :1]\n"
-    )
-    command = [sys.executable, str(ROOT / "scripts/eval.py"), "-m", *chosen]
     environment = {**os.environ, "MARIGOLD_DATA": "data", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command = [*launcher, str(ROOT / "scripts/eval.py"), "-m", "dataset=nyu,kitti", "device=cpu", "panel.median=0"]
+    command += [*chosen, f"output={tmp_path}/two"]
     done = subprocess.run(command, cwd=workplace, env=environment, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr[-3000:]
+    for dataset in ("nyu", "kitti"):
+        (two,) = (tmp_path / "two").glob(f"{dataset}-marigold-*")
+        assert (tmp_path / "one" / dataset / "per_image.csv").read_bytes() == (two / "per_image.csv").read_bytes()
+        assert len(list((two / "rows").iterdir())) == 2
+    settings = {"results": [str(tmp_path)], "published": True, "output": str(tmp_path / "tables")}
+    report.run(OmegaConf.create(settings))
+    table = (tmp_path / "tables.md").read_text()
+    assert (table.count("measured here"), "*published*" in table) == (1, True)
+    assert all(f"- `{tmp_path}/one/{dataset}`" in table for dataset in ("nyu", "kitti"))  # `two` is newer
+
+
+def test_moge_shows_its_views_of_every_benchmark(workplace, tmp_path, monkeypatch):
+    views = {
+        "nyu": [480, 640],
+        "scannet": [480, 640],
+        "kitti": [375, 750],
+        "diode": [768, 1024],
+        "eth3d": [1365, 2048],
+    }
+    seen = []
+    module = types.ModuleType("red_depth")
+    module.__file__ = __file__
+    module.red = lambda image: (seen.append(list(image.shape[-2:])), image[:, :1])[1]
+    monkeypatch.setitem(sys.modules, "red_depth", module)
+    chosen = ["protocol=moge", "predictor=red_depth:red", "space=affine_depth", "panel.worst=1"]
     for dataset, size in views.items():
-        (path,) = workplace.glob(f"moge/{dataset}-moge-*/results.json")
-        content = json.loads(path.read_text())
+        content = run(workplace, dataset, *chosen, f"output={tmp_path}/{dataset}")
         assert content["protocol"]["benchmark"]["view_size"] == size
         assert (content["count"], content["complete"]) == (2, True)
-    # Two images and one for the panel, of each set.
-    seen = [[int(side) for side in line.split()] for line in (workplace / "sizes.txt").read_text().splitlines()]
-    assert sorted(seen) == sorted(3 * list(views.values()))
+        # Two images and one for the panel.
+        assert seen == [size] * 3
+        seen.clear()

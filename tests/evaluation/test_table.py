@@ -14,41 +14,32 @@ from PIL import Image
 from marigold.evaluation import report
 from marigold.evaluation.published import Published
 from marigold.evaluation.report import Entry, single_table
-from marigold.evaluation.result import Facts, Result, Score, Split
+from marigold.evaluation.result import Facts, Result, Split
+from marigold.evaluation.rows import Score
 from marigold.evaluation.table import collect, ranks, to_csv, to_html, to_latex, to_markdown
 from marigold.report import run
 
 
-def content(
-    dataset,
-    abs_rel,
-    delta1,
-    protocol="marigold",
-    complete=True,
-    official=True,
-    name="my_model",
-    limit=None,
-    day=1,
-    ensemble_size=10,
+def result(
+    dataset, abs_rel, delta1=0.9, *, protocol="marigold", complete=True, official=True, name="mine", limit=None, **more
 ):
     count = 654 if complete else 650
+    sampler = {"steps": 1, "ensemble_size": more.get("size", 10)}
     split = Split("test", "test.txt", 654, "0" * 64, official)
-    sampler = {"steps": 1, "ensemble_size": ensemble_size}
     facts = Facts(dataset, {"name": protocol}, split, {}, limit, {"name": name}, sampler, "commit", "fingerprint")
     metrics = {"abs_rel": Score(abs_rel, 0.0, None), "delta1": Score(delta1, 0.0, None)}
-    date = f"2026-01-{day:02d}T12:00:00+00:00"
+    date = f"2026-01-{more.get('day', 1):02d}T12:00:00+00:00"
     return Result(date, facts, (0,), count, 654, complete, metrics, {}, (), ())
 
 
-def in_folders(*contents):
-    return {f"runs/{k}": result for k, result in enumerate(contents)}
-
-
-def entry(method, *values, notes=()):
-    return Entry(method, "", "p", "measured here", dict(zip("ab", values, strict=False)), notes)
+def tables_of(*results, published=False):
+    return collect({f"runs/{k}": one for k, one in enumerate(results)}, published)
 
 
 def test_ranks_by_hand():
+    def entry(method, *values, notes=()):
+        return Entry(method, "", "p", "measured here", dict(zip("ab", values, strict=False)), notes)
+
     rows = [
         entry("x", (5.0, 90.0), (9.0, 80.0)),
         entry("y", (6.0, 95.0), (8.0, 80.0)),
@@ -62,131 +53,96 @@ def test_ranks_by_hand():
 
 
 def test_protocols_are_tables_of_their_own_and_every_row_says_what_it_is():
-    tables = collect(
-        in_folders(
-            content("nyu", 0.0555, 0.9612), content("kitti", 0.1, 0.9), content("nyu", 0.05, 0.97, "disparity")
-        ),
-        True,
-    )
-    assert [table.protocol for table in tables] == ["marigold", "disparity"]
+    found = [result("nyu", 0.0555, 0.9612), result("kitti", 0.1), result("nyu", 0.05, protocol="disparity")]
+    tables = tables_of(*found, published=True)
     methods = {table.protocol: [row.method for row, _ in table.rows] for table in tables}
-    assert "Marigold v1.0" in methods["marigold"]
-    assert "DPT" not in methods["marigold"]
+    assert list(methods) == ["marigold", "disparity"]
+    assert ("Marigold v1.0" in methods["marigold"], "DPT" in methods["marigold"]) == (True, False)
     assert "DPT" in methods["disparity"]
-    assert methods["marigold"].count("my_model") == 1  # both data sets in one row
-    text = to_markdown(tables)
-    ours = next(line for line in text.splitlines() if "my_model" in line)
-    assert "measured here" in ours
-    assert "5.55" in ours
-    assert "96.12" in ours
-    assert all(
-        "*published*" in line or "measured here" in line
-        for line in text.splitlines()
-        if line.startswith("| ") and "method" not in line
-    )
+    assert methods["marigold"].count("mine") == 1  # both data sets in one row
+    lines = [line for line in to_markdown(tables).splitlines() if line.startswith("| ") and "method" not in line]
+    assert all(("*published*" in line) != ("measured here" in line) for line in lines)
+    (ours,) = [line.split() for line in lines if "mine" in line and "5.55" in line]
+    assert {"5.55", "96.12", "10.00", "90.00"} < set(ours)
 
 
-def test_what_is_incomplete_or_unofficial_is_said_and_not_ranked():
-    table = collect(in_folders(content("nyu", 0.01, 0.99, complete=False, official=False)), True)[0]
-    row, rank = table.rows[-1]
-    assert rank is None
-    assert row.notes == ("nyu: incomplete: 650 of 654 images", "nyu: unofficial split (654 lines)")
-    part, rank = collect(in_folders(content("nyu", 0.01, 0.99, limit=6)), True)[0].rows[-1]
-    assert (part.notes, rank) == (("nyu: only 6 images of the set",), None)
-    assert "incomplete: 650 of 654" in single_table(content("nyu", 0.01, 0.99, complete=False))
+@pytest.mark.parametrize("facts", [{"complete": False}, {"official": False}, {"limit": 6}])
+def test_what_is_incomplete_or_unofficial_is_noted_and_not_ranked(facts):
+    part = result("nyu", 0.01, 0.99, **facts)
+    row, rank = tables_of(part, published=True)[0].rows[-1]
+    assert (len(row.notes), row.notes[0].split(": ")[0], rank) == (1, "nyu", None)
+    assert row.notes[0].removeprefix("nyu: ") in single_table(part)
 
 
 @pytest.mark.parametrize(
     ("ours", "expected"),
     [
-        (content("nyu", 0.0559, 0.9661, ensemble_size=1), "my_model: nyu +0.39 AbsRel"),
-        (content("nyu", 0.0529, 0.9642, ensemble_size=1), "my_model: reproduced"),
-        (content("nyu", 0.0520, 0.9635, ensemble_size=1), "my_model: nyu -0.25 delta1"),
-        (content("nyu", 0.0509, 0.9630, ensemble_size=1), "my_model: nyu -0.11 AbsRel, nyu -0.30 delta1"),
-        (content("nyu", 0.0520, 0.9660), ""),
-        (content("nyu", 0.0520, 0.9660, protocol="marigold+prefit", ensemble_size=1), ""),
-        (content("nyu", 0.0520, 0.9660, ensemble_size=1, official=False), ""),
-        (content("nyu", 0.0520, 0.9660, ensemble_size=1, official=None), ""),
-        (content("nyu", 0.0520, 0.9660, ensemble_size=1, complete=False), ""),
-        (content("nyu", 0.0520, 0.9660, ensemble_size=1, limit=6), ""),
-        (content("scannet", 0.0580, 0.9620, ensemble_size=1), "my_model: reproduced"),
+        (result("nyu", 0.0559, 0.9661, size=1), "mine: nyu +0.39 AbsRel"),
+        (result("nyu", 0.0529, 0.9642, size=1), "mine: reproduced"),
+        (result("nyu", 0.0520, 0.9635, size=1), "mine: nyu -0.25 delta1"),
+        (result("nyu", 0.0509, 0.9630, size=1), "mine: nyu -0.11 AbsRel, nyu -0.30 delta1"),
+        (result("nyu", 0.0520, 0.9660), ""),
+        (result("nyu", 0.0520, 0.9660, protocol="marigold+prefit", size=1), ""),
+        (result("nyu", 0.0520, 0.9660, size=1, official=False), ""),
+        (result("nyu", 0.0520, 0.9660, size=1, official=None), ""),
+        (result("nyu", 0.0520, 0.9660, size=1, complete=False), ""),
+        (result("nyu", 0.0520, 0.9660, size=1, limit=6), ""),
+        (result("scannet", 0.0580, 0.9620, size=1), "mine: reproduced"),
     ],
 )
 def test_a_published_row_of_the_same_setting_is_reproduced_or_missed_by_so_much(ours, expected, monkeypatch):
     row = Published("E2E", "1 x 1", "marigold", {"nyu": (5.2, 96.6), "scannet": (5.8, 96.2)})
     monkeypatch.setattr(report, "PUBLISHED", (row,))
-    line = next(line for line in single_table(ours).splitlines() if "E2E" in line)
-    assert line.rstrip("| ").endswith(expected or "96.6")
-    tables = collect(in_folders(ours), True)
-    lines = [line for line in to_markdown(tables).splitlines() if "E2E" in line]
-    assert [expected in line and ("my_model" in line) == bool(expected) for line in lines] == [True] * len(lines)
+    for text in (single_table(ours), to_markdown(tables_of(ours, published=True))):
+        for line in text.splitlines():
+            if "E2E" in line:
+                assert line.rstrip("| ").endswith(expected or "96.6") or (not expected and "mine" not in line)
 
 
-def test_what_several_results_make_of_a_published_row_is_said_set_by_set(monkeypatch):
+def test_several_results_say_set_by_set_what_they_make_of_a_published_row(monkeypatch):
     row = Published("E2E", "1 x 10", "marigold", {"nyu": (5.2, 96.6), "kitti": (9.6, 91.9)})
     monkeypatch.setattr(report, "PUBLISHED", (row,))
-    found = [content("nyu", 0.052, 0.966, name="a"), content("kitti", 0.099, 0.919, name="a")]
-    found += [content("nyu", 0.052, 0.966, name="b"), content("kitti", 0.099, 0.919, name="b", limit=6)]
-    (published, rank), *_ = collect(in_folders(*found), True)[0].rows
+    found = [result("nyu", 0.052, 0.966, name="a"), result("kitti", 0.099, 0.919, name="a")]
+    found += [result("nyu", 0.052, 0.966, name="b"), result("kitti", 0.099, 0.919, name="b", limit=6)]
+    (published, rank), *_ = tables_of(*found, published=True)[0].rows
     assert published.beside == ("a: kitti +0.30 AbsRel", "b: reproduced")
     assert rank is not None  # a remark is no reason to leave a row out
 
 
 def test_csv_has_a_line_per_row_and_data_set_in_full_precision():
-    found = in_folders(content("nyu", 0.0555512, 0.96), content("kitti", 0.1, 0.9, limit=6))
-    lines = to_csv(collect(found, False)).splitlines()
-    assert lines[0].startswith("protocol,method,setting,source,dataset,abs_rel_percent")
-    assert [line.split(",")[:2] for line in lines[1:]] == [["marigold", "my_model"]] * 2
-    assert lines[1].split(",")[3:7] == ["measured here", "nyu", str(100 * 0.0555512), "96.0"]
-    assert "only 6 images" in lines[2]
+    found = tables_of(result("nyu", 0.0555512, 0.96), result("kitti", 0.1, limit=6))
+    header, nyu, kitti = (line.split(",") for line in to_csv(found).splitlines())
+    assert header[:6] == ["protocol", "method", "setting", "source", "dataset", "abs_rel_percent"]
+    assert nyu[:7] == ["marigold", "mine", "1 x 10", "measured here", "nyu", str(100 * 0.0555512), "96.0"]
+    assert kitti[4] == "kitti"
 
 
 @pytest.mark.parametrize(
     ("results", "counted", "reason"),
     [
-        ([content("nyu", 0.1, 0.9, day=1), content("nyu", 0.2, 0.8, day=2)], 1, "is newer"),
-        ([content("nyu", 0.1, 0.9, day=2), content("nyu", 0.2, 0.8, day=1)], 0, "is newer"),
-        ([content("nyu", 0.1, 0.9, day=1), content("nyu", 0.2, 0.8, day=2, limit=6)], 0, "has the whole set"),
-        ([content("nyu", 0.1, 0.9, day=2, complete=False), content("nyu", 0.2, 0.8)], 1, "has the whole set"),
-        ([content("nyu", 0.1, 0.9, day=1, limit=9), content("nyu", 0.2, 0.8, day=2, limit=6)], 1, "is newer"),
+        ([result("nyu", 0.1, day=1), result("nyu", 0.2, day=2)], 1, "is newer"),
+        ([result("nyu", 0.1, day=2), result("nyu", 0.2, day=1)], 0, "is newer"),
+        ([result("nyu", 0.1, day=1), result("nyu", 0.2, day=2, limit=6)], 0, "has the whole set"),
+        ([result("nyu", 0.1, day=2, complete=False), result("nyu", 0.2)], 1, "has the whole set"),
+        ([result("nyu", 0.1, day=1, limit=9), result("nyu", 0.2, day=2, limit=6)], 1, "is newer"),
     ],
 )
 def test_of_two_results_for_one_cell_one_counts_and_the_other_is_listed(results, counted, reason):
-    tables = collect({**in_folders(*results), "other": content("nyu", 0.1, 0.9, "disparity")}, False)
+    tables = tables_of(*results, result("nyu", 0.1, protocol="disparity"))
     (row, _), *more = tables[0].rows
     assert (row.values["nyu"][0], more) == (pytest.approx(100 * results[counted].metrics["abs_rel"].mean), [])
-    line = f"my_model 1 x 10 on nyu: runs/{counted} {reason}"
-    assert tables[0].superseded == {f"runs/{1 - counted}": line}
-    assert tables[1].superseded == {}
+    line = f"mine 1 x 10 on nyu: runs/{counted} {reason}"
+    assert [table.superseded for table in tables] == [{f"runs/{1 - counted}": line}, {}]
     assert f"- `runs/{1 - counted}`: {line}\n" in to_markdown(tables)
     assert f"<li>runs/{1 - counted}: {line}</li>" in to_html(tables, {})
 
 
-def test_a_set_that_was_evaluated_twice_is_in_the_table_once(tmp_path, capsys):
-    # Without a date, as results were written before: the file's counts.
-    for folder, abs_rel, time in (("a", 0.1, 2e9), ("b", 0.2, 1e9)):
-        path = tmp_path / folder / "results.json"
-        content("nyu", abs_rel, 0.9).to_json(path)
-        path.write_text(
-            json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key != "date"})
-        )
-        Image.new("RGB", (1, 1)).save(tmp_path / folder / "panel.png")
-        os.utime(path, (time, time))
-    run(OmegaConf.create({"results": [str(tmp_path)], "published": False, "output": str(tmp_path / "page")}))
-    printed = capsys.readouterr().out
-    assert "10.00" in printed
-    assert "20.00" not in printed
-    assert f"- `{tmp_path}/b`: my_model 1 x 10 on nyu: {tmp_path}/a is newer" in printed
-    assert (tmp_path / "page.html").read_text().count("data:image/png") == 1  # no picture beside other numbers
-
-
 def test_html_is_one_well_formed_file_and_latex_is_escaped(tmp_path):
     (tmp_path / "panel.png").write_bytes(b"\x89PNG")
-    tables = collect(in_folders(content("nyu", 0.05, 0.97, name="a<b_c")), True)
+    tables = tables_of(result("nyu", 0.05, name="a<b_c"), published=True)
     page = to_html(tables, {"a<b_c on nyu": tmp_path / "panel.png"})
     assert "a<b" not in page
     assert not re.search(r"(src|href)=.(?!data:)", page)
-    assert "prefers-color-scheme: dark" in page
     open_tags: list[str] = []
 
     class Checker(HTMLParser):
@@ -204,14 +160,23 @@ def test_html_is_one_well_formed_file_and_latex_is_escaped(tmp_path):
     assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}") == 1
 
 
-def test_the_page_has_the_panel_of_every_result_also_of_those_of_one_name(tmp_path):
-    for size in (1, 10):
-        folder = tmp_path / f"size_{size}"
-        content("nyu", 0.1 / size, 0.9, ensemble_size=size).to_json(folder / "results.json")
-        Image.new("RGB", (size, 1)).save(folder / "panel.png")
-    settings = {"results": [str(tmp_path)], "published": False, "output": str(tmp_path / "page")}
-    run(OmegaConf.create(settings))
+def test_the_command_writes_every_format_with_the_panels_of_the_results_that_count(tmp_path, capsys):
+    # Two of one name, and two for one cell without a date, as results were written before: the file's counts.
+    for k, (size, abs_rel, time) in enumerate([(1, 0.3, 1e9), (10, 0.1, 2e9), (10, 0.2, 1e9)]):
+        path = tmp_path / f"run_{k}" / "results.json"
+        result("nyu", abs_rel, size=size).to_json(path)
+        content = json.loads(path.read_text())
+        del content["date"]
+        path.write_text(json.dumps(content))
+        Image.new("RGB", (k + 1, 1)).save(path.with_name("panel.png"))
+        os.utime(path, (time, time))
+    run(OmegaConf.create({"results": [str(tmp_path)], "published": False, "output": str(tmp_path / "page")}))
+    printed = capsys.readouterr().out
+    assert ("10.00" in printed, "30.00" in printed, "20.00" in printed) == (True, True, False)
+    assert f"- `{tmp_path}/run_2`: mine 1 x 10 on nyu: {tmp_path}/run_1 is newer" in printed
     page = (tmp_path / "page.html").read_text()
-    pictures = [base64.b64decode(text) for text in re.findall(r"data:image/png;base64,([^\"]+)", page)]
-    assert [Image.open(io.BytesIO(picture)).size[0] for picture in pictures] == [1, 10]
-    assert f"({tmp_path / 'size_10'})" in page
+    embedded = [base64.b64decode(text) for text in re.findall(r"data:image/png;base64,([^\"]+)", page)]
+    assert [Image.open(io.BytesIO(image)).size[0] for image in embedded] == [1, 2]
+    assert f"({tmp_path / 'run_1'})" in page  # tells panels of one name apart
+    files = {path.name for path in tmp_path.glob("page*")}
+    assert files == {"page.md", "page.tex", "page.csv", "page.html", "page-marigold.png"}

@@ -36,7 +36,8 @@ def expected(model: MarigoldDepth, image: Tensor, noise: Tensor | None = None) -
     return depth
 
 
-@pytest.mark.parametrize("recipe", [SILENT, NOISY, pytest.param(TOLD, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", [SILENT, NOISY, TOLD])
 def test_onnx_gives_the_same_depth(recipe: str, tmp_path: Path):
     model, file = made_by_recipe(recipe), tmp_path / "depth.onnx"
     write_onnx(model, file)
@@ -49,7 +50,8 @@ def test_onnx_gives_the_same_depth(recipe: str, tmp_path: Path):
         torch.testing.assert_close(torch.from_numpy(depth), expected(model, **given), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("recipe", [NOISY, pytest.param(SILENT, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", [NOISY, SILENT])
 def test_torch_export_gives_the_same_depth_and_refuses_other_sizes(recipe: str, tmp_path: Path):
     model, file, extra = made_by_recipe(recipe), tmp_path / "depth", {"space": ""}
     weights = [weight.clone() for weight in model.backbone.unet.parameters()]

@@ -34,6 +34,7 @@ def download_hypersim(
         if report.failed:
             return replace(report, settings=settings)
         frames = list(released_frames(Path(csv.out, split_csv.file_name())))
+    # Of a frame's many files the preparation reads three: radiance, distance and which pixels belong to no object.
     for _, scene, camera, frame in frames:
         images = f"{scene}/images/scene_{camera}"
         names[scene] += [

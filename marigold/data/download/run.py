@@ -47,11 +47,12 @@ class Report:
 
     def text(self) -> str:
         """The report for the user, several lines."""
-        there = f"{self.files:,} files, {self.already:,} of them were in {self.settings.out} already"
+        out, size, whole = self.settings.out, gib(self.size), self.files - len(self.failed)
         if self.settings.dry_run:
-            lines = [f"dry run: {there}; {gib(self.size)} to download, {gib(self.free)} free. Nothing was written"]
+            there = f"dry run: {self.files:,} files, {self.already:,} of them already in {out}"
+            lines = [f"{there}; the others have about {size}, {gib(self.free)} are free. Nothing was written."]
         else:
-            lines = [f"{there}; {gib(self.size)} downloaded"]
+            lines = [f"{out}: {whole:,} of {self.files:,} files are there and checked, {size} downloaded"]
         lines += [f"  not downloaded: {reason}" for _, reason in sorted(self.failed.items())]
         if not self.failed and not self.settings.dry_run:
             lines.append(f"next: {self.next_step}")
@@ -91,10 +92,10 @@ def download(settings: Settings, items: Sequence[WholeFile | RemoteZip], next_st
         if needed > report.free:
             raise DataError(f"{out}: {gib(needed)} are needed and {gib(report.free)} are free")
         bar = tqdm(total=needed or None, unit="B", unit_scale=True, unit_divisor=1024)
-        with lock_folder(out), bar:
+        with lock_folder(out), bar:  # two runs would mix their bytes
 
             def progress(count: int) -> None:
-                if stop.is_set():
+                if stop.is_set():  # another item has met an error that stops all
                     raise CancelledError
                 with bar.get_lock():
                     bar.update(count)

@@ -88,6 +88,7 @@ class WholeFile:
                 disk.seek(0)
                 if answer.partial:
                     raise TransientError("changed on the server, starting again")
+            # Before the first byte: a run that is killed here leaves no bytes of unknown origin.
             write_atomically(self._note, json.dumps([self.url, *answer.version]))
             for chunk in answer.chunks:
                 disk.write(chunk)
