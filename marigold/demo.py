@@ -221,9 +221,10 @@ class Page:
             raise gr.Error("Predict first.", print_exception=False)
         file, prediction = values[self.predicted]
         with _said_on_the_page(file):
-            found = metric_depth(prediction, *self.known.read(values[self.known.table]), name=Path(file).name)
+            image, known = self._read(file), self.known.read(values[self.known.table])
+            found = metric_depth(prediction, *known, image=image, name=Path(file).name)
             wanted = [*values[self.wanted], "point_cloud", *METRIC_KINDS]
-            shown = self._show(file, self._read(file), prediction, wanted, found)
+            shown = self._show(file, image, prediction, wanted, found)
         return {**shown, self.known.answer: self.known.report(found)}
 
     def _read(self, file: str) -> Float[Tensor, "3 H W"]:

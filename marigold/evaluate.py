@@ -19,7 +19,7 @@ from marigold import provenance
 from marigold.config import to_dataclass
 from marigold.evaluation import predictors
 from marigold.evaluation.errors import EvaluationError
-from marigold.evaluation.known_points import KnownPoints
+from marigold.evaluation.known_points import DrawnPoints
 from marigold.evaluation.panels import draw_panel, worst_and_median
 from marigold.evaluation.predictors import Predictor
 from marigold.evaluation.report import metrics_table, single_table
@@ -41,20 +41,6 @@ class Panel:
 
 
 @dataclass(frozen=True)
-class Points:
-    """Known points to evaluate depth in metres from; none if `count` is None."""
-
-    count: int | None
-    seed: int
-    pattern: str
-
-    @property
-    def known(self) -> KnownPoints | None:
-        """Raises EvaluationError for points that cannot be drawn."""
-        return None if self.count is None else KnownPoints(self.count, self.seed, self.pattern)
-
-
-@dataclass(frozen=True)
 class EvalSettings:
     """The keys of configs/eval.yaml but for the data set and the protocol."""
 
@@ -71,7 +57,7 @@ class EvalSettings:
     limit: int | None
     on_error: str
     metrics: list[str]
-    points: Points
+    points: DrawnPoints
     panel: Panel
     output: str | None
     device: str | None
@@ -122,7 +108,7 @@ def run(config: DictConfig) -> bool:
     settings = EvalSettings.read(config)
     state, device = start_processes(settings.device, settings.threads)
     predictor = make_predictor(settings, device)
-    points = settings.points.known
+    points = settings.points if settings.points.count else None
     # Known points make metres of any space, so the protocol decides pixels and clip alone.
     node = protocol_for(config, None if points else predictor.space)
     chosen = open_set(config, settings.limit, node, points)

@@ -17,7 +17,7 @@ from marigold.config import ConfigError, build, choice
 from marigold.data.base import DepthDataset
 from marigold.data.errors import DataError
 from marigold.data.motorcycle import Motorcycle
-from marigold.evaluation.known_points import KnownPoints
+from marigold.evaluation.known_points import DrawnPoints
 from marigold.evaluation.protocol import COMMON_PROTOCOL, PROTOCOL_OF, Protocol, settings_for
 from marigold.identity import identity
 
@@ -57,7 +57,7 @@ def named_protocol(config: DictConfig, name: str) -> DictConfig:
 
 
 def open_set(
-    config: DictConfig, limit: int | None, protocol_node: DictConfig, points: KnownPoints | None = None
+    config: DictConfig, limit: int | None, protocol_node: DictConfig, points: DrawnPoints | None = None
 ) -> EvaluationSet:
     """The configuration's data set, `limit` images of it if that is a number, read as the protocol wants it.
 

@@ -19,7 +19,7 @@ from marigold.depth.metric import metric_depth
 from marigold.model.guided import STEPS, check_model, guided
 from marigold.model.pipeline import MarigoldDepth
 from marigold.model.settings import Sampling
-from marigold.point_files import Known, Points
+from marigold.point_files import Known, PointFiles
 from marigold.precision import PRECISIONS
 from marigold.prediction_files import IN_SPACE, METRIC_KINDS, Distances, Job, plan, read_ahead, write
 from marigold.training.recipe import named_switches
@@ -65,7 +65,7 @@ class InferConfig:
     seed: int
     camera: CameraSettings
     distances: Distances
-    points: Points
+    points: PointFiles
     precision: str
     device: str | None
 
@@ -99,7 +99,7 @@ def in_metres(
     """Metric depth and its uncertainty, (1, H, W), by `points.method`; None for that of a single guided member."""
     method, name = settings.points.chosen, str(job.picture)
     if method != "guided":
-        metric = metric_depth(prediction, known.places, known.metres, method=method, name=name)
+        metric = metric_depth(prediction, known.places, known.metres, image=image, method=method, name=name)
         return metric.depth.cpu(), metric.uncertainty.cpu()
     sampler = settings.sampler
     steered = guided(

@@ -46,7 +46,7 @@ class KnownPoints:
     def read(self, rows: list[list[Any]]) -> tuple[Float[Tensor, "N 2"], Float[Tensor, "N"]]:
         """Points and metres of the rows that are not empty; NaN for what is missing, ValueError for no number."""
         filled = [[float("nan") if _empty(cell) else float(cell) for cell in row] for row in _filled(rows)]
-        values = torch.tensor(filled, dtype=torch.float64).reshape(-1, 3)
+        values = torch.tensor(filled, dtype=torch.float32).reshape(-1, 3)  # as files of points are read
         return values[:, :2], values[:, 2]
 
     def report(self, found: MetricDepth) -> str:

@@ -33,7 +33,7 @@ class Known(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Points:
+class PointFiles:
     """`points` in configs/infer.yaml: where known distances are, what they measure, and what is made of them."""
 
     from_: str | None
@@ -71,7 +71,7 @@ class Points:
         endings = (".npy", ".png") if self.reference else (".csv", ".npy", ".png")
         folder = Path(self.reference or self.from_ or "")
         candidates = [folder / job.name.with_name(job.name.name + ending) for ending in endings]
-        # Points may lie beside their image.
+        # PointFiles may lie beside their image.
         found = [path for path in candidates if path.is_file() and path.resolve() != job.picture.resolve()]
         if len(found) != 1:
             what = "more than one file of points: " if found else "no file of points; looked for "

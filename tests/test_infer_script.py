@@ -3,19 +3,23 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import OpenEXR
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
-from PIL import Image
+from PIL import ExifTags, Image
 
 from marigold import infer
+from marigold.config import ConfigError
 from marigold.depth.metric import metric_depth
 from marigold.model.guided import guided
 from marigold.model.pipeline import MarigoldDepth
 from marigold.model.recipe import Switches
 from marigold.model.settings import DepthSettings
 from marigold.pictures import read_grey16, read_picture
+from marigold.prediction_files import Distances, plan, write
+from marigold.types import Camera, Prediction
 
 ROOT = Path(__file__).parent.parent
 
@@ -69,6 +73,58 @@ def test_every_kind_of_file(photos: Path, tmp_path: Path, checkpoint: Path):
         grey = np.asarray(picture)
     np.testing.assert_allclose(grey / 65535, depth, atol=0.51 / 65535)
     assert read_picture(output / "depth_colour/sub/b.png").shape == (3, 24, 33)
+
+
+def test_what_stands_in_space_has_the_camera_that_the_log_names(
+    photos: Path, tmp_path: Path, checkpoint: Path, caplog: pytest.LogCaptureFixture
+):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.FocalLengthIn35mmFilm.value] = 26
+    Image.open(photos / "a.jpg").save(photos / "a.jpg", exif=exif)
+    caplog.set_level("INFO", "marigold.infer")
+    kinds = ["save.point_cloud=true", "save.exr=true", "distances.near=2", "distances.far=6"]
+    for name, focal, given in (
+        ("exif", 26 / np.hypot(36, 24) * np.hypot(33, 24), []),
+        ("given", 100.0, ["camera.focal=100"]),
+    ):
+        assert run(*arguments(photos / "a.jpg", tmp_path / name, checkpoint), *kinds, *given)
+        assert "a.jpg" in caplog.text
+        assert f"{focal:.1f} px" in caplog.text
+        _, _, body = (tmp_path / name / "point_cloud/a.ply").read_bytes().partition(b"end_header\n")
+        vertices = np.frombuffer(body, [("position", "<f4", 3), ("colour", "u1", 3)])["position"].reshape(33, 24, 3)
+        x, y, z = np.moveaxis(vertices, -1, 0)  # upright: 24 px wide
+        np.testing.assert_allclose(x / z, np.broadcast_to((np.arange(24) + 0.5 - 12) / focal, z.shape), rtol=1e-5)
+        np.testing.assert_allclose(
+            (y / z).T, np.broadcast_to((np.arange(33) + 0.5 - 16.5) / focal, z.T.shape), atol=1e-6
+        )
+        np.testing.assert_allclose(z, 2 + 4 * np.load(tmp_path / name / "depth_npy/a.npy"), rtol=1e-6)
+        exr = OpenEXR.File(str(tmp_path / name / "exr/a.exr")).channels()["Z"].pixels
+        assert exr.dtype == np.float32
+        np.testing.assert_array_equal(exr, z)
+    assert "EXIF" in caplog.text
+    assert "camera.focal" in caplog.text
+
+
+def test_metres_count_before_the_assumed_distances(tmp_path: Path):
+    metres = torch.full((1, 3, 4), 5.0)
+    metres[0, 0, 0] = 0  # unknown
+    kinds = ("point_cloud", "mesh", "viewer", "exr")
+    (tmp_path / "a.png").touch()
+    (job,) = plan(tmp_path / "a.png", tmp_path / "out", kinds)
+    prediction = Prediction(torch.rand(1, 1, 3, 4), None, "affine_depth")
+    write(job, torch.rand(3, 3, 4), prediction, Camera.centred(4.0, 3, 4), Distances(1, 4), metres)
+    _, _, body = job.files["point_cloud"].read_bytes().partition(b"end_header\n")
+    assert len(body) == 11 * 15
+    np.testing.assert_array_equal(OpenEXR.File(str(job.files["exr"])).channels()["Z"].pixels, metres[0].numpy())
+    assert "11 of 12 points, in metres" in job.files["viewer"].read_text()
+    assert job.files["mesh"].read_bytes().startswith(b"glTF")
+
+
+def test_an_extra_that_is_not_installed_is_named(photos, tmp_path, checkpoint, monkeypatch):
+    monkeypatch.setattr(infer, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"\[exr\]"):
+        run(*arguments(photos, tmp_path / "out", checkpoint), "save.exr=true")
 
 
 def test_an_unreadable_picture_is_reported_and_the_others_are_done(
@@ -159,8 +215,9 @@ def test_known_points_give_metres_the_same_from_a_csv_and_a_png(photos: Path, tm
             one, two = ((tmp_path / f"out{e}" / folder / f"{name}.{kind}").read_bytes() for e in (".csv", ".png"))
             assert one == two
     model = MarigoldDepth.from_pretrained(checkpoint)
-    prediction = model(read_picture(photos / "sub/b.png")[None])
-    expected = metric_depth(prediction, torch.tensor(PLACES).float(), torch.tensor(COUNTS) / 1000)
+    image = read_picture(photos / "sub/b.png")
+    prediction = model(image[None])
+    expected = metric_depth(prediction, torch.tensor(PLACES).float(), torch.tensor(COUNTS) / 1000, image=image)
     output = tmp_path / "out.csv"
     depth = np.load(output / "depth_metres/sub/b.npy")
     assert (depth.dtype, depth.shape) == (np.float32, (24, 33))
@@ -203,10 +260,11 @@ def test_distances_along_the_ray_need_a_camera_that_is_known(
     assert not run(*arguments(photos / "sub", tmp_path / "out", checkpoint), *chosen)
     assert "points.distance=ray" in capsys.readouterr().err
     assert run(*arguments(photos / "sub", tmp_path / "out", checkpoint), *chosen, "camera.focal=20")
-    prediction = MarigoldDepth.from_pretrained(checkpoint)(read_picture(photos / "sub/b.png")[None])
+    image = read_picture(photos / "sub/b.png")
+    prediction = MarigoldDepth.from_pretrained(checkpoint)(image[None])
     slopes = (torch.tensor(PLACES) - torch.tensor([16.0, 11.5])) / 20  # 33 x 24 pixels
     planar = torch.tensor(COUNTS) / 1000 / (1 + slopes.square().sum(1)).sqrt()
-    expected = metric_depth(prediction, torch.tensor(PLACES).float(), planar).depth[0]
+    expected = metric_depth(prediction, torch.tensor(PLACES).float(), planar, image=image).depth[0]
     np.testing.assert_allclose(np.load(tmp_path / "out/depth_metres/b.npy"), expected, rtol=1e-4)
 
 
@@ -256,6 +314,7 @@ def test_a_mistake_in_the_points_is_named_and_the_others_are_done(
         (["save.uncertainty=true"], "ensemble_size"),
         (["checkpoint=missing/folder/here"], "no model at"),
         (["input=missing"], "missing"),
+        (["camera.fov=180"], r"camera\.fov"),
     ],
 )
 def test_a_wrong_value_is_one_error(

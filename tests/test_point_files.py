@@ -9,7 +9,7 @@ from PIL import Image
 
 from marigold.config import ConfigError
 from marigold.pictures import PictureError
-from marigold.point_files import Points, PointsError
+from marigold.point_files import PointFiles, PointsError
 from marigold.prediction_files import Job
 from marigold.types import Camera
 
@@ -17,8 +17,8 @@ SIZE = (4, 6)
 KNOWN = {(2, 1): 1.009, (5, 0): 65.535, (0, 3): 2.5}  # x, y -> metres
 
 
-def points(folder: Path, **changes) -> Points:
-    return Points(
+def points(folder: Path, **changes) -> PointFiles:
+    return PointFiles(
         **{"from_": str(folder), "reference": None, "method": None, "unit": 0.001, "distance": "planar"} | changes
     )
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from scipy.interpolate import LinearNDInterpolator, NearestNDInterpolator
 from scipy.spatial import QhullError
@@ -15,7 +16,7 @@ from torch import Tensor
 from marigold.depth.metric import metric_depth
 from marigold.evaluation.errors import EvaluationError
 from marigold.evaluation.sparse import PATTERNS, draw_points
-from marigold.types import Prediction
+from marigold.types import DepthSample, Prediction
 
 ALONE = "points_alone"
 METHODS = ("residual", "fit", ALONE)
@@ -23,8 +24,8 @@ METHODS = ("residual", "fit", ALONE)
 
 
 @dataclass(frozen=True)
-class KnownPoints:
-    """`points` in configs/eval.yaml: how many pixels' depth is known, and how they are drawn."""
+class DrawnPoints:
+    """`points` in configs/eval.yaml: how many pixels' depth is known, 0 for an ordinary evaluation, and which."""
 
     count: int
     seed: int
@@ -33,8 +34,8 @@ class KnownPoints:
     def __post_init__(self) -> None:
         if self.pattern not in PATTERNS:
             raise EvaluationError(f"points.pattern={self.pattern}: expected one of {', '.join(PATTERNS)}")
-        if self.count < 2:
-            raise EvaluationError(f"points.count={self.count}: scale and shift need 2 or more")
+        if self.count < 0 or self.count == 1:
+            raise EvaluationError(f"points.count={self.count}: scale and shift need 2 or more; 0: none are drawn")
 
     @property
     def name(self) -> str:
@@ -52,8 +53,9 @@ class KnownPoints:
 class FromPoints:
     """Metres from the valid pixels as from points, by one of METHODS; see `marigold.depth.metric`."""
 
-    def __init__(self, *, method: str) -> None:
+    def __init__(self, *, method: str, sample: DepthSample | None = None) -> None:
         self.method = method
+        self._sample = sample  # whose image is seen too
 
     def __call__(
         self, prediction: Prediction, target: Float[Tensor, "1 1 H W"], valid: Bool[Tensor, "1 1 H W"], thin: Callable
@@ -64,7 +66,21 @@ class FromPoints:
         if self.method == ALONE:
             return interpolate(points.cpu(), metres.cpu(), target[0])[None]
         with _quiet(metric_depth.__module__):  # outliers among true depths are nobody's mistake
-            return metric_depth(prediction, points.float(), metres, method=self.method).depth[None]
+            return metric_depth(
+                prediction, points.float(), metres, image=self._image(target), method=self.method
+            ).depth[None]
+
+    def _image(self, like: Float[Tensor, "1 1 H W"]) -> Float[Tensor, "3 H W"] | None:
+        if self._sample is None:
+            return None
+        # At the size that is evaluated; at its own the pixels stay as they are
+        return F.interpolate(self._sample.image[None].to(like.device), like.shape[2:], mode="area")[0]
+
+
+def fits_from_points(sample: DepthSample) -> dict[str, FromPoints]:
+    """What `Protocol.align` makes metres by: method -> its fit for a sample, the first method under ""."""
+    fits = {method: FromPoints(method=method, sample=sample) for method in METHODS}
+    return {"": fits.pop(METHODS[0]), **fits}
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from marigold.depth.mapping import TINY_DEPTH
 from marigold.depth.reprojection import reproject
 from marigold.evaluation.errors import EvaluationError
 from marigold.evaluation.fits import Fit, LeastSquares, LogRansac, Prefit, Robust
-from marigold.evaluation.known_points import METHODS, FromPoints, KnownPoints
+from marigold.evaluation.known_points import METHODS, DrawnPoints, FromPoints, fits_from_points
 from marigold.types import SPACES, DepthSample, Prediction
 
 PROTOCOL_OF: dict[str, str] = {
@@ -110,7 +110,7 @@ class Protocol:
     fit: Fit
     benchmark_clip: bool
     benchmark: Benchmark
-    points: KnownPoints | None = None
+    points: DrawnPoints | None = None
 
     def __post_init__(self) -> None:
         unknown = sorted(set(self.spaces) - set(SPACES))
@@ -148,8 +148,9 @@ class Protocol:
             target, valid = _nearest(target, size), _nearest(valid, size)
         valid = valid & self.mask(target)
         seen = valid
+        fits: Mapping[str, Fit] = {"": self.fit}
         if self.points is not None:
-            seen = self.points.drawn(valid, sample.name)
+            seen, fits = self.points.drawn(valid, sample.name), fits_from_points(sample)
             valid = valid & ~seen
         if not valid.any():
             raise EvaluationError(
@@ -162,9 +163,8 @@ class Protocol:
                 depth = depth.clamp(*self.benchmark.clip)
             return depth.clamp_min(TINY_DEPTH)
 
-        others = METHODS[1:] if self.points is not None else ()
-        by_method = {method: in_metres(FromPoints(method=method)) for method in others}
-        return Aligned(sample.image, in_metres(self.fit), target, valid, by_method)
+        depths = {method: in_metres(fit) for method, fit in fits.items()}
+        return Aligned(sample.image, depths.pop(""), target, valid, depths)
 
     def require_space(self, space: str) -> None:
         """Refuse a prediction space that this protocol cannot evaluate, naming both."""
@@ -186,7 +186,7 @@ class Protocol:
             )
         return replace(self, name=self.name + PREFIT, spaces=SPACES, fit=Prefit(quantity=self.fit.quantity))
 
-    def with_points(self, points: KnownPoints) -> "Protocol":
+    def with_points(self, points: DrawnPoints) -> "Protocol":
         """This protocol's pixels and clip, for depth from known points of any prediction.
 
         Raises EvaluationError for a prefitted protocol.
@@ -225,7 +225,7 @@ class Protocol:
         return {
             "name": self.name,
             "spaces": list(self.spaces),
-            "fit": {"kind": type(self.fit).__name__, **vars(self.fit)},
+            "fit": {"kind": type(self.fit).__name__, **{k: v for k, v in vars(self.fit).items() if k[0] != "_"}},
             "benchmark_clip": self.benchmark_clip,
             "benchmark": benchmark,
             **({"points": asdict(self.points)} if self.points else {}),

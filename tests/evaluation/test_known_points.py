@@ -5,7 +5,7 @@ import torch
 
 from marigold.depth.mapping import MAPPINGS
 from marigold.evaluation.errors import EvaluationError
-from marigold.evaluation.known_points import METHODS, KnownPoints, interpolate
+from marigold.evaluation.known_points import METHODS, DrawnPoints, interpolate
 from marigold.evaluation.protocol import Benchmark, least_squares
 from marigold.evaluation.rows import evaluate
 from marigold.evaluation.sparse import PATTERNS, draw_points
@@ -23,7 +23,7 @@ def sample(name="a", height=24, width=32):
 
 
 def protocol(count=20, seed=0, pattern="random"):
-    return PLAIN.with_points(KnownPoints(count, seed, pattern))
+    return PLAIN.with_points(DrawnPoints(count, seed, pattern))
 
 
 def row(predicted, space, samples, protocol):
@@ -89,13 +89,13 @@ def test_the_protocol_says_its_points():
 
 def test_what_cannot_be_drawn_is_refused():
     with pytest.raises(EvaluationError, match=r"points\.pattern"):
-        KnownPoints(20, 0, "spiral")
+        DrawnPoints(20, 0, "spiral")
     with pytest.raises(EvaluationError, match=r"points\.count"):
-        KnownPoints(1, 0, "grid")
+        DrawnPoints(1, 0, "grid")
     with pytest.raises(EvaluationError, match=r"points\.count=700.*a "):
         row(sample().depth, "affine_depth", sample(), protocol(700))
     everything = DepthSample("a", torch.ones(3, 4, 4), torch.ones(1, 4, 4), torch.ones(1, 4, 4, dtype=torch.bool))
     with pytest.raises(EvaluationError, match=r"^a: .*known points"):
         row(everything.depth, "affine_depth", everything, protocol(16))
     with pytest.raises(EvaluationError, match="prefit"):
-        PLAIN.prefitted().with_points(KnownPoints(20, 0, "random"))
+        PLAIN.prefitted().with_points(DrawnPoints(20, 0, "random"))
