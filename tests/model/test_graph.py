@@ -37,6 +37,7 @@ def expected(model: MarigoldDepth, image: Tensor, noise: Tensor | None = None) -
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # the hook of shapes follows every layer of a trace
 @pytest.mark.parametrize("recipe", [SILENT, NOISY, TOLD])
 def test_onnx_gives_the_same_depth(recipe: str, tmp_path: Path):
     model, file = made_by_recipe(recipe), tmp_path / "depth.onnx"
@@ -51,6 +52,7 @@ def test_onnx_gives_the_same_depth(recipe: str, tmp_path: Path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # the hook of shapes follows every layer of a trace
 @pytest.mark.parametrize("recipe", [NOISY, SILENT])
 def test_torch_export_gives_the_same_depth_and_refuses_other_sizes(recipe: str, tmp_path: Path):
     model, file, extra = made_by_recipe(recipe), tmp_path / "depth", {"space": ""}
@@ -68,6 +70,7 @@ def test_torch_export_gives_the_same_depth_and_refuses_other_sizes(recipe: str, 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # the hook of shapes follows every layer of a trace
 def test_weights_beside_the_file_move_with_it(tmp_path: Path):
     model, file = made_by_recipe(SILENT), tmp_path / "depth.onnx"
     write_onnx(model, file, external_data=True)
