@@ -146,7 +146,7 @@ def _lock(descriptor: int, folder: Path) -> None:
 
 
 def _close_in_child() -> None:
-    # A worker that outlives its killed parent would otherwise go on holding the parent's lock.
+    # A worker that outlives its killed parent would otherwise continue holding the parent's lock.
     for descriptor in _held:
         os.close(descriptor)
     _held.clear()

@@ -182,7 +182,7 @@ def check_entry(name: str, node: Any) -> None:
 
 @contextmanager
 def noted(problems: list[str], what: str) -> Iterator[None]:
-    """Note what is missing or broken and go on, so that one message can name everything."""
+    """Note what is missing or broken and continue, so that one message can name everything."""
     try:
         yield
     except (DataError, BaseModelError, CacheError, OSError) as error:

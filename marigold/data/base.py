@@ -25,9 +25,9 @@ class DepthDataset(Sequence):
 
     name: for messages and results. root: folder, tar or zip. split_list: text file, one sample a line.
     min_depth, max_depth: metres; a pixel counts where min_depth < depth < max_depth.
-    image_size: (height, width) that every photo must have, or None.
+    image_size: (height, width) that every image must have, or None.
     crop: (height, width) of the KITTI benchmark crop, or None.
-    cameras: shell pattern of the photos' names -> [fx, fy, cx, cy], see `Camera`; the last that fits counts.
+    cameras: shell pattern of the images' names -> [fx, fy, cx, cy], see `Camera`; the last that fits counts.
     limit: take that many samples, evenly spaced; all, with a warning, if there are fewer.
     official_split: the name in KNOWN_SPLITS of the list that this should be.
     how_to_get: the commands that bring the data, for the message that it is missing.
@@ -168,7 +168,7 @@ class DepthDataset(Sequence):
         return open_storage(root)
 
     def _read_depth(self, line: Line, size: tuple[int, ...]) -> np.ndarray:
-        """Depth in metres, float32 (H, W); `size` is the photo's (H, W)."""
+        """Depth in metres, float32 (H, W); `size` is the image's (H, W)."""
         depth = self._decoded(line[self.depth_column], decode_depth_png)
         return depth.astype(np.float32) / np.float32(self.units_per_metre)
 

@@ -1,4 +1,4 @@
-"""Many affine-invariant predictions of one photo into one: a closed-form alignment, then median or mean."""
+"""Many affine-invariant predictions of one image into one: a closed-form alignment, then median or mean."""
 
 import math
 from collections.abc import Callable

@@ -44,7 +44,7 @@ class Benchmark:
       (height, width) `crop_size` are evaluated; another size is an error, as the numbers would mean nothing.
     - `clip`: range in metres to which the aligned prediction is clipped; None for an open end.
     - `depth_range`: metres, strict at both ends; narrows the data set's own valid range. None: no narrowing.
-    - `judged_size`: (height, width) to which everything is brought by nearest neighbours first.
+    - `judged_size`: (height, width) to which everything is resized by nearest neighbours first.
     - `largest_sobel`: pixels with |dx| + |dy| of the 3x3 Sobel filter of depth above it are left out.
     - `alignment_max_resolution`: the fit sees maps whose *width* is thinned as if the longest edge were to
       shrink to this. The reference means both edges, but hands a 3-D tensor to an upsampler, which then

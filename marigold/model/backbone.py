@@ -177,7 +177,7 @@ def check_parts(backbone: Backbone, where: str | Path = "the model") -> None:
 
 
 def widen_conv_in(unet: UNet2DConditionModel) -> None:
-    """Let a U-Net of 4 input channels take 8, photo latent first, in place.
+    """Let a U-Net of 4 input channels take 8, image latent first, in place.
 
     The first convolution's weights are repeated twice and halved, its bias stays: equal latents in both
     halves give the output they gave before (paper, section 3.2). Raises ValueError if the U-Net does not take

@@ -1,4 +1,4 @@
-"""A polite end: SIGTERM and SIGINT become a wish to stop after the step."""
+"""Graceful shutdown: SIGTERM and SIGINT set a flag that is checked after each step."""
 
 import signal
 from collections.abc import Callable, Iterator
