@@ -1,4 +1,4 @@
-"""Writing files so that no killed run, full disk or second run leaves a folder in a state that nobody asked for."""
+"""Writing files so that no killed run, full disk or second run leaves a folder in an unintended state."""
 
 import csv
 import errno
@@ -26,7 +26,7 @@ class FolderInUse(ValueError):
 
 
 def remove_partial_files(folder: Path) -> int:
-    """Delete what killed runs left below `folder`, which nobody may be writing to; returns how many there were."""
+    """Delete what killed runs left below `folder`, which no process may be writing to; returns how many there were."""
     left = [path for path in folder.rglob(PARTIAL) if path.is_file()]
     for path in left:
         path.unlink()

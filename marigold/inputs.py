@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Export:
-    """What a checkpoint says to whoever loads it: recommended settings, and the model card's notes."""
+    """What a checkpoint tells its users: recommended settings, and the model card's notes."""
 
     default_denoising_steps: int
     default_processing_resolution: int

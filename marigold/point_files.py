@@ -71,7 +71,7 @@ class PointFiles:
         endings = (".npy", ".png") if self.reference else (".csv", ".npy", ".png")
         folder = Path(self.reference or self.from_ or "")
         candidates = [folder / job.name.with_name(job.name.name + ending) for ending in endings]
-        # PointFiles may lie beside their image.
+        # A map of points may lie beside its image.
         found = [path for path in candidates if path.is_file() and path.resolve() != job.picture.resolve()]
         if len(found) != 1:
             what = "more than one file of points: " if found else "no file of points; looked for "

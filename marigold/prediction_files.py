@@ -114,7 +114,7 @@ def write(
 ) -> None:
     """Write the files of one image, each under its name only when it is complete.
 
-    `metres` is planar depth, 0 where unknown. The METRIC_KINDS hold it, and what stands in space is as far away as it
+    `metres` is planar depth, 0 where unknown. The METRIC_KINDS hold it; cloud, mesh, viewer and EXR are placed as it
     says if given, else as `assumed`. Raises ValueError for a kind of file that this prediction cannot give.
     """
     depth = prediction.depth[0].cpu()

@@ -83,7 +83,7 @@ def _crop(sample: DepthSample, smallest: float, rng: np.random.Generator) -> Dep
 def _teaches(depth: Float[Tensor, "N"], known: int) -> bool:
     """Whether a crop's valid depth is of at least half as many pixels as the image's, and has a range.
 
-    Nothing but sky or a wall seen head-on could not be normalised.
+    A crop of nothing but sky, or of a wall seen head-on, could not be normalised.
     """
     if 2 * len(depth) < known or len(depth) == 0:
         return False

@@ -32,7 +32,7 @@ PROTOCOL_OF: dict[str, str] = {
 COMMON_PROTOCOL = "marigold"
 """The protocol of predictions whose space is not known beforehand, and of `protocol.prefit=true`."""
 PREFIT = "+prefit"
-"""What a protocol's name ends in whose fit is a `Prefit`: its results are never compared with others."""
+"""Suffix of the name of a protocol whose fit is a `Prefit`; its results are never compared with others."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Benchmark:
 
 @dataclass(frozen=True)
 class Aligned:
-    """A prediction brought into metres beside its ground truth: what the metrics see, all (1, 1, H, W).
+    """A prediction aligned to metres and its ground truth, as the metrics receive them; all (1, 1, H, W).
 
     `image` is the one that was shown, (3, H, W), perhaps of another size. `others`: method -> depth by another fit.
     """

@@ -64,7 +64,7 @@ class MarigoldDepth:
     """An affine-invariant depth estimator: a latent diffusion model that is conditioned on an image."""
 
     def __init__(self, backbone: Backbone, settings: DepthSettings) -> None:
-        """Wrap modules as they are, live ones of a training too.
+        """Wrap modules as they are, including those of a running training.
 
         Raises BaseModelError for a U-Net that is not of the settings' recipe, an image generator's for example.
         """
