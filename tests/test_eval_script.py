@@ -132,6 +132,7 @@ def test_an_image_that_fails_is_reported_and_a_second_run_tries_it_alone(workpla
     assert replace(Result.from_json(tmp_path / "out/results.json"), date="") == replace(first, date="")
 
 
+@pytest.mark.slow
 def test_a_multirun_of_own_configs_goes_on_after_a_set_that_is_missing_and_fails_at_the_end(workplace, tmp_path):
     own = tmp_path / "configs/protocol"
     own.mkdir(parents=True)

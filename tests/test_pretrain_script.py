@@ -25,6 +25,7 @@ def miniature(tmp_path):
         return compose("pretrain_tiny", [*MINIATURE, f"work={tmp_path / 'work'}", f"out={tmp_path / 'base'}"])
 
 
+@pytest.mark.slow
 def test_every_stage_is_made_once_by_one_process_or_two(tmp_path, in_two_processes):
     pretrain(miniature(tmp_path))
     base = load_base(tmp_path / "base")

@@ -71,6 +71,7 @@ def run(workplace, dataset, *overrides):
     return json.loads((Path(output) / "results.json").read_text())
 
 
+@pytest.mark.slow
 def test_five_benchmarks_make_a_table_and_are_the_same_with_two_processes(workplace, checkpoint, tmp_path):
     chosen = [f"checkpoint={checkpoint}", "sampler.steps=1", "panel.worst=0"]
     for dataset in BENCHMARKS:
@@ -95,6 +96,7 @@ def test_five_benchmarks_make_a_table_and_are_the_same_with_two_processes(workpl
     assert all(f"- `{tmp_path}/one/{dataset}`" in table for dataset in ("nyu", "kitti"))  # `two` is newer
 
 
+@pytest.mark.slow
 def test_moge_shows_its_views_of_every_benchmark(workplace, tmp_path, monkeypatch):
     views = {
         "nyu": [480, 640],
