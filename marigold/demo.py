@@ -46,7 +46,8 @@ KEPT = (600, 3600)  # seconds: how often old files are deleted while the page is
 MOST_EXAMPLES = 8
 # Photographs that scikit-image (the extra `samples`) carries in its wheel.
 SAMPLES = ("motorcycle_left.png", "astronaut.png", "chelsea.png", "coffee.png")
-STYLE = "#points img, #spread img {width: 100%; height: 100%; object-fit: contain}"  # small images as large ones
+# Small images as large ones. Not the one that is clicked on: gradio counts its pixels as if it were not enlarged.
+STYLE = "#spread img {width: 100%; height: 100%; object-fit: contain}"
 SHOWN = ("colour", "mesh")  # the kinds of file that the page itself shows
 OFFERED = [kind for kind in KINDS if kind != "exr" or importlib.util.find_spec("OpenEXR")]
 

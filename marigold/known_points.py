@@ -11,6 +11,7 @@ from torch import Tensor
 from marigold.depth.metric import MetricDepth
 
 NONE_YET = [["", "", ""]]
+LARGE = 360  # px to which small images are enlarged for the click: the browser would show them small
 
 
 class KnownPoints:
@@ -32,16 +33,21 @@ class KnownPoints:
         )
         self.start = gr.Button("To metres")
         self.answer = gr.Markdown(elem_id="metres")
-        self.components = [self.photo, self.table, self.answer]
-        self.photo.select(self.add, self.table, self.table, api_visibility="private")
+        self.zoom = gr.State(1)
+        self.components = [self.photo, self.table, self.answer, self.zoom]
+        self.photo.select(self.add, [self.table, self.zoom], self.table, api_visibility="private")
 
     def of(self, photo: np.ndarray | None) -> dict[Any, Any]:
         """Nothing known yet of another image."""
-        return {self.photo: photo, self.table: NONE_YET, self.answer: ""}
+        zoom = 1 if photo is None else max(1, LARGE // max(photo.shape[:2]))
+        shown = None if photo is None else photo.repeat(zoom, 0).repeat(zoom, 1)
+        return {self.photo: shown, self.table: NONE_YET, self.answer: "", self.zoom: zoom}
 
-    def add(self, rows: list[list[Any]], event: gr.SelectData) -> list[list[Any]]:
+    def add(self, rows: list[list[Any]], zoom: int, event: gr.SelectData) -> list[list[Any]]:
         """One more row, for the pixel that was clicked."""
-        return [*_filled(rows), [*event.index, ""]]
+        # Pixels' corners, not their centres, are where two sizes agree.
+        x, y = ((place + 0.5) / zoom - 0.5 for place in event.index)
+        return [*_filled(rows), [f"{x:g}", f"{y:g}", ""]]
 
     def read(self, rows: list[list[Any]]) -> tuple[Float[Tensor, "N 2"], Float[Tensor, "N"]]:
         """Points and metres of the rows that are not empty; NaN for what is missing, ValueError for no number."""

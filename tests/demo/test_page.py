@@ -204,7 +204,11 @@ def test_clicked_points_and_their_metres_give_a_cloud_in_metres(visit: Visit, tm
     for number, (right, down) in enumerate([(0.25, 0.25), (0.75, 0.75)]):
         shown.scroll_into_view_if_needed()
         box = shown.bounding_box()
-        page.mouse.click(box["x"] + right * box["width"], box["y"] + down * box["height"])
+        # The image stands in the middle of its box, at most in its own size.
+        size = shown.evaluate("image => [image.naturalWidth, image.naturalHeight]")
+        scale = min(box["width"] / size[0], box["height"] / size[1], 1)
+        x, y = (box[side] + box[length] / 2 for side, length in (("x", "width"), ("y", "height")))
+        page.mouse.click(x + (right - 0.5) * size[0] * scale, y + (down - 0.5) * size[1] * scale)
         page.get_by_test_id(f"cell-{number}-0").get_by_text(re.compile(r"\d+")).wait_for()
     for number, metres in enumerate(("1.5", "2.5")):
         cell = page.get_by_test_id(f"cell-{number}-2")
