@@ -1,6 +1,6 @@
 """Samples per second through the whole training path, beside a plain loop of Pillow, torch.quantile and interpolate.
 
-Pairs of 768x1024 PNGs (8-bit photo, 16-bit depth) are read from a folder, a tar and a zip, decoded, flipped,
+Pairs of 768x1024 PNGs (8-bit image, 16-bit depth) are read from a folder, a tar and a zip, decoded, flipped,
 normalised, resized to 480x640 and collated; and latents of that size are read from the cache.
 """
 
@@ -54,7 +54,7 @@ def main(argv: list[str]) -> None:
 
 
 def write_pairs(folder: Path) -> tuple[dict[str, Path], Path]:
-    """Smooth pictures with noise, which compress like photos (about 1.4 and 1.2 MB), stored three ways."""
+    """Smooth images with noise, which compress like photographs (about 1.4 and 1.2 MB), stored three ways."""
     rng = np.random.default_rng(0)
     root, lines = folder / "pairs", folder / "list.txt"
     root.mkdir()
@@ -90,7 +90,7 @@ def sources(roots: dict[str, Path]) -> dict[str, PixelExamples]:
 
 
 def cached(folder: Path) -> LatentCache:
-    """A cache of 512 samples with random latents of the size that 480x640 pictures have."""
+    """A cache of 512 samples with random latents of the size that 480x640 images have."""
     count, rng = 512, torch.Generator().manual_seed(0)
 
     def encode(

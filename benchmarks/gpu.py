@@ -1,7 +1,7 @@
 """Training and inference with a full-size model of random weights: ours beside a plain loop and diffusers, in one run.
 
 Rows are measured one by one, the most important first, and appended to OUTPUT (JSON lines) at once; before one that
-would not fit into --seconds it stops, and the same command again goes on from there. --report makes OUTPUT's .json and
+would not fit into --seconds it stops, and the same command again resumes there. --report makes OUTPUT's .json and
 .md of the rows. Batches are random and lie in memory: no disk is measured.
 
 The plain loop does at each step what the method's first public code did: float32, both VAE encodings, 16 micro-batches
@@ -130,7 +130,7 @@ def plain_loop(*, bench: Bench) -> Figures:
 def infer(
     side: str, steps: int, members: int, precision: str, *, bench: Bench, compiled: bool = False, look: bool = False
 ) -> Figures:
-    """A photo by `side`, ours or diffusers, with the same weights and latents."""
+    """An image by `side`, ours or diffusers, with the same weights and latents."""
     torch_defaults()
     dtype = PRECISIONS[precision]
     with torch.device(bench.device):
@@ -234,7 +234,7 @@ def main(argv: list[str]) -> None:
     for name in (name for name in ROWS if name not in done and re.search(options.only, name)):
         seconds = max([40, *(seconds for part, seconds in SLOW.items() if part in name)])
         if time.perf_counter() - started + seconds > options.seconds:
-            print(f"no time is left for: {name}; the same command again goes on from there")
+            print(f"no time is left for: {name}; the same command again resumes there")
             return
         row = {"name": name, "where": where, **attempt(bench, ROWS[name])}
         with options.output.open("a") as file:
@@ -243,7 +243,7 @@ def main(argv: list[str]) -> None:
 
 
 def attempt(bench: Bench, measure: partial[Figures]) -> Figures:
-    """A row's figures and its peak of memory; of one that failed, why: the rest goes on."""
+    """A row's measurements and its peak of memory; of one that failed, why: the rest continues."""
     on_gpu = bench.device.type == "cuda"
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
@@ -320,7 +320,7 @@ def training_flops(recipe: str, cached: bool, tiny: bool) -> int:
 
 @cache
 def inference_flops(tiny: bool) -> tuple[int, int, int]:
-    """Operations of the encoder, of the U-Net once and of the decoder, for one photo."""
+    """Operations of the encoder, of the U-Net once and of the decoder, for one image."""
     height, width = SHOWN[tiny]
     latent = torch.Size((height // 8, width // 8))
     with flops() as counter, torch.no_grad():

@@ -42,7 +42,7 @@ def run(config: DictConfig) -> None:
         with lock_folder(folder) if state.is_main_process else nullcontext():
             if state.is_main_process:
                 remove_partial_files(folder)
-            state.wait_for_everyone()  # nobody writes into a folder that is in use
+            state.wait_for_everyone()  # no process writes into a folder that is in use
             stores = write(part, settings, vae, vae_hash, state)
             state.wait_for_everyone()
         if state.is_main_process:

@@ -190,7 +190,7 @@ class Page:
         known.start.click(self.to_metres, asked, [*shown, known.answer], **quiet)
 
     def look(self, file: str | None) -> dict[Any, Any]:
-        """A new image: show it, or say why not; what came of the last one goes."""
+        """A new image: show it, or report why not; earlier results are cleared."""
         photo = None if file is None else _eight_bits(self._read(file))
         return {
             self.slider: None if photo is None else (photo, photo),
@@ -216,7 +216,7 @@ class Page:
         return {**shown, self.predicted: (file, prediction)}
 
     def to_metres(self, values: dict[Any, Any]) -> dict[Any, Any]:
-        """Bring the last prediction to metres by the points in the table; write and show what stands in space."""
+        """Convert the last prediction to metres with the points in the table; write and show the metric files."""
         if values[self.predicted] is None:
             raise gr.Error("Predict first.", print_exception=False)
         file, prediction = values[self.predicted]

@@ -119,7 +119,7 @@ def run(config: DictConfig) -> bool:
     with lock_folder(folder) if state.is_main_process else nullcontext():
         store = RowStore(folder, facts.fingerprint, state.process_index)
         done = store.load()
-        state.wait_for_everyone()  # nobody writes before all have read, nor into a folder that is in use
+        state.wait_for_everyone()  # no process writes before all have read, nor into a folder that is in use
         rows: dict[int, list[Row]] = {}
         names, mine = samples.names, share(len(samples))
         on_error: OnError = "report" if settings.on_error == "report" else "raise"

@@ -35,7 +35,7 @@ class EvaluationSet:
 
 
 def protocol_for(config: DictConfig, space: str | None) -> DictConfig:
-    """`protocol=NAME`, or, said in one line, the protocol of the space that predictions are in.
+    """`protocol=NAME`, or else, logged in one line, the protocol of the predictions' space.
 
     `marigold` for predictions whose space is not known beforehand (None), and with `protocol.prefit=true`, the
     yardstick of all spaces.

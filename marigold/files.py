@@ -1,4 +1,4 @@
-"""Writing files so that no killed run, full disk or second run leaves a folder in a state that nobody asked for."""
+"""Writing files so that no killed run, full disk or second run leaves a folder in an unintended state."""
 
 import csv
 import errno
@@ -26,7 +26,7 @@ class FolderInUse(ValueError):
 
 
 def remove_partial_files(folder: Path) -> int:
-    """Delete what killed runs left below `folder`, which nobody may be writing to; returns how many there were."""
+    """Delete what killed runs left below `folder`, which no process may be writing to; returns how many there were."""
     left = [path for path in folder.rglob(PARTIAL) if path.is_file()]
     for path in left:
         path.unlink()
@@ -146,7 +146,7 @@ def _lock(descriptor: int, folder: Path) -> None:
 
 
 def _close_in_child() -> None:
-    # A worker that outlives its killed parent would otherwise go on holding the parent's lock.
+    # A worker that outlives its killed parent would otherwise continue holding the parent's lock.
     for descriptor in _held:
         os.close(descriptor)
     _held.clear()

@@ -1,7 +1,7 @@
 """What a run, a latent cache or a result depends on, and what differs between two of them.
 
 Every setting belongs to one of three classes: it decides numbers, it moves them by rounding only, or it decides
-nothing. A key that no pattern below names decides numbers, so a new setting is compared until somebody says otherwise.
+nothing. A key that no pattern below names decides numbers, so a new setting is compared until it is listed here.
 """
 
 import hashlib

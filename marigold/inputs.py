@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Export:
-    """What a checkpoint says to whoever loads it: recommended settings, and the model card's notes."""
+    """What a checkpoint tells its users: recommended settings, and the model card's notes."""
 
     default_denoising_steps: int
     default_processing_resolution: int
@@ -182,7 +182,7 @@ def check_entry(name: str, node: Any) -> None:
 
 @contextmanager
 def noted(problems: list[str], what: str) -> Iterator[None]:
-    """Note what is missing or broken and go on, so that one message can name everything."""
+    """Note what is missing or broken and continue, so that one message can name everything."""
     try:
         yield
     except (DataError, BaseModelError, CacheError, OSError) as error:

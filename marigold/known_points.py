@@ -50,7 +50,7 @@ class KnownPoints:
         return values[:, :2], values[:, 2]
 
     def report(self, found: MetricDepth) -> str:
-        """What came of the points, in words; they are counted from 0, as the table and error messages do."""
+        """A summary of the fit, as text; points are counted from 0, as in the table and in error messages."""
         low, high = (float(value) for value in found.depth.aminmax())
         text = f"{low:.2f} to {high:.2f} m; expected error {float(found.uncertainty.median()):.2f} m in the median."
         if found.outliers.any():

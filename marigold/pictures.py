@@ -1,4 +1,4 @@
-"""Any picture to one form: float32 RGB in [0, 1], channels first, upright; and where the pictures are."""
+"""Any image to one form: float32 RGB in [0, 1], channels first, upright; and where the images are."""
 
 import glob
 import io
@@ -16,7 +16,7 @@ from torch import Tensor
 
 Picture = Image.Image | np.ndarray | Tensor
 
-# Which files of a folder are pictures; a file that is named is tried whatever its ending.
+# Which files of a folder are images; a file that is named is tried whatever its ending.
 SUFFIXES = frozenset(
     {".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 )
@@ -53,14 +53,14 @@ _MILLIMETRES = {2: 25.4, 3: 10.0, 4: 1.0, 5: 0.001}  # per FocalPlaneResolutionU
 
 
 class PictureError(ValueError):
-    """A picture cannot be read, or its values have no known meaning; the message says which and why."""
+    """An image cannot be read, or its values have no known meaning; the message says which and why."""
 
 
 def read_picture(path: str | Path, max_pixels: int | None = None) -> Float[Tensor, "3 H W"]:
-    """Read a picture file of any format that Pillow knows, as `to_image` does; a `.npy` file is an array.
+    """Read an image file of any format that Pillow knows, as `to_image` does; a `.npy` file is an array.
 
     Of several frames it takes the first. Raises PictureError with the file's name if the file is missing,
-    damaged, cut short, or too large to be a picture; or of more than `max_pixels`, before they are decoded.
+    damaged, cut short, or too large to be an image; or of more than `max_pixels`, before they are decoded.
     """
     path = Path(path)
     try:
@@ -76,10 +76,10 @@ def read_picture(path: str | Path, max_pixels: int | None = None) -> Float[Tenso
 
 
 def exif_focal(path: str | Path) -> tuple[float, str] | None:
-    """The focal length in px that a picture file's EXIF data give, and by which of their tags; None if by none.
+    """The focal length in px that an image file's EXIF data give, and by which of their tags; None if by none.
 
     FocalLengthIn35mmFilm compares diagonals, FocalPlaneXResolution counts the pixels of the size that EXIF states;
-    so neither depends on how the picture is turned or was resized. Raises PictureError, with the file's name, for a
+    so neither depends on how the image is turned or was resized. Raises PictureError, with the file's name, for a
     file that is damaged. Source: Exif 3.0, section 4.6.6 (CIPA DC-008), and CIPA DCG-001 for the diagonal.
     """
     if Path(path).suffix == ".npy":
@@ -102,7 +102,7 @@ def exif_focal(path: str | Path) -> tuple[float, str] | None:
 
 
 def find_pictures(source: str | Path) -> dict[Path, Path]:
-    """List the pictures of a file, a folder with its subfolders, a glob, or a .txt list of names.
+    """List the images of a file, a folder with its subfolders, a glob, or a .txt list of names.
 
     Returns file -> its place below the folder, below the glob's fixed part or below the list's folder, sorted
     except for a list. A list has one name per line, relative to its own folder; blank lines and lines that start
@@ -162,19 +162,19 @@ def write_exr(path: Path, depth: Float[Tensor, "1 H W"], comment: str) -> None:
 
 
 def jpeg(image: Float[Tensor, "3 H W"], quality: int = 92) -> bytes:
-    """A photo in [0, 1] as a JPEG file."""
+    """An image in [0, 1] as a JPEG file."""
     file = io.BytesIO()
     _eight_bits(image).save(file, format="JPEG", quality=quality)
     return file.getvalue()
 
 
 def to_image(picture: Picture) -> Float[Tensor, "3 H W"]:
-    """Turn a picture into float32 RGB in [0, 1].
+    """Turn an image into float32 RGB in [0, 1].
 
     PIL images may have any mode and are turned upright as their EXIF tag says. Arrays are (H, W) or
     (H, W, C), tensors (H, W) or (C, H, W), with C = 1 (grey), 2 (grey, alpha), 3 or 4 (RGB, alpha); their
     values are uint8, uint16 or floats in [0, 1]. Alpha is composited over white. Raises PictureError for
-    other shapes and types, for an empty picture and for floats that are not finite or outside [0, 1].
+    other shapes and types, for an empty image and for floats that are not finite or outside [0, 1].
     """
     if isinstance(picture, Image.Image):
         values = _from_pil(picture)
@@ -188,7 +188,7 @@ def to_image(picture: Picture) -> Float[Tensor, "3 H W"]:
 
 
 def resize_lanczos(image: Float[Tensor, "3 H W"], size: tuple[int, int]) -> Float[Tensor, "3 h w"]:
-    """Resize a photo in [0, 1] to (h, w) `size` with Lanczos' filter, in 8 bits, as Pillow does."""
+    """Resize an image in [0, 1] to (h, w) `size` with Lanczos' filter, in 8 bits, as Pillow does."""
     if tuple(image.shape[-2:]) == tuple(size):
         return image
     return to_image(_eight_bits(image).resize((size[1], size[0]), Image.Resampling.LANCZOS))

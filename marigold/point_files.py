@@ -54,9 +54,9 @@ class PointFiles:
             raise ConfigError(f"points.method={self.method}: a reference implies fit; leave the method out")
         if not 0 < self.unit < math.inf:
             raise ConfigError(f"points.unit={self.unit}: expected metres per count, such as 0.001")
-        for folder in filter(None, (self.from_, self.reference)):
-            if not Path(folder).is_dir():
-                raise ConfigError(f"points: {folder}: no such folder")
+        for folder in (self.from_, self.reference):
+            if folder is not None and not (folder and Path(folder).is_dir()):
+                raise ConfigError(f"points: {folder!r}: no such folder")
 
     def __bool__(self) -> bool:
         return bool(self.from_ or self.reference)
@@ -71,7 +71,7 @@ class PointFiles:
         endings = (".npy", ".png") if self.reference else (".csv", ".npy", ".png")
         folder = Path(self.reference or self.from_ or "")
         candidates = [folder / job.name.with_name(job.name.name + ending) for ending in endings]
-        # PointFiles may lie beside their image.
+        # A map of points may lie beside its image.
         found = [path for path in candidates if path.is_file() and path.resolve() != job.picture.resolve()]
         if len(found) != 1:
             what = "more than one file of points: " if found else "no file of points; looked for "

@@ -1,4 +1,4 @@
-"""Which files come of which picture, how a prediction is written into them, and how one is read."""
+"""Which files come of which image, how a prediction is written into them, and how one is read."""
 
 import logging
 from collections import Counter
@@ -60,7 +60,7 @@ class Distances:
 
 @dataclass(frozen=True)
 class Job:
-    """One picture, its name (a path without ending) that its files have, and the files to write for it by kind."""
+    """One image, its name (a path without ending) that its files have, and the files to write for it by kind."""
 
     picture: Path
     name: Path
@@ -72,7 +72,7 @@ class Job:
 
 
 def plan(source: str | Path, output: Path, kinds: Sequence[str]) -> list[Job]:
-    """All pictures of `source` (see `find_pictures`) with their files of some KINDS; raises PictureError for none."""
+    """All images of `source` (see `find_pictures`) with their files of some KINDS; raises PictureError for none."""
     # A second run over a folder that holds its own output must not take that for input.
     pictures = {
         picture: place
@@ -93,7 +93,7 @@ def plan(source: str | Path, output: Path, kinds: Sequence[str]) -> list[Job]:
 
 
 def read_ahead(jobs: Sequence[Job]) -> Iterator[tuple[Job, Future[Tensor]]]:
-    """Every job with its picture, which a thread reads while the previous one is predicted."""
+    """Every job with its image, which a thread reads while the previous one is predicted."""
     with ThreadPoolExecutor(1) as reader:
         upcoming = [(job, reader.submit(read_picture, job.picture)) for job in jobs[:1]]
         for following in [*jobs[1:], None]:
@@ -114,7 +114,7 @@ def write(
 ) -> None:
     """Write the files of one image, each under its name only when it is complete.
 
-    `metres` is planar depth, 0 where unknown. The METRIC_KINDS hold it, and what stands in space is as far away as it
+    `metres` is planar depth, 0 where unknown. The METRIC_KINDS hold it; cloud, mesh, viewer and EXR are placed as it
     says if given, else as `assumed`. Raises ValueError for a kind of file that this prediction cannot give.
     """
     depth = prediction.depth[0].cpu()
@@ -176,9 +176,9 @@ def _metric_writers(
 
 
 def stored_names(name: str) -> list[str]:
-    """The files in which the prediction of a picture is looked for, in this order; all names are relative.
+    """The files in which the prediction of an image is looked for, in this order; all names are relative.
 
-    The picture `a/rgb_0001.png` has it in `a/rgb_0001.png.npy` (as `plan` tells pictures of one stem apart),
+    The image `a/rgb_0001.png` has it in `a/rgb_0001.png.npy` (as `plan` tells images of one stem apart),
     `a/rgb_0001.npy`, `a/pred_rgb_0001.npy`, or, as the reference names it, `a/pred_0001.npy`; or in a 16-bit `.png`
     of these names.
     """

@@ -1,4 +1,4 @@
-"""The verb `demo`: serve the page of a checkpoint until somebody stops it."""
+"""The verb `demo`: serve the page of a checkpoint until it is stopped."""
 
 import logging
 import os

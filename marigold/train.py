@@ -206,7 +206,7 @@ def resume(run: TrainingRun, checkpoint: Checkpoint | None) -> Resumed:
     saved = checkpoint.metadata["best"]
     best = None if saved is None else Best(**saved)
     validated, lists = checkpoint.validation(), run.validated_on
-    run.accelerator.wait_for_everyone()  # nobody validates, and says so on the disk, before all have read
+    run.accelerator.wait_for_everyone()  # no process records a validation before all have read
     last = step == settings.steps
     due = last or step % settings.validate_every == 0
     changed = best is not None and (best.metric, best.lists) != (run.select_by, lists)

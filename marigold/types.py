@@ -2,11 +2,11 @@
 
 | name | shape | meaning |
 |---|---|---|
-| `image` | (3, H, W) float32 | photo in [0, 1], RGB |
+| `image` | (3, H, W) float32 | image in [0, 1], RGB |
 | `depth` | (1, H, W) float32 | planar depth (z) in metres; 0 where unknown |
 | `valid` | (1, H, W) bool | pixels whose depth counts |
 | `depth_norm` | (1, H, W) float32 | normalised depth mapping in [-1, 1]; near = -1, for disparities far |
-| `image_norm` | (3, H, W) float32 | photo in [-1, 1], as the VAE wants it |
+| `image_norm` | (3, H, W) float32 | image in [-1, 1], as the VAE wants it |
 | `*_latent` | (4, h, w) | VAE latent, already multiplied by the VAE's scaling factor; h = H / 8 |
 
 A leading B is a batch, a leading E the members of an ensemble.
@@ -24,7 +24,7 @@ SPACES: tuple[str, ...] = get_args(Space)
 
 @dataclass(frozen=True)
 class Camera:
-    """A pinhole in pixels of its photo: focal lengths, and the principal point from the upper left corner.
+    """A pinhole in pixels of its image: focal lengths, and the principal point from the upper left corner.
 
     The first pixel's centre is at (0.5, 0.5): published principal points that count from that centre get 0.5 more.
     """
@@ -36,13 +36,13 @@ class Camera:
 
     @classmethod
     def centred(cls, focal: float, height: int, width: int) -> "Camera":
-        """Square pixels, and the axis through the middle of a photo of `height` x `width` pixels."""
+        """Square pixels, and the axis through the middle of an image of `height` x `width` pixels."""
         return cls(focal, focal, width / 2, height / 2)
 
 
 @dataclass(frozen=True)
 class DepthSample:
-    """A photo with its depth, as every data set gives it.
+    """An image with its depth, as every data set gives it.
 
     `name` is the sample's line in the split list up to the first blank: unique in the set. `camera` is known
     for some sets.

@@ -1,4 +1,4 @@
-"""Pictures of depth and of figures: a colour map, panels of image | prediction | truth | error, curves, bars."""
+"""Images of depth and plots of metrics: a colour map, panels of image | prediction | truth | error, curves, bars."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -85,7 +85,7 @@ def _pictures(row: PanelRow, step: int) -> tuple[ndarray, ndarray, ndarray, ndar
 
 
 def curves(path: Path, lines: dict[str, list[tuple[int, float]]], axis: str, figure_of: str, title: str) -> None:
-    """Write a png with one line per entry of `lines`: (value, figure) over a logarithmic `axis`."""
+    """Write a png with one line per entry of `lines`: (value, metric) over a logarithmic `axis`."""
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
     for name, points in lines.items():

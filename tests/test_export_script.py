@@ -107,6 +107,7 @@ def test_a_file_is_not_replaced_nor_what_lies_beside_it(source: Path, tmp_path: 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_snippet_of_the_docs_predicts_as_the_model_does(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ):

@@ -61,7 +61,7 @@ def archive_members(path: Path, *, cache: bool = True) -> dict[str, Member]:
             write_atomically(place, json.dumps({"head": head, "members": members}))
             break
         except OSError as error:
-            # Without it every process reads the tar through: slower, still right.
+            # Without it every process reads the whole tar: slower, but still correct.
             log.info("cannot keep the index of %s at %s: %s", path, place, error)
     return members
 

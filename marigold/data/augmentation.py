@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from marigold.data.errors import DataError
 from marigold.types import DepthSample
 
-ATTEMPTS = 10  # crops that are drawn before the whole picture is kept
+ATTEMPTS = 10  # crops that are drawn before the whole image is kept
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,8 @@ def resize(picture: Float[Tensor, "C H W"], size: tuple[int, int], antialias: bo
 def augment(sample: DepthSample, settings: Augmentation, key: Sequence[int]) -> DepthSample:
     """The version of a sample that the random numbers of `key` give: the same bits for the same key.
 
-    A crop of the photo's shape keeps a share of both sides that is uniform in [crop, 1], at a uniform place, and is
-    resized to the sample's size: the photo bilinearly, depth and validity to the nearest pixel. Depth stays in metres;
+    A crop of the image's shape keeps a share of both sides that is uniform in [crop, 1], at a uniform place, and is
+    resized to the sample's size: the image bilinearly, depth and validity to the nearest pixel. Depth stays in metres;
     `camera` becomes None. Colours of strength s: gamma 2**(+-s), gains of the channels 1 +- s/5, saturation 1 +- s,
     contrast 1 +- s/2, brightness +-s/5, each uniform in these bounds; with probability s/4 the channels change places;
     normal noise of a standard deviation uniform in [0, s/20] on each value.
@@ -81,9 +81,9 @@ def _crop(sample: DepthSample, smallest: float, rng: np.random.Generator) -> Dep
 
 
 def _teaches(depth: Float[Tensor, "N"], known: int) -> bool:
-    """Whether a crop's valid depth is of at least half as many pixels as the picture's, and has a range.
+    """Whether a crop's valid depth is of at least half as many pixels as the image's, and has a range.
 
-    Nothing but sky or a wall seen head-on could not be normalised.
+    A crop of nothing but sky, or of a wall seen head-on, could not be normalised.
     """
     if 2 * len(depth) < known or len(depth) == 0:
         return False

@@ -25,16 +25,16 @@ class DepthDataset(Sequence):
 
     name: for messages and results. root: folder, tar or zip. split_list: text file, one sample a line.
     min_depth, max_depth: metres; a pixel counts where min_depth < depth < max_depth.
-    image_size: (height, width) that every photo must have, or None.
+    image_size: (height, width) that every image must have, or None.
     crop: (height, width) of the KITTI benchmark crop, or None.
-    cameras: shell pattern of the photos' names -> [fx, fy, cx, cy], see `Camera`; the last that fits counts.
+    cameras: shell pattern of the images' names -> [fx, fy, cx, cy], see `Camera`; the last that fits counts.
     limit: take that many samples, evenly spaced; all, with a warning, if there are fewer.
     official_split: the name in KNOWN_SPLITS of the list that this should be.
-    how_to_get: the commands that bring the data, for the message that it is missing.
+    how_to_get: the commands that download and prepare the data, for the error message when it is missing.
 
     A set defines which column holds the depth, its unit, and, where these do not do, the two hooks
     `_read_depth` and `_is_valid`. `space` is `metric_depth`, unless `depth` stands for labels that are right up to
-    scale and shift (`marigold.data.teacher`). A sample without a valid pixel is given as it is; who needs one says so.
+    scale and shift (`marigold.data.teacher`). A sample without a valid pixel is returned as is; callers check for one.
     Raises DataError, naming set, sample and file, for whatever is missing or broken.
     """
 
@@ -102,7 +102,7 @@ class DepthDataset(Sequence):
 
     @property
     def content(self) -> dict[str, str]:
-        """Hashes of what the samples are made of; what was made from other samples is not gone on with."""
+        """Hashes of what the samples are made of; a run or cache made from other samples is not resumed."""
         return {"lines": self.lines_sha256}
 
     def check_files(self) -> None:
@@ -145,7 +145,7 @@ class DepthDataset(Sequence):
             if depth.shape != size:
                 raise DataError(f"{line[self.depth_column]}: depth of {_by(depth.shape)}, photo of {_by(size)}")
             valid = self._is_valid(depth, line)
-            # The last, as what a person adds to a configuration comes last.
+            # The last match wins: a user's additions come last in a configuration.
             fitting = [known for pattern, known in self.cameras.items() if fnmatchcase(line[0], pattern)]
             camera = fitting[-1] if fitting else None
             if self.crop is not None:
@@ -168,7 +168,7 @@ class DepthDataset(Sequence):
         return open_storage(root)
 
     def _read_depth(self, line: Line, size: tuple[int, ...]) -> np.ndarray:
-        """Depth in metres, float32 (H, W); `size` is the photo's (H, W)."""
+        """Depth in metres, float32 (H, W); `size` is the image's (H, W)."""
         depth = self._decoded(line[self.depth_column], decode_depth_png)
         return depth.astype(np.float32) / np.float32(self.units_per_metre)
 

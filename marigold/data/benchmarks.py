@@ -32,7 +32,7 @@ class ScanNet(DepthDataset):
 
 
 class ETH3D(DepthDataset):
-    """ETH3D high-resolution: laser depth as headerless float32 of the photo's size, inf where unknown.
+    """ETH3D high-resolution: laser depth as headerless float32 of the image's size, inf where unknown.
 
     Schöps et al., CVPR 2017.
     """

@@ -1,6 +1,6 @@
-"""Bytes -> arrays, strict about what the sets define: 8-bit RGB photos, 16-bit grey depth, float arrays.
+"""Bytes -> arrays, strict about what the sets define: 8-bit RGB images, 16-bit grey depth, float arrays.
 
-Nothing is converted on the way: a grey, palette, CMYK or alpha photo and an 8-bit depth are errors, because
+Nothing is converted on the way: a grey, palette, CMYK or alpha image and an 8-bit depth are errors, because
 in these sets they can only be a wrong or damaged file. EXIF rotation is not applied: the depth is aligned
 with the stored pixel grid.
 
@@ -19,7 +19,7 @@ from PIL import Image
 
 from marigold.data.errors import DataError
 
-# ETH3D's photos have 24 million pixels; a header that promises more than this is not decoded.
+# ETH3D's images have 24 million pixels; a header that promises more than this is not decoded.
 MAX_PIXELS = 100_000_000
 
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)

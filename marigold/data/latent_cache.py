@@ -1,4 +1,4 @@
-"""HDF5 stores of encoded samples: latents of photos and depth maps, and targets as pixels, in every version.
+"""HDF5 stores of encoded samples: latents of images and depth maps, and targets as pixels, in every version.
 
 The cache of a data set is a folder of stores. A store is a folder of shards; each shard holds a range of sample
 indices, one row per variant and flip of a sample, is written to a partial file and renamed when whole, and carries the

@@ -105,7 +105,7 @@ Batch = TypeVar("Batch", covariant=True)
 
 @runtime_checkable
 class ExampleSource(Protocol[Batch]):
-    """A data set as training sees it: pictures or cached latents, one batch at a time."""
+    """A data set as training sees it: images or cached latents, one batch at a time."""
 
     names: Sequence[str]
 

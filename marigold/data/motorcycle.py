@@ -1,4 +1,4 @@
-"""A real photo with measured depth: the Middlebury 2014 motorcycle that scikit-image carries in its wheel."""
+"""A real image with measured depth: the Middlebury 2014 motorcycle that scikit-image carries in its wheel."""
 
 import hashlib
 import importlib

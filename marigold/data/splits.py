@@ -1,4 +1,4 @@
-"""Split lists: reading, hashing, the rules that generate them, and the hashes of the field's own lists."""
+"""Split lists: reading, hashing, the rules that generate them, and the hashes of the official lists."""
 
 import hashlib
 import logging
@@ -22,7 +22,7 @@ Line = tuple[str, ...]
 class SplitInfo:
     """Which list a result stands for.
 
-    `sha256` is the canonical hash of its `count` lines. `official` is None when no list of the field is
+    `sha256` is the canonical hash of its `count` lines. `official` is None when no official list is
     named, else whether this is it; a result on one that is not is stamped "unofficial split". `part`: these are
     only some of the list's lines.
     """
@@ -37,7 +37,7 @@ class SplitInfo:
 
 @dataclass(frozen=True)
 class KnownSplit:
-    """A list of the field: its number of lines and canonical sha256."""
+    """An official list: its number of lines and canonical sha256."""
 
     count: int
     sha256: str
@@ -82,7 +82,7 @@ def canonical_sha256(lines: Iterable[str]) -> str:
 
 
 def read_split(path: str | Path, *, columns: int = 1) -> list[Line]:
-    """The columns of each line of a list file; blank lines are passed over.
+    """The columns of each line of a list file; blank lines are skipped.
 
     Raises DataError, naming file and line, for fewer than `columns` columns, a name that is absolute or
     leaves the root by `..`, a first column that came before, and a file that is empty or not text.
@@ -122,7 +122,7 @@ def read_split(path: str | Path, *, columns: int = 1) -> list[Line]:
 def describe_split(
     path: str | Path, lines: Sequence[Line], official_name: str | None, *, tell: bool = True
 ) -> SplitInfo:
-    """Hash the lines and compare them with the field's list `official_name`, a key of KNOWN_SPLITS.
+    """Hash the lines and compare them with the official list `official_name`, a key of KNOWN_SPLITS.
 
     A list that differs is logged with both counts and hashes; that is no error, the result says so. tell: false
     where the caller's own text says it.

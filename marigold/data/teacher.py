@@ -1,4 +1,4 @@
-"""Photos without depth and what some model predicted of them, as a training set."""
+"""Images without depth and what some model predicted of them, as a training set."""
 
 import hashlib
 import math
@@ -24,23 +24,23 @@ BLOCK = 1 << 14  # bytes
 
 
 class TeacherLabels(DepthDataset):
-    """Pictures of any kind in a folder, each with a stored prediction of some model as its depth.
+    """Images of any kind in a folder, each with a stored prediction of some model as its depth.
 
-    name: for messages. root: folder of the pictures, which are read as `scripts/infer.py` reads them: turned as their
-    EXIF tag says, any format. labels: folder of the predictions, `.npy` or 16-bit `.png`, found by the pictures' names
+    name: for messages. root: folder of the images, which are read as `scripts/infer.py` reads them: turned as their
+    EXIF tag says, any format. labels: folder of the predictions, `.npy` or 16-bit `.png`, found by the images' names
     (`marigold.prediction_files.stored_names`). split_list: names below `root`, one a line up to the first blank; None:
-    every picture below `root`, sorted. space: one of `marigold.types.SPACES`. unit: metres per count of a metric png.
+    every image below `root`, sorted. space: one of `marigold.types.SPACES`. unit: metres per count of a metric png.
     min_depth, max_depth: metres, of `metric_depth`: a pixel counts where min_depth < depth < max_depth. limit,
     how_to_get: as in DepthDataset.
 
     Unknown is what is not finite, in `metric_depth` also 0 and less; in the affine spaces 0 is a value. Labels in
     metres teach every mapping. Affine ones teach the mapping of their space alone: `depth` then stands for them as
     `stand_in_depth` says, and is no measurement; in a loss with `weighting: metres` its unit has no meaning.
-    A label of another size than its picture is resized by `fit_label`.
+    A label of another size than its image is resized by `fit_label`.
     """
 
     columns = 1
-    depth_column = 0  # the label is found by the picture's name
+    depth_column = 0  # the label is found by the image's name
 
     def __init__(
         self,
@@ -93,13 +93,13 @@ class TeacherLabels(DepthDataset):
         return {**super().content, "labels": self.labels_sha256}
 
     def check_files(self) -> None:
-        """As for every set; raises MissingDataError also with the number of pictures that have no label."""
+        """As for every set; raises MissingDataError also with the number of images that have no label."""
         self._labels  # noqa: B018, looks them up
         super().check_files()
 
     @cached_property
     def _labels(self) -> dict[str, str]:
-        """Picture -> its label, relative to `labels`."""
+        """Image -> its label, relative to `labels`."""
         there = set(FolderStorage(Path(self.labels)).names())
         stored = {name: [label for label in stored_names(name) if label in there] for name in self.names}
         if absent := [name for name, labels in stored.items() if not labels]:
@@ -157,10 +157,10 @@ class TeacherLabels(DepthDataset):
 def fit_label(
     label: Float[Tensor, "1 h w"], known: Bool[Tensor, "1 h w"], size: tuple[int, int]
 ) -> tuple[Float[Tensor, "1 H W"], Bool[Tensor, "1 H W"]]:
-    """A label and what is known of it at its picture's (H, W) `size`.
+    """A label and what is known of it at its image's (H, W) `size`.
 
     Bilinear (antialiased where it shrinks), as a label of few pixels has no edges worth keeping; where a pixel that is
-    not known would take part, the nearest one. Raises DataError for a wide label of a tall picture and the reverse.
+    not known would take part, the nearest one. Raises DataError for a wide label of a tall image and the reverse.
     """
     (height, width), (rows, columns) = size, label.shape[-2:]
     if (rows, columns) == size:

@@ -24,7 +24,7 @@ class TrainingSet:
     reader: Mapping[str, Any]
 
     def stores(self, cache: CacheConfig, target: Target, vae_hash: str, *, latents: bool, pixels: bool) -> list[Store]:
-        """The stores of this set's cache: the photos' latents, and the targets as `latents`, as `pixels`, or both."""
+        """The stores of this set's cache: the images' latents, and the targets as `latents`, as `pixels`, or both."""
         augmentation = target.augmentation
         settings = {**asdict(augmentation), "seed": target.seed} if augmentation.variants else {}
         changes = {f"augmentation.{key}": value for key, value in settings.items()}

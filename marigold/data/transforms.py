@@ -22,7 +22,7 @@ class Transform:
     """How one data set's samples become training examples.
 
     `size` is (height, width) in pixels after the resize, None for the sample's own size; both must be
-    multiples of 8. `antialias` resizes the photo with an antialiased bilinear filter; otherwise it takes the
+    multiples of 8. `antialias` resizes the image with an antialiased bilinear filter; otherwise it takes the
     nearest pixel, as depth and validity always do. `quantile` is that of the depth normalisation.
     """
 
@@ -47,7 +47,7 @@ class Target:
 
 @dataclass(frozen=True)
 class PixelBatch:
-    """Training examples of one data set as pictures: B of them, and their names.
+    """Training examples of one data set as images: B of them, and their names.
 
     `half_range` times `depth_norm` is the mapped depth up to a shift.
     """

@@ -1,4 +1,4 @@
-"""Many affine-invariant predictions of one photo into one: a closed-form alignment, then median or mean."""
+"""Many affine-invariant predictions of one image into one: a closed-form alignment, then median or mean."""
 
 import math
 from collections.abc import Callable
@@ -23,7 +23,7 @@ _SAMPLE = 2**12  # pixels on which clipped members are found and fitted again
 _CLIPPED = 0.05  # share of pixels at a member's own lowest and highest value from which it counts as clipped
 _CLIPPED_AWAY = 0.75  # and from which too little of it is left
 _LARGEST = 1e15
-_NEGLIGIBLE = 1e-12  # a member this much flatter than the others says nothing
+_NEGLIGIBLE = 1e-12  # a member this much flatter than the others carries no information
 
 
 class EnsembleResult(NamedTuple):

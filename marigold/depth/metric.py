@@ -1,13 +1,13 @@
 """From affine-invariant to metric depth with a few known distances: a robust line, and its residual interpolated.
 
-The line brings the prediction to metres. What it leaves at the points is interpolated over the pixels in a joint space,
-where two pixels are close if they are so in the image, in the prediction and, if an image is given, in colour: the
-residual may jump where the prediction or the colour does. docs/metric.md derives it and measures it.
+The line brings the prediction to metres. What it leaves at the points is interpolated over the pixels in a joint
+space, where two pixels are close if they are so in the image, in the prediction and, if an image is given, in colour:
+the residual may jump where the prediction or the colour does. docs/metric.md derives it and measures it.
 """
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -30,10 +30,13 @@ MOST_POINTS = 2000  # in one solve
 BEYOND = 4.0  # depth is at least the nearest point's over this, and at most the farthest one's times this
 
 _NEIGHBOURS = 8
-_DEVIATIONS = 6.0  # robust standard deviations from which a point disagrees
+_GROSS = 0.4  # in log depth: an outlier is off by a factor of 1.5 at least,
+_OFF_LINE, _OFF_NEIGHBOURS = 2.0, 3.0  # and by so many robust standard deviations,
+_ALIKE = 0.1  # unless its log depth is so close to that of one of its neighbours
 _DEVIATIONS_PER_MAD = 1.4826
 _PRIOR_ERROR, _PRIOR_DISTANCE = 0.1, 0.3  # before any is measured: 10 % of the distance, 0.3 image heights off
-_ELEMENTS = 2**16  # of a piece of the matrix of distances, which then stays in the processor's cache
+_CALIBRATION = 1.2  # pixels at edges are worse off than points; on the validation rooms, as the lengths
+_ELEMENTS = 2**18  # of a piece of the matrix of distances, which then stays in the processor's cache
 _NAMED = 10  # outliers in a message
 
 
@@ -78,15 +81,14 @@ def metric_depth(
     if method not in ("fit", "residual"):
         raise ValueError(f"method={method!r}: expected fit or residual")
     pixels = _Pixels.of(prediction, image, depth_length, colour_length, name)
-    check_points(prediction.depth.shape[-2:], points, metres, name)
+    check_points(prediction.depth.shape, points, metres, name)
     mapping = MAPPINGS[MAPPING_OF.get(prediction.space, "depth")]
     drawn = _drawn(points, metres)
     places, known = points.cpu().double()[drawn], metres.cpu().double()[drawn]
     values, joint = mapping.of_depth(known), pixels.joint(places)
     seen = sample(pixels.depth, places).sub(pixels.low) / pixels.range
 
-    slope, offset = _line(seen, values, name)
-    wrong = _outliers(joint, values - (slope * seen + offset))
+    wrong = _outliers(joint, seen, known, mapping, name)
     slope, offset = _line(seen[~wrong], values[~wrong], name)
     used, outliers = (
         torch.zeros(len(points), dtype=torch.bool).index_fill(0, drawn[one], True) for one in (~wrong, wrong)
@@ -98,7 +100,7 @@ def metric_depth(
     surface = _Surface.through(joint[~wrong], residual, smoothing, prior) if method == "residual" else None
     # In-sample errors of a line, which has two parameters
     typical = (float(residual.abs().sum()) + prior) / max(1, len(residual) - 1)
-    bounds = float(known[~wrong].min()) / BEYOND, float(known[~wrong].max()) * BEYOND
+    bounds = _bounds(known[~wrong])
     depth, uncertainty = (torch.empty(prediction.depth[0].shape) for _ in range(2))
     for piece, seen in pixels.pieces(len(residual) if surface else 1):
         value, error = slope * seen + offset, torch.full_like(seen, typical)
@@ -120,7 +122,7 @@ def metric_depth(
 
 
 def sample(values: Float[Tensor, "*channels H W"], places: Float[Tensor, "N 2"]) -> Float64[Tensor, "*channels N"]:
-    """Bilinear values at x, y in pixels, where (0, 0) is the centre of the first one; beyond the centres the nearest."""
+    """Bilinear values at x, y in pixels, where (0, 0) is the first one's centre; beyond the centres, the border's."""
     last = torch.tensor([values.shape[-1] - 1, values.shape[-2] - 1], device=places.device)
     at = places.double().clamp_min(0).minimum(last)
     low = at.floor().long()
@@ -132,11 +134,11 @@ def sample(values: Float[Tensor, "*channels H W"], places: Float[Tensor, "N 2"])
     return row(y).lerp(row(down), share_y)
 
 
-def check_points(size: Sequence[int], points: Float[Tensor, "N 2"], metres: Float[Tensor, "N"], name: str) -> None:
-    """Raise ValueError for fewer than two points, and for one outside of (height, width) or without a distance."""
+def check_points(size: torch.Size, points: Float[Tensor, "N 2"], metres: Float[Tensor, "N"], name: str) -> None:
+    """Raise ValueError for fewer than two points, and for one outside of `size` (..., H, W) or without a distance."""
     if len(points) < 2:
         raise ValueError(f"{name}: scale and shift need two known points, got {len(points)}")
-    height, width = size
+    height, width = size[-2:]
     # NaN compares as False
     inside = ((points >= -0.5) & (points <= points.new_tensor([width - 0.5, height - 0.5]))).all(1)
     for right, what in (
@@ -200,7 +202,7 @@ class _Pixels(NamedTuple):
 
 
 def _drawn(points: Float[Tensor, "N 2"], metres: Float[Tensor, "N"]) -> Int[Tensor, "M"]:
-    """At most `MOST_POINTS` points, drawn without regard to their place, in an order that does not depend on theirs."""
+    """At most `MOST_POINTS` points, drawn without regard to their place, in an order of their own."""
     keys = torch.cat([metres[None].double(), points.T.double()]).cpu().numpy()
     order = torch.from_numpy(np.lexsort(keys))
     if len(order) <= MOST_POINTS:
@@ -220,25 +222,39 @@ def _line(seen: Float64[Tensor, "N"], values: Float64[Tensor, "N"], name: str) -
     return huber_line(seen.numpy(), values.numpy())
 
 
-def _outliers(joint: Float64[Tensor, "N D"], residual: Float64[Tensor, "N"]) -> Bool[Tensor, "N"]:
-    """Points at which the line *and* the median of the neighbours in the joint space disagree."""
-    wrong = torch.zeros(len(joint), dtype=torch.bool)
-    if len(joint) <= _NEIGHBOURS:
+def _outliers(
+    joint: Float64[Tensor, "N D"], seen: Float64[Tensor, "N"], known: Float64[Tensor, "N"], mapping: Mapping, name: str
+) -> Bool[Tensor, "N"]:
+    """Points that are a factor off the line *and* off the median of their neighbours in the joint space.
+
+    In logarithms, and more than is usual in this image. A point as far away as one of its neighbours is on the same
+    object: what true depth does at edges is no outlier.
+    """
+    wrong, values = torch.zeros(len(joint), dtype=torch.bool), mapping.of_depth(known)
+    if len(joint) < 2 * _NEIGHBOURS:
         return wrong
-    for _ in range(3):  # without those that are known to be wrong, the neighbours know more
+    for _ in range(5):  # without those that are known to be wrong, line and neighbours know more
         good = (~wrong).nonzero().flatten()
+        slope, offset = _line(seen[good], values[good], name)
+        error = (known / mapping.to_depth(slope * seen + offset).clamp(*_bounds(known[good]))).log()
         _, nearest = cKDTree(joint[good].numpy()).query(joint.numpy(), k=min(_NEIGHBOURS + 1, len(good)))
         near = good[torch.from_numpy(nearest)]
-        others = residual[near].where(near != torch.arange(len(joint))[:, None], torch.nan)
-        local = residual - others.nanmedian(1).values
-        before, wrong = wrong, _far_off(residual, good) & _far_off(local, good)
+        itself = near == torch.arange(len(joint))[:, None]
+        local = error - error[near].masked_fill(itself, torch.nan).nanmedian(1).values
+        before, wrong = wrong, _far_off(error, good, _OFF_LINE) & _far_off(local, good, _OFF_NEIGHBOURS)
         if torch.equal(before, wrong):
             break
-    return wrong
+    alike = (known[:, None] / known[near]).log().abs().masked_fill(itself, torch.inf).amin(1) < _ALIKE
+    return wrong & ~alike
 
 
-def _far_off(error: Float64[Tensor, "N"], good: Int[Tensor, "M"]) -> Bool[Tensor, "N"]:
-    return error.abs() > _DEVIATIONS * _DEVIATIONS_PER_MAD * float(error[good].abs().median())
+def _far_off(error: Float64[Tensor, "N"], good: Int[Tensor, "M"], deviations: float) -> Bool[Tensor, "N"]:
+    usual = _DEVIATIONS_PER_MAD * float(error[good].abs().median())
+    return error.abs() > max(_GROSS, deviations * usual)
+
+
+def _bounds(known: Float64[Tensor, "N"]) -> tuple[float, float]:
+    return float(known.min()) / BEYOND, float(known.max()) * BEYOND
 
 
 def _prior(known: Float64[Tensor, "N"], mapping: Mapping) -> float:
@@ -284,12 +300,12 @@ class _Surface(NamedTuple):
         weights, constant = (inverse[:, :count] @ residual).split([count, 1])
         # The error at a point of the surface through all the others, in closed form: (2)
         missed = (weights / inverse.diagonal()[:count]).nan_to_num().abs()
-        # A Brownian surface's deviation grows as the root of the distance: (3)
-        reach = distance.fill_diagonal_(math.inf).amin(1).nan_to_num(posinf=0).sqrt()
-        growth = (float(missed.sum()) + prior) / (float(reach.sum()) + _PRIOR_DISTANCE**0.5)
+        # per distance to the nearest of them: (3)
+        reach = distance.fill_diagonal_(math.inf).amin(1).nan_to_num(posinf=0)
+        growth = _CALIBRATION * (float(missed.sum()) + prior) / (float(reach.sum()) + _PRIOR_DISTANCE)
         return cls(nodes, weights, float(constant), growth)
 
     def at(self, places: Float64[Tensor, "M D"]) -> tuple[Float64[Tensor, "M"], Float64[Tensor, "M"]]:
         """The surface, and its expected absolute error."""
         distance = torch.cdist(places, self.nodes, compute_mode="use_mm_for_euclid_dist")
-        return self.constant - distance @ self.weights, self.growth * distance.amin(1).sqrt()
+        return self.constant - distance @ self.weights, self.growth * distance.amin(1)

@@ -1,7 +1,7 @@
 """The eleven error metrics of a depth map, each one number per image, and the F1 of its edges.
 
 Sources: Eigen et al., NeurIPS 2014 (abs_rel, sq_rel, rmse, rmse_log, delta, silog); the KITTI depth benchmark
-(i_rmse, silog x 100). Averages over images are none of this module's business.
+(i_rmse, silog x 100). Averaging over images is done in `marigold.evaluation.rows`.
 """
 
 from collections.abc import Callable, Iterator, Sequence

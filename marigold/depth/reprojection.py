@@ -1,7 +1,7 @@
-"""The same scene for a camera that looks through the photo's middle: rotated, cut to another shape, resampled.
+"""The same scene for a camera that looks through the image's middle: rotated, cut to another shape, resampled.
 
 Source: MoGe's evaluation (Wang et al., CVPR 2025; protocol `moge`), which uses such views for every method. Where the
-view is finer than the photo, pixels stay without depth, as utils3d's `masked_nearest_resize` documents it; earlier
+view is finer than the image, pixels stay without depth, as utils3d's `masked_nearest_resize` documents it; earlier
 versions of that function filled them, and which one the published tables used is not known.
 """
 
@@ -28,17 +28,17 @@ def reproject(
     camera: Camera,
     size: tuple[int, int],
 ) -> tuple[Float[Tensor, "3 h w"], Float[Tensor, "1 h w"], Bool[Tensor, "1 h w"]]:
-    """Return photo, depth and mask as a pinhole camera of (h, w) `size` sees them: square pixels, centred axis.
+    """Return image, depth and mask as a pinhole camera of (h, w) `size` sees them: square pixels, centred axis.
 
-    Depth stays planar depth in metres, now along the new axis. The photo is first brought to the view's scale,
+    Depth stays planar depth in metres, now along the new axis. The image is first brought to the view's scale,
     by Lanczos, then sampled bilinearly; depth takes the valid pixel nearest to each centre, and where the view
-    is finer than the photo the pixels in between get none. Those without one, and those beyond 1,000 times the
+    is finer than the image the pixels in between get none. Those without one, and those beyond 1,000 times the
     1 % quantile of depth, are invalid.
     """
     height, width = image.shape[-2:]
     turn, focal = centred_view(camera, (height, width), size)
     scaled = (int(height / camera.fy * focal + _HAIR), int(width / camera.fx * focal + _HAIR))
-    # Where each pixel of the view lies in the photo, in shares of its width and height.
+    # Where each pixel of the view lies in the image, in shares of its width and height.
     rays = _rays(Camera(focal, focal, size[1] / 2, size[0] / 2), size, size)
     x, y, z = (rays @ torch.from_numpy(turn)).unbind(-1)
     u = (x / z * camera.fx + camera.cx) / width
@@ -69,10 +69,10 @@ def reproject(
 def centred_view(
     camera: Camera, photo_size: tuple[int, int], size: tuple[int, int]
 ) -> tuple[Float[np.ndarray, "3 3"], float]:
-    """Return the rotation from the photo's rays to the view's, and the view's focal length in its pixels.
+    """Return the rotation from the image's rays to the view's, and the view's focal length in its pixels.
 
-    The axis goes through the photo's middle and the field of view is the largest of the (h, w) shape `size`
-    that the photo covers.
+    The axis goes through the image's middle and the field of view is the largest of the (h, w) shape `size`
+    that the image covers.
     """
     height, width = photo_size
     aspect = size[1] / size[0]
@@ -85,7 +85,7 @@ def centred_view(
         for x, y in ((0, 0), (width, 0), (width, height), (0, height))
     ]
     tangents = [corner[:2] / corner[2] for corner in corners]
-    # Half of the view's height: where its diagonals, (aspect, 1) and (aspect, -1), leave the photo first.
+    # Half of the view's height: where its diagonals, (aspect, 1) and (aspect, -1), leave the image first.
     reach = [width / camera.fx / aspect / 2, height / camera.fy / 2]
     for (start, end), diagonal in itertools.product(
         zip(tangents, [*tangents[1:], tangents[0]], strict=True), ((aspect, 1.0), (aspect, -1.0))
@@ -130,7 +130,7 @@ def _cells(length: int, count: int) -> list[tuple[Tensor, Tensor, Tensor]]:
 
 
 def _rays(camera: Camera, photo_size: tuple[int, int], size: tuple[int, int]) -> Float[Tensor, "h w 3"]:
-    """Directions with z = 1 of the pixels of a photo that is scaled to (h, w) `size`."""
+    """Directions with z = 1 of the pixels of an image that is scaled to (h, w) `size`."""
     y, x = (
         (torch.arange(count, dtype=torch.float64) + 0.5) * length / count
         for length, count in zip(photo_size, size, strict=True)

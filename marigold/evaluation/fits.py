@@ -1,7 +1,7 @@
-"""How a protocol brings a prediction into metres: one class per kind of fit, chosen in configs/protocol.
+"""How a protocol aligns a prediction to metres: one class per kind of fit, chosen in configs/protocol.
 
 A fit maps (prediction, ground truth, valid) to depth in metres, all (1, 1, H, W). Clipping to the
-benchmark's range is not its business: it comes after, in `protocol.py`.
+benchmark's range is not part of the fit: it follows in `protocol.py`.
 """
 
 from collections.abc import Callable
@@ -37,7 +37,7 @@ class LeastSquares:
         seen = thin(usable)
         if not seen.any():
             raise EvaluationError("no valid pixel with a positive prediction to fit on")
-        # Invalid depths may be 0, whose reciprocal would poison the sums; 1 m is never looked at.
+        # Invalid depths may be 0, whose reciprocal would poison the sums; the 1 m put in their place is masked out.
         return self._fitted(prediction, thin(torch.where(usable, target, 1)), seen, thin)
 
     def _fitted(self, prediction: Prediction, target: Tensor, seen: Tensor, thin: Thinning) -> Map:

@@ -1,4 +1,4 @@
-"""How far a few known distances go: a protocol's fit that sees only them, evaluated on the other pixels."""
+"""Depth from a few known distances: the fit uses only those pixels, and the metrics only the others."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -39,7 +39,7 @@ class DrawnPoints:
 
     @property
     def name(self) -> str:
-        """What a protocol's name ends in, so that no table mixes results of other points."""
+        """Suffix of the protocol's name, so that no table mixes results for different points."""
         return f"+{self.count}-{self.pattern}-points-seed{self.seed}"
 
     def drawn(self, valid: Bool[Tensor, "1 1 H W"], name: str) -> Bool[Tensor, "1 1 H W"]:
@@ -65,7 +65,7 @@ class FromPoints:
         points, metres = torch.stack([x, y], 1), target[0, 0, y, x]
         if self.method == ALONE:
             return interpolate(points.cpu(), metres.cpu(), target[0])[None]
-        with _quiet(metric_depth.__module__):  # outliers among true depths are nobody's mistake
+        with _quiet(metric_depth.__module__):  # outliers among true depths are not user errors
             return metric_depth(
                 prediction, points.float(), metres, image=self._image(target), method=self.method
             ).depth[None]
@@ -78,7 +78,7 @@ class FromPoints:
 
 
 def fits_from_points(sample: DepthSample) -> dict[str, FromPoints]:
-    """What `Protocol.align` makes metres by: method -> its fit for a sample, the first method under ""."""
+    """The fits to a sample's points that `Protocol.align` applies, by method; the first has the key ""."""
     fits = {method: FromPoints(method=method, sample=sample) for method in METHODS}
     return {"": fits.pop(METHODS[0]), **fits}
 

@@ -62,7 +62,7 @@ def of_files(folder: Path, space: str | None, unit: float) -> Predictor:
 
 
 def run_name(checkpoint: Path) -> str:
-    """What a table calls a checkpoint: the folder's name, for one of a training run the run's name in front."""
+    """A checkpoint's name in tables: its folder's name, after the run's name if it comes from a training run."""
     parts = checkpoint.resolve().parts
     depth = 2 if checkpoint.name in ("final", "best") else 3 if parts[-2:-1] == ("checkpoints",) else 1
     return "/".join(parts[-depth:])

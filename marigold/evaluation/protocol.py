@@ -32,7 +32,7 @@ PROTOCOL_OF: dict[str, str] = {
 COMMON_PROTOCOL = "marigold"
 """The protocol of predictions whose space is not known beforehand, and of `protocol.prefit=true`."""
 PREFIT = "+prefit"
-"""What a protocol's name ends in whose fit is a `Prefit`: its results are never compared with others."""
+"""Suffix of the name of a protocol whose fit is a `Prefit`; its results are never compared with others."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Benchmark:
       (height, width) `crop_size` are evaluated; another size is an error, as the numbers would mean nothing.
     - `clip`: range in metres to which the aligned prediction is clipped; None for an open end.
     - `depth_range`: metres, strict at both ends; narrows the data set's own valid range. None: no narrowing.
-    - `judged_size`: (height, width) to which everything is brought by nearest neighbours first.
+    - `judged_size`: (height, width) to which everything is resized by nearest neighbours first.
     - `largest_sobel`: pixels with |dx| + |dy| of the 3x3 Sobel filter of depth above it are left out.
     - `alignment_max_resolution`: the fit sees maps whose *width* is thinned as if the longest edge were to
       shrink to this. The reference means both edges, but hands a 3-D tensor to an upsampler, which then
@@ -84,7 +84,7 @@ class Benchmark:
 
 @dataclass(frozen=True)
 class Aligned:
-    """A prediction brought into metres beside its ground truth: what the metrics see, all (1, 1, H, W).
+    """A prediction aligned to metres and its ground truth, as the metrics receive them; all (1, 1, H, W).
 
     `image` is the one that was shown, (3, H, W), perhaps of another size. `others`: method -> depth by another fit.
     """

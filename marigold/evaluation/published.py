@@ -1,6 +1,6 @@
-"""Published zero-shot results, as data: AbsRel and delta1 in percent, each with the protocol it stands under.
+"""Published zero-shot results, as data: AbsRel and delta1 in percent, each with its protocol.
 
-Each row stands below the paper that printed it. Nothing here was measured by this project; the reports mark every row
+Each row is listed under its paper. Nothing here was measured by this project; the reports mark every row
 of it as *published*.
 """
 

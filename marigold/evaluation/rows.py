@@ -1,6 +1,6 @@
 """The one evaluator: samples and a predictor in, one row per image out.
 
-Validation, benchmarks, curves, constants and other people's predictions all go through `evaluate`. It is a generator:
+Validation, benchmarks, curves, constants and third-party predictions all go through `evaluate`. It is a generator:
 the caller's loop owns the progress bar, the file of rows, and what becomes of them.
 """
 
@@ -31,7 +31,7 @@ OnError = Literal["raise", "report"]
 
 @dataclass(frozen=True)
 class Row:
-    """What one image scored; `error` says why it scored nothing (only with `on_error="report"`)."""
+    """The scores of one image; `error` says why there are none (only with `on_error="report"`)."""
 
     name: str
     metrics: dict[str, float]
@@ -67,7 +67,7 @@ def evaluate(
 
 @torch.inference_mode()
 def align(predict: Predict, sample: DepthSample, protocol: Protocol) -> Aligned:
-    """Predict one sample, as the protocol shows it, and bring the prediction into metres; errors name the sample."""
+    """Predict one sample, as the protocol shows it, and align the prediction to metres; errors name the sample."""
     try:
         return protocol.align(predict(sample), sample)
     except ValueError as error:
@@ -205,7 +205,7 @@ class RowStore:
     def load(self) -> Done:
         """What all processes of earlier runs with this fingerprint have done.
 
-        A line that a killed process left half-written is passed over; its image is evaluated again.
+        A line that a killed process left half-written is skipped; its image is evaluated again.
         """
         done: Done = {}
         for path in sorted(self.folder.glob(f"{self.fingerprint[:16]}-*.jsonl")):

@@ -1,4 +1,4 @@
-"""What a newcomer without data and weights uses: rendered rooms, a tiny base, its pretraining.
+"""Substitutes for data and weights: rendered rooms, a tiny base, its pretraining.
 
 Nothing else in the package imports it; configurations name it.
 """

@@ -1,9 +1,9 @@
-"""Pretrain the embedded base: a tiny latent diffusion model that generates photos of rendered rooms.
+"""Pretrain the embedded base: a tiny latent diffusion model that generates images of rendered rooms.
 
     python scripts/pretrain_tiny.py
     torchrun --nproc_per_node 2 scripts/pretrain_tiny.py
 
-First the VAE learns to reconstruct the photos, then the U-Net learns to generate their latents from the empty
+First the VAE learns to reconstruct the images, then the U-Net learns to generate their latents from the empty
 prompt, with Stable Diffusion 2's noise schedule and v-prediction. No depth map is seen. Every stage is kept
 below `work` and is not done again by a second run; the result is written to `out` in half precision.
 Several processes train the U-Net together, each on a batch of its own; the first does the rest alone.

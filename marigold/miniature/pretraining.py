@@ -1,4 +1,4 @@
-"""Pretraining of the embedded base: photos of rooms, a VAE that reconstructs them, a U-Net that makes them.
+"""Pretraining of the embedded base: images of rooms, a VAE that reconstructs them, a U-Net that makes them.
 
 No depth map is seen, and Stable Diffusion 2's noise schedule and v-prediction are used: a small stand-in for the image
 generator that the method starts from. `scripts/pretrain_tiny.py` runs the stages.
@@ -50,7 +50,7 @@ class PretrainConfig:
 
 
 def render_photos(config: PretrainConfig) -> dict[str, np.ndarray]:
-    """Two arrays of 8-bit photos, (N, H, W, 3), of scenes that neither training nor test data holds."""
+    """Two arrays of 8-bit images, (N, H, W, 3), of scenes that neither training nor test data holds."""
     size = RoomsSize(0, 0, 0, 0, 0, 2, config.room_size, config.street_size, seed=config.seed)
     photos = {}
     for kind, views, count in (
@@ -86,7 +86,7 @@ def draw(photos: dict[str, np.ndarray], batch: int, crop: int, rng: np.random.Ge
 
 
 def vary(images: Tensor, rng: np.random.Generator) -> Tensor:
-    """Variety for the VAE, per batch: pictures of other styles than the renderer's photos."""
+    """Variety for the VAE, per batch: images of other styles than the renderer's images."""
     if rng.random() < 0.2:
         images = cartoon(images, rng)
     if rng.random() < 0.3:
@@ -100,7 +100,7 @@ def vary(images: Tensor, rng: np.random.Generator) -> Tensor:
 
 
 def cartoon(images: Tensor, rng: np.random.Generator) -> Tensor:
-    """Each picture cut along its levels of brightness into 2 to 5 parts, each painted with one gradient."""
+    """Each image cut along its levels of brightness into 2 to 5 parts, each painted with one gradient."""
     batch, _, height, width = images.shape
     levels = int(rng.integers(2, 6))
     grey = F.avg_pool2d(images.mean(dim=1, keepdim=True), 9, stride=1, padding=4, count_include_pad=False)
@@ -153,7 +153,7 @@ def train_vae(
 
 @torch.no_grad()
 def encode(vae: AutoencoderKL, photos: dict[str, np.ndarray]) -> dict[str, Tensor]:
-    """Unscaled latents of every photo and of its mirror image."""
+    """Unscaled latents of every image and of its mirror image."""
     latents = {}
     for kind, images in photos.items():
         parts = []
@@ -205,7 +205,7 @@ def train_unet(
 
 @torch.no_grad()
 def reconstruction_figures(vae: AutoencoderKL, config: PretrainConfig) -> dict[str, float]:
-    """PSNR in dB on new photos, and mean |error| on new normalised depth maps, which the VAE never saw."""
+    """PSNR in dB on new images, and mean |error| on new normalised depth maps, which the VAE never saw."""
     size = RoomsSize(0, 0, 0, 0, 0, 1, config.room_size, config.street_size, seed=config.seed + 1)
     views = [room_views("photos", scene, size)[0] for scene in range(32)]
     photos = torch.from_numpy(np.stack([expose(view.colour) for view in views])).permute(0, 3, 1, 2) / 127.5 - 1

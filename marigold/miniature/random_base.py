@@ -51,7 +51,7 @@ def build_components(
     """Build a text-to-image latent diffusion model with random weights, a function of the arguments alone.
 
     Every entry of `unet_channels` and `vae_channels` is the width of one level, a multiple of `norm_groups`;
-    the VAE has four levels, which makes the latent 8 times smaller than the picture. `in_channels` is 4 for an
+    the VAE has four levels, which makes the latent 8 times smaller than the image. `in_channels` is 4 for an
     image generator, 8 for a depth estimator. The global random state is left as it was.
     """
     if len(vae_channels) != 4:

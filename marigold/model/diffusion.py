@@ -104,7 +104,7 @@ class Diffusion:
     def add_noise(
         self, latent: Float[Tensor, "B 4 h w"], noise: Float[Tensor, "B 4 h w"], timestep: Int[Tensor, "B"]
     ) -> Float[Tensor, "B 4 h w"]:
-        """Mix clean latents with noise as strongly as each sample's timestep says (forward process)."""
+        """Forward process: sqrt(a) latent + sqrt(1 - a) noise, a = alphas_cumprod at each sample's timestep."""
         signal, sigma = self._amplitudes(timestep, latent)
         return signal * latent + sigma * noise
 
@@ -157,7 +157,7 @@ class Diffusion:
     def clean(
         self, prediction: Float[Tensor, "B 4 h w"], latent: Float[Tensor, "B 4 h w"], timestep: Int[Tensor, "B"]
     ) -> Float[Tensor, "B 4 h w"]:
-        """The clean latent that a prediction for `latent` stands for, at the noise level of each sample's timestep."""
+        """The clean latent that a prediction for `latent` implies, at the noise level of each sample's timestep."""
         return self._separate(prediction, latent, *self._amplitudes(timestep, latent))[0]
 
     def one_pass(

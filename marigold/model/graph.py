@@ -1,6 +1,6 @@
 """One step of a depth model as a graph that needs neither this package nor diffusers: ONNX, or torch.export's pt2.
 
-The graph begins and ends at the processing size: whoever runs it resizes and pads, as docs/export.md shows.
+The graph begins and ends at the processing size: the caller resizes and pads, as docs/export.md shows.
 """
 
 import copy

@@ -50,12 +50,12 @@ def guided(
     ValueError for points that `marigold.metric_depth` refuses, and for a model that the method has no meaning for.
     """
     check_model(model)
-    check_points(image.shape[-2:], points, metres, name)
+    check_points(image.shape, points, metres, name)
     longest = model.settings.default_processing_resolution if processing_resolution is None else processing_resolution
     size = processing_size(image.shape[-2], image.shape[-1], longest or 0)
     places, known = points.to(model.device), metres.to(model.device, torch.float64)
     least, span = known.min(), known.max() - known.min()
-    latent_size = tuple(-(-side // VAE_FACTOR) for side in size)
+    noise_shape = (LATENT_CHANNELS, -(-size[0] // VAE_FACTOR), -(-size[1] // VAE_FACTOR))
     started = time.perf_counter()
 
     def predicted(latent: Tensor, affine: Tensor, clipped: bool) -> Float[Tensor, "1 1 H W"]:
@@ -73,7 +73,7 @@ def guided(
     members = []
     with tqdm(total=ensemble_size * steps, desc=name, leave=False, disable=not shown) as bar:
         for member in range(ensemble_size):
-            start = start_noise(seed, member, (LATENT_CHANNELS, latent_size[0], latent_size[1])).to(model.device)
+            start = start_noise(seed, member, noise_shape).to(model.device)
             latent, affine = _steered(model, condition, start, steps, loss, bar.update)
             with torch.no_grad():
                 members.append(predicted(latent, affine, True).float())

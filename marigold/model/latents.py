@@ -14,7 +14,7 @@ from marigold.model.backbone import VAE_FACTOR
 
 @torch.no_grad()
 def encode_image(vae: AutoencoderKL, image_norm: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 4 h w"]:
-    """Encode photos in [-1, 1] to the posterior's mean, in the VAE's precision.
+    """Encode images in [-1, 1] to the posterior's mean, in the VAE's precision.
 
     H and W are multiples of 8; h = H / 8. Raises ValueError if they are not.
     """
@@ -27,7 +27,7 @@ def encode_image(vae: AutoencoderKL, image_norm: Float[Tensor, "B 3 H W"]) -> Fl
 
 
 def encode_depth(vae: AutoencoderKL, depth_norm: Float[Tensor, "B 1 H W"]) -> Float[Tensor, "B 4 h w"]:
-    """Encode normalised depth in [-1, 1] as a grey picture; sizes and errors as in `encode_image`."""
+    """Encode normalised depth in [-1, 1] as a grey image; sizes and errors as in `encode_image`."""
     return encode_image(vae, depth_norm.to(vae.device, non_blocking=True).expand(-1, 3, -1, -1))
 
 
@@ -80,7 +80,7 @@ class OutOfMemoryError(ValueError):
 
 
 def choose_batch_size(pixels: int, channels: int, dtype: torch.dtype, device: torch.device) -> int:
-    """Estimate how many pictures of `pixels` the decoder can take at once, at least 1.
+    """Estimate how many images of `pixels` the decoder can take at once, at least 1.
 
     `channels` is the width of the decoder's last level. On a GPU half of the free memory is planned for.
     """

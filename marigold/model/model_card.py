@@ -37,7 +37,7 @@ NO_NOISE = ", and an ensemble has nothing to average: the noise that diffusers d
 
 @dataclass(frozen=True)
 class Score:
-    """One figure of an evaluation, such as abs_rel 0.055 over 654 images of nyu."""
+    """One metric of an evaluation, such as abs_rel 0.055 over 654 images of nyu."""
 
     dataset: str
     count: int

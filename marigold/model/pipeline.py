@@ -50,21 +50,21 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Members:
-    """Predictions in [0, 1] before ensembling, B pictures with E each, and the pictures' (height, width)."""
+    """Predictions in [0, 1] before ensembling, B images with E each, and the images' (height, width)."""
 
     depth: Float[Tensor, "B E 1 h w"]
     size: tuple[int, int]
 
     def first(self, count: int) -> "Members":
-        """The first `count` members of every picture: what a run with that ensemble size would give."""
+        """The first `count` members of every image: what a run with that ensemble size would give."""
         return Members(self.depth[:, :count], self.size)
 
 
 class MarigoldDepth:
-    """An affine-invariant depth estimator: a latent diffusion model that is conditioned on a photo."""
+    """An affine-invariant depth estimator: a latent diffusion model that is conditioned on an image."""
 
     def __init__(self, backbone: Backbone, settings: DepthSettings) -> None:
-        """Wrap modules as they are, live ones of a training too.
+        """Wrap modules as they are, including those of a running training.
 
         Raises BaseModelError for a U-Net that is not of the settings' recipe, an image generator's for example.
         """
@@ -178,11 +178,11 @@ class MarigoldDepth:
         """Predict depth in [0, 1] at the image's own size, with an uncertainty if ensembled.
 
         Near is 0 in the spaces of depth and log depth, 1 in those of disparity. A model without noise makes one
-        prediction: it takes neither `latents` nor members. `image` is any picture that `marigold.pictures.to_image`
+        prediction: it takes neither `latents` nor members. `image` is any image that `marigold.pictures.to_image`
         takes, or a batch (B, 3, H, W) in [0, 1].
-        `steps` and `processing_resolution` (longest edge in pixels; 0 is the picture's own) default to what
-        the checkpoint recommends. Member e of every picture starts from the noise of (seed, e), or from
-        `latents`, (B * ensemble_size, 4, h, w), members of a picture together. `batch_size` members are
+        `steps` and `processing_resolution` (longest edge in pixels; 0 is the image's own) default to what
+        the checkpoint recommends. Member e of every image starts from the noise of (seed, e), or from
+        `latents`, (B * ensemble_size, 4, h, w), members of an image together. `batch_size` members are
         computed at once; None chooses it by free memory, and the result changes by rounding only. `on_step` is called
         after each pass of the U-Net with the number of members that it took a step further. Raises ValueError, naming
         the argument, for values without meaning, and OutOfMemoryError. Source: paper, section 3.4.
@@ -233,7 +233,7 @@ class MarigoldDepth:
         return Members(depth.unflatten(0, (len(batch), ensemble_size)), (batch.shape[-2], batch.shape[-1]))
 
     def combine(self, members: "Members", *, method: str = "procrustes", reduction: str = "median") -> Prediction:
-        """Ensemble the members of each picture and resize the result to the picture's own size."""
+        """Ensemble the members of each image and resize the result to the image's own size."""
         depth, uncertainty = self._ensemble(members.depth.flatten(0, 1), members.depth.shape[1], method, reduction)
         depth = resize(depth, members.size).clip(0, 1)
         if uncertainty is not None:

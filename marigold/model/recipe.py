@@ -15,7 +15,7 @@ from marigold.model.diffusion import PREDICTION_TYPES
 from marigold.types import Space
 
 VERSION = 1
-KEY = "_marigold_recipe"  # in model_index.json; diffusers passes over private keys without a warning
+KEY = "_marigold_recipe"  # in model_index.json; diffusers ignores private keys without a warning
 EXPORTED_FROM = "exported_from"  # in the recipe of a folder that `marigold.model.export` made: the original recipe
 SILENT = ("none", "zeros")
 NOISES = (*SILENT, "gaussian", "multi_resolution", "annealed")

@@ -13,7 +13,7 @@ from marigold.model.recipe import EXPORTED_FROM, KEY, VERSION, Switches, read_in
 class DepthSettings:
     """What a checkpoint says about its predictions; None where it says nothing.
 
-    `recipe`: how it was trained, as plain values for whoever trains on; inference reads `switches` alone.
+    `recipe`: how it was trained, as plain values for further training; inference reads `switches` alone.
     """
 
     switches: Switches

@@ -111,7 +111,7 @@ def save_checkpoint(
 def load_latest(checkpoints: Path) -> Checkpoint | None:
     """The newest checkpoint whose files are all as they were written; None if there is none at all.
 
-    Damaged ones are logged with the reason and passed over. Raises CheckpointError if there are checkpoints
+    Damaged ones are logged with the reason and skipped. Raises CheckpointError if there are checkpoints
     and every one is damaged: starting again from step 0 would hide that.
     """
     reasons = []

@@ -60,7 +60,7 @@ def check_finite(
 
 def memory_advice(step: int, micro_batch: int, checkpointed: bool, saved: object) -> str:
     """What helps if memory runs out in a step; `checkpointed` if activations are recomputed already."""
-    advice = [] if checkpointed else ["performance.gradient_checkpointing=true goes on from that checkpoint"]
+    advice = [] if checkpointed else ["performance.gradient_checkpointing=true resumes from that checkpoint"]
     if micro_batch > 1:
         advice.append(f"train.micro_batch={micro_batch // 2} needs about half of the activations, as a run of its own")
     return (

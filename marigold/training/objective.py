@@ -106,7 +106,7 @@ class Objective:
         if device.type == "cuda":  # a copy from memory that is not page-locked would wait for the GPU's earlier work
             timesteps, noise = timesteps.pin_memory(), noise.pin_memory()
         there = {name: part.to(device, non_blocking=True) for name, part in there.items()}
-        # Half precision is how latents are stored, not how they are compared.
+        # Latents are stored in half precision but compared in float32.
         there = {name: part.float() if part.is_floating_point() else part for name, part in there.items()}
         timesteps, noise = timesteps.to(device, non_blocking=True), noise.to(device, non_blocking=True)
         image, depth = there["image_latent"], there.get("depth_latent", noise)

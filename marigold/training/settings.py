@@ -17,7 +17,7 @@ OPTIMIZERS = ("adam", "adamw", "adam8bit")
 
 
 class TrainingError(ValueError):
-    """Training cannot start or go on; the message says why and what to do."""
+    """Training cannot start or continue; the message says why and what to do."""
 
 
 @dataclass(frozen=True)

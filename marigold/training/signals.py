@@ -1,4 +1,4 @@
-"""A polite end: SIGTERM and SIGINT become a wish to stop after the step."""
+"""Graceful shutdown: SIGTERM and SIGINT set a flag that is checked after each step."""
 
 import signal
 from collections.abc import Callable, Iterator
@@ -8,7 +8,7 @@ from types import FrameType
 
 @contextmanager
 def stop_signals() -> Iterator[Callable[[], bool]]:
-    """Turn SIGTERM and SIGINT into a wish to stop after the step; a second one acts as usual."""
+    """Turn SIGTERM and SIGINT into a request to stop after the current step; a second one acts as usual."""
     received: list[int] = []
     previous = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 

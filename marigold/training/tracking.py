@@ -1,4 +1,4 @@
-"""Where a run's figures go: a JSON line per entry always, further trackers when asked for."""
+"""Where a run's metrics go: always a JSON line per entry, further trackers on request."""
 
 import json
 import secrets
@@ -25,10 +25,10 @@ class Start:
 
 @runtime_checkable
 class Tracker(Protocol):
-    """Receives a run's figures; a tracker belongs to the main process alone."""
+    """Receives a run's metrics; a tracker belongs to the main process alone."""
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Record figures after `step` finished steps."""
+        """Record metrics after `step` finished steps."""
 
     def close(self) -> None:
         """Finish: nothing is logged afterwards."""
@@ -63,7 +63,7 @@ def _whole_lines(path: Path) -> list[str]:
 
 
 class Wandb:
-    """Weights & Biases; `mode` is online, offline or disabled. A resumed run goes on under the same id."""
+    """Weights & Biases; `mode` is online, offline or disabled. A resumed run continues under the same id."""
 
     def __init__(
         self,

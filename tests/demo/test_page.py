@@ -312,7 +312,8 @@ def draw(checkpoint: Path, image: Path, to: Path) -> None:
         visit.page.get_by_role("button", name="depth_png/").wait_for()
         visit.page.locator("#mesh canvas").wait_for()
         visit.page.wait_for_timeout(10_000)
-        visit.page.screenshot(path=to)
+        shot = Image.open(io.BytesIO(visit.page.screenshot(full_page=True)))
+        shot.quantize(256).save(to, optimize=True)
         browser.close()
         served.stop()
 

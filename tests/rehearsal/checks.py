@@ -189,6 +189,15 @@ def exported(folder: str) -> Check:
     return check
 
 
+def is_there(name: str) -> Check:
+    """A file that is not empty."""
+
+    def check(place: Workplace, _: Result | None) -> None:
+        assert place.path(name).stat().st_size > 0
+
+    return check
+
+
 def as_others(run: str, other: str, processes: int) -> Check:
     """The same losses as those of another run, to rounding."""
 
@@ -422,6 +431,20 @@ def stands_in_space(place: Workplace, result: Result) -> None:
     kinds = ("point_cloud/*.ply", "mesh/*.glb", "viewer/*.html", "exr/*.exr")
     assert [len(list(place.path("space").glob(kind))) for kind in kinds] == 4 * [3]
     assert result.output.count("camera.assumed_fov") == 3
+
+
+def in_metres(place: Workplace, command: Command) -> None:
+    """Metres of each image from three known points, which the maps meet."""
+    folder = place.path("points")
+    folder.mkdir()
+    for image in place.path("photos").glob("*.*"):
+        rows = "x,y,metres\n10,10,1.5\n80,60,2.5\n150,110,4.0\n"
+        (folder / f"{image.stem}.csv").write_text(rows)
+    result = place.run(command.text.replace("checkpoint=DIR", "checkpoint=runs/quickstart/final"))
+    assert result.code == 0, last_words(result.output)
+    maps = [np.load(path) for path in sorted(place.path("metres/depth_metres").glob("*.npy"))]
+    assert [(m.shape, bool(m.min() > 0)) for m in maps] == 3 * [((120, 160), True)]
+    assert len(list(place.path("metres/depth_metres_png").glob("*.png"))) == 3
 
 
 def tabled(output: str, methods: Sequence[str], sets: Sequence[str]) -> Check:

@@ -124,6 +124,12 @@ TABLE = [
     Known("evaluate", "demo.py checkpoint=*", checks.served),
     instead("evaluate", "infer.py input=photos/ output=depth/ checkpoint=prs-eth/*", checks.predicted, "no hub"),
     typed("evaluate", "infer.py input=photos/ output=space/ *", checks.stands_in_space),
+    Known("evaluate", "infer.py input=photos/ output=metres/ *", checks.in_metres),
+    typed("evaluate", "export.py checkpoint=runs/quickstart/final output=exported", checks.exported("exported")),
+    *(typed("evaluate", f"export.py checkpoint=runs/quickstart/final output={name} *", checks.is_there(name))
+      for name in ("depth.onnx", "depth.pt2")),
+    typed("evaluate", "eval.py dataset=rooms checkpoint=runs/quickstart/final points.count=50",
+          evaluated(["rooms"], 2, "runs/points", "marigold+50-random-points-seed0"), "limit=2 output=runs/points"),
     typed("table", "table.py results=[runs/eval]", checks.tabled("runs/table", ["quickstart", "Marigold v1.0"], FIVE)),
     typed("table", "table.py results=[runs/eval] output=runs/noise",
           checks.tabled("runs/noise", [f"quickstart-marigold-{name}" for name in NOISES], ["rooms"])),

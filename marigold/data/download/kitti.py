@@ -1,4 +1,4 @@
-"""KITTI: of 175 GB of drives only the listed photos, and of the annotated depth only the listed maps."""
+"""KITTI: of 175 GB of drives only the listed images, and of the annotated depth only the listed maps."""
 
 from collections import defaultdict
 from pathlib import Path
@@ -12,7 +12,7 @@ from marigold.data.splits import read_split
 def download_kitti(
     settings: Settings, split_list: str | None, drive_url: str, depth_url: str, next_step: str
 ) -> Report:
-    """Fetch what `split_list` (a line: photo, depth or None, ...) names out of the zips of drives and of depth.
+    """Fetch what `split_list` (a line: image, depth or None, ...) names out of the zips of drives and of depth.
 
     drive_url: with {drive} in it, e.g. 2011_09_26_drive_0002. What comes is what `scripts/prepare.py
     dataset=kitti` reads.

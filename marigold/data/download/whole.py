@@ -75,7 +75,7 @@ class WholeFile:
     def _append_rest(self, client: Client, disk: BinaryIO, progress: Progress) -> None:
         """One try; from the first byte on if the server has no ranges or has another version."""
         known = self._noted()
-        if known is None:  # nobody knows what these bytes are of
+        if known is None:  # the origin of these bytes is unknown
             disk.truncate(0)
         done = disk.seek(0, os.SEEK_END)
         if known is not None and known.size == done:

@@ -19,14 +19,14 @@ _SHOWN = 10  # offenders of each reason in the text; the report has them all
 
 @dataclass(frozen=True)
 class CheckResult:
-    """The offenders of each reason, as full messages."""
+    """The failures by reason, as full messages."""
 
     split: SplitInfo
     checked: int
     offenders: Mapping[str, Sequence[str]]
 
     def text(self) -> str:
-        """The result for people: the first ten offenders of each reason."""
+        """A readable summary: the first ten failures for each reason."""
         lines = [f"{self.split.path}: {self.checked:,} samples checked"]
         for reason, found in sorted(self.offenders.items()):
             lines.append(f"  {len(found):,} x {reason}")

@@ -69,7 +69,7 @@ def planar_factor(height: int, width: int, camera: Matrix | None) -> np.ndarray:
 
 
 def tone_map(colour: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Linear radiance (H, W, 3) as an sRGB-like photo, uint8: one exposure per image, then gamma 2.2.
+    """Linear radiance (H, W, 3) as an sRGB-like image, uint8: one exposure per image, then gamma 2.2.
 
     The exposure puts the 90th percentile of the brightness of known pixels at 0.8. Not-a-number becomes
     black, infinity white.

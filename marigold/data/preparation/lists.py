@@ -39,7 +39,7 @@ class ListResult:
 class PreparationSummary:
     """What a run did, or with `dry_run` would do. Sizes in bytes; `needed` is an estimate.
 
-    note: what a person should know of how it was made.
+    note: what users should know about how it was made.
     """
 
     out: Path

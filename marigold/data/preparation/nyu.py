@@ -1,4 +1,4 @@
-"""NYUv2's labelled part: the publisher's .mat file -> photo, raw and filled depth of 1449 images, two lists."""
+"""NYUv2's labelled part: the publisher's .mat file -> image, raw and filled depth of 1449 images, two lists."""
 
 from collections import Counter
 from collections.abc import Iterator

@@ -121,7 +121,7 @@ def _views(
 
 
 def expose(colour: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Linear colour to an 8-bit photo: the brightest tenth starts at 0.8, gamma 2 (an exact square root)."""
+    """Linear colour to an 8-bit image: the brightest tenth starts at 0.8, gamma 2 (an exact square root)."""
     brightness = 0.3 * colour[..., 0] + 0.59 * colour[..., 1] + 0.11 * colour[..., 2]
     bright = np.sort(brightness, axis=None)[int(0.9 * brightness.size)]
     scaled = np.clip(colour * (np.float32(0.64) / max(bright, np.float32(1e-4))), 0, 1)
