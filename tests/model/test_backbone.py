@@ -45,8 +45,8 @@ def test_the_empty_prompt_is_start_and_end(base: Backbone):
     assert empty_prompt_embedding(base.text_encoder, base.tokenizer).shape == (1, 2, 32)
 
 
-def test_a_saved_base_loads_again(base: Backbone, base_folder: Path):
-    loaded = load_base(base_folder)
+def test_a_saved_base_loads_again(base: Backbone, random_base: Path):
+    loaded = load_base(random_base)
     for name in ("unet", "vae", "text_encoder"):
         built, read = getattr(base, name).state_dict(), getattr(loaded, name).state_dict()
         assert built.keys() == read.keys()
@@ -56,9 +56,9 @@ def test_a_saved_base_loads_again(base: Backbone, base_folder: Path):
     assert loaded.scheduler_config["prediction_type"] == "v_prediction"
 
 
-def test_a_saved_base_is_a_pipeline_of_diffusers_and_loads_in_half_precision(base_folder: Path):
-    assert isinstance(DiffusionPipeline.from_pretrained(base_folder), StableDiffusionPipeline)
-    loaded = load_base(base_folder, torch_dtype=torch.bfloat16)
+def test_a_saved_base_is_a_pipeline_of_diffusers_and_loads_in_half_precision(random_base: Path):
+    assert isinstance(DiffusionPipeline.from_pretrained(random_base), StableDiffusionPipeline)
+    loaded = load_base(random_base, torch_dtype=torch.bfloat16)
     assert {loaded.unet.dtype, loaded.vae.dtype, loaded.text_encoder.dtype} == {torch.bfloat16}
 
 
@@ -102,8 +102,8 @@ def cut(weights: Path) -> None:
         ("text_encoder/model.safetensors", cut, "not a complete model"),
     ],
 )
-def test_a_damaged_folder_is_one_error(base_folder: Path, tmp_path: Path, part: str, damage: Callable, message: str):
-    folder = shutil.copytree(base_folder, tmp_path / "copy")
+def test_a_damaged_folder_is_one_error(random_base: Path, tmp_path: Path, part: str, damage: Callable, message: str):
+    folder = shutil.copytree(random_base, tmp_path / "copy")
     damage(folder / part)
     with pytest.raises(BaseModelError, match=message):
         load_base(folder)
@@ -115,8 +115,8 @@ def test_parts_that_do_not_fit_are_all_named(base: Backbone):
         check_parts(replace(base, unet=other.unet))
 
 
-def test_a_vae_of_another_factor_is_refused(base_folder: Path, tmp_path: Path):
-    folder = shutil.copytree(base_folder, tmp_path / "copy")
+def test_a_vae_of_another_factor_is_refused(random_base: Path, tmp_path: Path):
+    folder = shutil.copytree(random_base, tmp_path / "copy")
     blocks = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
     small = AutoencoderKL(block_out_channels=(16, 16), norm_num_groups=16, latent_channels=8, **blocks)
     small.save_pretrained(folder / "vae")

@@ -16,7 +16,6 @@ from marigold.depth.mapping import MAPPINGS
 from marigold.miniature.random_base import SIZES, build_components
 from marigold.model.backbone import add_task_switch
 from marigold.model.export import ExportError, for_diffusers
-from marigold.model.model_card import exported_card, model_card
 from marigold.model.pipeline import DepthSettings, MarigoldDepth
 from marigold.model.recipe import KEY, Switches
 from marigold.training.recipe import Recipe
@@ -157,12 +156,3 @@ def test_loading_imports_nothing_that_a_checkpoint_names(tmp_path: Path, monkeyp
     monkeypatch.syspath_prepend(tmp_path)
     for_diffusers(MarigoldDepth.from_pretrained(tmp_path / "model"))
     assert "evil_module" not in sys.modules
-
-
-def test_the_model_card_says_that_diffusers_reads_it():
-    silent = Switches(noise="none")
-    facts = {"name": "mine", "base": "a/b", "licence": None, "data": {}, "settings": {"recipe": "lotus"}}
-    text = exported_card(model_card(switches=silent, **facts), replace(silent, noise="zeros"))
-    assert "refuses it" not in text
-    assert 'diffusers.MarigoldDepthPipeline.from_pretrained("PATH")' in text
-    assert exported_card("written by hand", silent) == "written by hand"

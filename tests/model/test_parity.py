@@ -94,7 +94,7 @@ def test_depth_at_another_resolution(depth_model: MarigoldDepth):
 
 @pytest.mark.parametrize(
     ("size", "steps", "zero_snr", "members", "images"),
-    [((96, 128), 1, False, 5, 1), ((97, 131), 4, False, 5, 1), ((40, 56), 4, True, 5, 1), ((40, 56), 1, False, 3, 2)],
+    [((40, 56), 1, False, 5, 1), ((57, 83), 4, True, 5, 1), ((40, 56), 1, False, 3, 2)],
 )
 def test_an_ensemble_with_the_published_alignment(depth_model: MarigoldDepth, size, steps, zero_snr, members, images):
     """That alignment turns a difference of 1e-7 into one of 0.1, so the members have to agree bit for bit.
