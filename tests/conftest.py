@@ -98,19 +98,26 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return model.save_pretrained(tmp_path_factory.mktemp("model") / "depth")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def arguments(rooms_data: Path, random_base: Path) -> list[str]:
     """Command-line overrides of a training run that takes seconds."""
     return [*TRAINING, f"paths.data={rooms_data}", f"model.base={random_base}", f"cache.folder={rooms_data}/latents"]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def configure(arguments: list[str]) -> Callable[..., Any]:
     """configure(run_dir, *overrides) -> the configuration that scripts/train.py would get."""
-    from hydra import compose, initialize_config_dir
+    from runs import composed
 
-    def configure(run_dir: Path, *overrides: str) -> Any:
-        with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-            return compose("train", [*arguments, f"run_dir={run_dir}", *overrides])
+    return lambda run_dir, *overrides: composed("train", *arguments, f"run_dir={run_dir}", *overrides)
 
-    return configure
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory: pytest.TempPathFactory, configure: Callable[..., Any]) -> Path:
+    """One undisturbed run for all tests, validated after steps 2, 4 and 6; not to be written to."""
+    from marigold.train import run
+    from runs import OFTEN
+
+    folder = tmp_path_factory.mktemp("whole") / "run"  # model cards tell the folder's name
+    assert run(configure(folder, *OFTEN))
+    return folder

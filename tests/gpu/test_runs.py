@@ -12,9 +12,9 @@ from marigold.train import run
 from marigold.training.checkpoint import load_latest
 from marigold.training.objective import Objective
 from marigold.training.settings import TrainingError, make_accelerator
-from runs import figures, losses, weights
+from runs import CONFIGS, assert_same_bits, figures, losses, weights
 
-RECIPES = sorted(file.stem for file in (Path(__file__).parents[2] / "configs/recipe").glob("*.yaml"))
+RECIPES = sorted(file.stem for file in (CONFIGS / "recipe").glob("*.yaml"))
 START = 2.0**22  # a loss scale at which the first steps overflow
 EXACT = ("precision=no", "performance.tf32=false")
 
@@ -22,70 +22,63 @@ EXACT = ("precision=no", "performance.tf32=false")
 @pytest.fixture
 def on_device(configure, device):
     """on_device(run_dir, *overrides): a configuration for the device, without a validation."""
+    return lambda run_dir, *overrides: configure(run_dir, f"device={device.type}", "validation=none", *overrides)
 
-    def on_device(run_dir, *overrides):
-        return configure(run_dir, f"device={device.type}", "validation=none", *overrides)
 
-    return on_device
+ON_CPU = [pytest.param("cpu", recipe, marks=[] if recipe == "e2e_ft" else [pytest.mark.slow]) for recipe in RECIPES]
 
 
 @pytest.mark.parametrize(
     ("device", "recipe"),
-    [
-        pytest.param(name, recipe, marks=[pytest.mark.gpu] if name == "cuda" else slow)
-        for name in ("cpu", "cuda")
-        for recipe in RECIPES
-        for slow in [[] if recipe == "e2e_ft" else [pytest.mark.slow]]
-    ],
+    [*ON_CPU, *(pytest.param("cuda", recipe, marks=pytest.mark.gpu) for recipe in RECIPES)],
     indirect=["device"],
 )
 def test_two_steps_of_every_recipe(tmp_path, configure, device, recipe):
-    """`sharpen` goes on from another recipe's checkpoint."""
+    """`sharpen` starts from another recipe's checkpoint."""
     short = (f"device={device.type}", "train.steps=2", "train.validate_every=2")
     if recipe == "sharpen":
         assert run(configure(tmp_path / "first", *short, "recipe=one_step"))
         short = (*short, f"model.base={tmp_path / 'first/final'}")
     assert run(configure(tmp_path / recipe, *short, f"recipe={recipe}"))
     assert all(torch.tensor(losses(tmp_path / recipe)).isfinite())
-    assert [line["hypersim/abs_rel"] > 0 for line in figures(tmp_path / recipe) if "hypersim/abs_rel" in line] == [
-        True
-    ]
+    assert figures(tmp_path / recipe)[-1]["hypersim/abs_rel"] > 0
 
 
 def test_resume_has_the_bits_of_an_undisturbed_run(tmp_path, on_device, deterministic):
     assert run(on_device(tmp_path / "whole", "train.steps=4"))
     stopped = on_device(tmp_path / "stopped", "train.steps=4", "train.time_limit=0.0")
     assert [run(stopped) for _ in range(4)] == [False] * 3 + [True]
-    assert figures(tmp_path / "stopped") == figures(tmp_path / "whole")
-    assert weights(tmp_path / "stopped") == weights(tmp_path / "whole")
+    assert_same_bits(tmp_path / "stopped", tmp_path / "whole")
+
+
+def in_half(device, scale):
+    """make_accelerator in fp16 from this loss scale: on the CPU, where no one trains so, what it is on a GPU."""
+
+    def accelerator(precision, name):
+        made = make_accelerator("no" if name == "cpu" else "fp16", name)
+        if name == "cpu":
+            made.state._mixed_precision, made.native_amp = "fp16", True
+        made.scaler = torch.amp.GradScaler(device.type, init_scale=scale)
+        return made
+
+    return accelerator
 
 
 @pytest.mark.slow
 def test_steps_that_overflow_are_not_taken_and_the_scale_survives_a_stop(
     tmp_path, on_device, device, deterministic, monkeypatch
 ):
-    """In fp16 from a scale that is far too large: the first steps overflow, each halves it, and the last are taken."""
-
-    def accelerator(precision, name):
-        made = make_accelerator("no" if name == "cpu" else precision, name)
-        if name == "cpu":  # no one trains there in fp16, and it is what a GPU does
-            made.state._mixed_precision, made.native_amp = "fp16", True
-        made.scaler = torch.amp.GradScaler(device.type, init_scale=START)
-        return made
-
-    monkeypatch.setattr(train, "make_accelerator", accelerator)
+    """From a scale that is far too large: the first steps overflow, each halves it, and the last are taken."""
+    monkeypatch.setattr(train, "make_accelerator", in_half(device, START))
     length = ("precision=fp16", "train.steps=8", "train.checkpoint_every=1", "train.keep_checkpoints=8")
-    assert run(on_device(tmp_path / "whole", *length, "train.log_every=1"))
-    checkpoints = tmp_path / "whole/checkpoints"
-    saved = [torch.load(path / "training_state/state.pt") for path in sorted(checkpoints.iterdir())]
-    unets = [
-        load((path / "unet/diffusion_pytorch_model.safetensors").read_bytes())
-        for path in sorted(checkpoints.iterdir())
-    ]
+    length = (*length, "train.log_every=1")
+    assert run(on_device(tmp_path / "whole", *length))
+    folders = sorted((tmp_path / "whole/checkpoints").iterdir())
+    saved = [torch.load(path / "training_state/state.pt") for path in folders]
+    unets = [load(weights(path)) for path in folders]
     scales = [state["scaler"]["scale"] for state in saved]
     skipped = [after < before for before, after in zip([START, *scales], scales, strict=False)]
-    assert skipped[0]
-    assert not skipped[-1]
+    assert (skipped[0], skipped[-1]) == (True, False)
     for (before, after), skip in zip(pairwise(unets), skipped[1:], strict=True):
         assert all(torch.equal(before[name], after[name]) for name in before) == skip
     steps = [float(state["optimizer"]["state"][0]["step"]) for state in saved]
@@ -93,20 +86,13 @@ def test_steps_that_overflow_are_not_taken_and_the_scale_survives_a_stop(
     assert [line["loss_scale"] for line in figures(tmp_path / "whole") if "loss_scale" in line] == scales
     assert ["grad_norm" in line for line in figures(tmp_path / "whole")] == [not one for one in skipped]
     for limit in ("0.0", "0.0", "null"):
-        run(on_device(tmp_path / "stopped", *length, "train.log_every=1", f"train.time_limit={limit}"))
-    assert figures(tmp_path / "stopped") == figures(tmp_path / "whole")
-    assert weights(tmp_path / "stopped") == weights(tmp_path / "whole")
+        run(on_device(tmp_path / "stopped", *length, f"train.time_limit={limit}"))
+    assert_same_bits(tmp_path / "stopped", tmp_path / "whole")
 
 
 def test_a_gradient_that_overflows_at_every_scale_ends_the_run(tmp_path, on_device, device, monkeypatch):
-    def accelerator(precision, name):
-        made = make_accelerator("no", name)
-        made.state._mixed_precision, made.native_amp = "fp16", True
-        made.scaler = torch.amp.GradScaler(device.type, init_scale=2.0)
-        return made
-
     original = Objective.__call__
-    monkeypatch.setattr(train, "make_accelerator", accelerator)
+    monkeypatch.setattr(train, "make_accelerator", in_half(device, 2.0))
     # The square root of 0: the loss is finite, and its gradient is not.
     monkeypatch.setattr(
         Objective, "__call__", lambda self, *more: original(self, *more) + (0 * original(self, *more)).sqrt()
@@ -115,16 +101,10 @@ def test_a_gradient_that_overflows_at_every_scale_ends_the_run(tmp_path, on_devi
         run(on_device(tmp_path))
 
 
-@pytest.mark.parametrize(
-    ("device", "option"),
-    [
-        ("cpu", "channels_last"),
-        pytest.param("cuda", "channels_last", marks=pytest.mark.gpu),
-        pytest.param("cuda", "gradient_checkpointing", marks=pytest.mark.gpu),
-        pytest.param("cuda", "compile", marks=[pytest.mark.gpu, pytest.mark.timeout(900)]),
-    ],
-    indirect=["device"],
-)
+@pytest.mark.gpu  # tests/training/test_loop.py has it on a CPU
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("device", ["cuda"], indirect=True)
+@pytest.mark.parametrize("option", ["channels_last", "gradient_checkpointing", "compile"])
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script_method", "ignore:.*TensorFloat32")
 def test_switches_of_performance_change_rounding_only(tmp_path, on_device, option):
     assert run(on_device(tmp_path / "plain", *EXACT))

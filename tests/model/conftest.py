@@ -1,22 +1,14 @@
-from pathlib import Path
-
 import diffusers
 import pytest
 import transformers
 
-from marigold.miniature.random_base import SIZES, build_components, build_random_base
+from marigold.miniature.random_base import SIZES, build_components
 from marigold.model.backbone import Backbone
 from marigold.model.pipeline import DepthSettings, MarigoldDepth
 from marigold.model.recipe import Switches
 
 diffusers.utils.logging.disable_progress_bar()
 transformers.utils.logging.disable_progress_bar()
-
-
-@pytest.fixture(scope="session")
-def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Stable Diffusion folder with random weights; not to be written to."""
-    return build_random_base(tmp_path_factory.mktemp("random_base"))
 
 
 @pytest.fixture

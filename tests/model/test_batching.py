@@ -1,5 +1,3 @@
-import logging
-
 import pytest
 import torch
 
@@ -19,17 +17,15 @@ def doubled_up_to(limit: int, seen: list[int]):
     return function
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 10, 99])
-def test_every_item_once_and_in_order(batch_size: int):
-    assert in_batches(doubled_up_to(10, []), 10, batch_size).tolist() == [2 * i for i in range(10)]
-
-
-def test_running_out_of_memory_halves_the_batch(caplog: pytest.LogCaptureFixture):
+@pytest.mark.parametrize(
+    ("batch_size", "limit", "expected"),
+    [(1, 10, [1] * 10), (3, 10, [3, 3, 3, 1]), (99, 10, [10]), (8, 3, [8, 4, 2, 2, 2, 2, 2])],
+)
+def test_every_item_once_and_in_order_and_running_out_of_memory_halves_the_batch(batch_size, limit, expected, caplog):
     seen: list[int] = []
-    with caplog.at_level(logging.WARNING):
-        assert in_batches(doubled_up_to(3, seen), 10, 8).tolist() == [2 * i for i in range(10)]
-    assert seen == [8, 4, 2, 2, 2, 2, 2]
-    assert "8 members at once; going on with 4" in caplog.text
+    assert in_batches(doubled_up_to(limit, seen), 10, batch_size).tolist() == [2 * i for i in range(10)]
+    assert seen == expected
+    assert ("4" in caplog.text) == (limit < batch_size == 8)
 
 
 def test_not_even_one_is_an_error_for_a_person():
@@ -37,7 +33,7 @@ def test_not_even_one_is_an_error_for_a_person():
         in_batches(doubled_up_to(0, []), 10, 8)
 
 
-def test_small_pictures_come_in_larger_batches():
+def test_small_images_come_in_larger_batches():
     device = torch.device("cpu")
     sizes = [choose_batch_size(side * side, 128, torch.float32, device) for side in (64, 256, 1024, 8192)]
     assert sizes == sorted(sizes, reverse=True)

@@ -16,7 +16,6 @@ from marigold.depth.mapping import MAPPINGS
 from marigold.miniature.random_base import SIZES, build_components
 from marigold.model.backbone import add_task_switch
 from marigold.model.export import ExportError, for_diffusers
-from marigold.model.model_card import exported_card, model_card
 from marigold.model.pipeline import DepthSettings, MarigoldDepth
 from marigold.model.recipe import KEY, Switches
 from marigold.training.recipe import Recipe
@@ -48,8 +47,8 @@ def made_by_recipe(name: str, **changes: object) -> MarigoldDepth:
     return made_by(recipe.switches, recipe, **scheduler)
 
 
-def in_diffusers(folder: Path) -> MarigoldDepthPipeline:
-    pipeline = MarigoldDepthPipeline.from_pretrained(folder)
+def in_diffusers(folder: Path, load: type = MarigoldDepthPipeline) -> MarigoldDepthPipeline:
+    pipeline = load.from_pretrained(folder)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
@@ -58,30 +57,31 @@ def check(model: MarigoldDepth, folder: Path) -> MarigoldDepth:
     """Export into `folder` and compare; returns what this package loads from it."""
     for_diffusers(model).save_pretrained(folder)
     theirs, again, image = in_diffusers(folder), MarigoldDepth.from_pretrained(folder), picture(*SIZE)
-    if model.switches.silent:
-        starts = [{"generator": torch.Generator().manual_seed(seed)} for seed in (0, 1)]
-        ours = model(image).depth
-        found = [again(image, seed=3).depth]
-    else:
-        starts = [{"latents": start(1, *SIZE)}]
-        ours = model(image, **starts[0]).depth
-        found = [again(image, **starts[0]).depth]
-    found += [theirs(image, output_type="pt", **drawn).prediction for drawn in starts]
+    one_pass = model.switches.one_pass
+    given = {} if model.switches.silent else {"latents": start(1, *SIZE)}
+    ours = model(image, **given).depth
     assert ours.std() > 0.01, "a flat prediction would prove nothing"
-    for one in found:
-        torch.testing.assert_close(one, ours, atol=1e-5, rtol=0)
+    # Without noise no seed counts, on either side.
+    generator = torch.Generator().manual_seed(1)
+    expected = theirs(image, output_type="pt", **(given or {"generator": generator})).prediction
+    for found in (again(image, seed=3, **given).depth, expected):
+        torch.testing.assert_close(found, ours, atol=1e-5, rtol=0)
     assert again.space == model.space
     assert theirs.config.prediction_type == ("depth" if MAPPINGS[model.switches.mapping].increasing else "disparity")
-    assert theirs.default_denoising_steps == (1 if model.switches.one_pass else 4)
-    assert theirs.default_processing_resolution == 0
+    assert (theirs.default_denoising_steps, theirs.default_processing_resolution) == (1 if one_pass else 4, 0)
     return again
 
 
 @pytest.mark.parametrize("name", ONE_PASS)
 def test_every_recipe_of_one_pass(name: str, tmp_path: Path):
+    """diffusers refuses it as it is, where it would sample wrongly; exporting changes no weight of the model."""
     model = made_by_recipe(name)
+    model.save_pretrained(tmp_path / "saved")
+    for load in (DiffusionPipeline, MarigoldDepthPipeline):
+        with pytest.raises((AttributeError, ValueError)):
+            load.from_pretrained(tmp_path / "saved")
     weights = {key: value.clone() for key, value in model.backbone.unet.state_dict().items()}
-    exported = check(model, tmp_path)
+    exported = check(model, tmp_path / "exported")
     assert exported.settings.recipe["exported_from"] == name
     assert (exported.switches.timesteps, exported.switches.reconstruct) == ("terminal", False)
     assert exported.switches.silent == model.switches.silent
@@ -98,10 +98,8 @@ def test_every_mapping(mapping: str, tmp_path: Path):
     [
         (Switches(noise="zeros", timesteps="500", prediction=V), {"clip_sample": True}),
         (Switches(noise="zeros", prediction=V, reconstruct=True), {"rescale_betas_zero_snr": True}),
-        (Switches(noise="none", timesteps="0"), {"num_train_timesteps": 50}),
         (Switches(noise="zeros", prediction=EPSILON), {"beta_end": 0.003}),
         (Switches(timesteps="terminal", prediction=EPSILON), {"beta_end": 0.003}),
-        (Switches(timesteps="terminal", prediction=V), {"rescale_betas_zero_snr": True}),
         (Switches(noise="annealed", timesteps="terminal"), {"clip_sample": True}),
         (Switches(timesteps="10", prediction=SAMPLE), {}),
         # Many steps, of which diffusers' pipeline knows all but the mapping and the task.
@@ -128,7 +126,6 @@ def test_what_is_exported_is_exported_for_good(tmp_path: Path):
         (Switches(), "as it is"),
         (Switches(mapping="disparity", noise="annealed"), "as it is"),
         (Switches(noise="zeros", prompt_tokens=77), "prompt_tokens=77"),
-        (Switches(prompt_tokens=77), "prompt_tokens=77"),
         (Switches(timesteps="10"), "timesteps=10"),
     ],
 )
@@ -137,23 +134,13 @@ def test_what_cannot_or_need_not_be_exported_says_why(switches: Switches, reason
         for_diffusers(made_by(switches))
 
 
-@pytest.mark.parametrize("name", ONE_PASS)
-@pytest.mark.parametrize("load", [DiffusionPipeline, MarigoldDepthPipeline])
-def test_diffusers_refuses_what_it_would_sample_wrongly(name: str, load: type, tmp_path: Path):
-    made_by_recipe(name).save_pretrained(tmp_path)
-    with pytest.raises((AttributeError, ValueError)):
-        load.from_pretrained(tmp_path)
-
-
 @pytest.mark.parametrize("name", [name for name in RECIPES if name not in ONE_PASS])
 def test_recipes_of_many_steps_need_no_export(name: str, tmp_path: Path):
     model = made_by_recipe(name)
     model.save_pretrained(tmp_path)
     image, latents = picture(*SIZE), start(1, *SIZE)
     for load in (DiffusionPipeline, MarigoldDepthPipeline):
-        theirs = load.from_pretrained(tmp_path)
-        theirs.set_progress_bar_config(disable=True)
-        found = theirs(image, latents=latents, output_type="pt").prediction
+        found = in_diffusers(tmp_path, load)(image, latents=latents, output_type="pt").prediction
         torch.testing.assert_close(model(image, latents=latents).depth, found, atol=1e-5, rtol=0)
 
 
@@ -169,17 +156,3 @@ def test_loading_imports_nothing_that_a_checkpoint_names(tmp_path: Path, monkeyp
     monkeypatch.syspath_prepend(tmp_path)
     for_diffusers(MarigoldDepth.from_pretrained(tmp_path / "model"))
     assert "evil_module" not in sys.modules
-
-
-def test_the_model_card_says_that_diffusers_reads_it():
-    def card(switches: Switches) -> str:
-        facts = {"name": "mine", "base": "a/b", "licence": None, "data": {}, "settings": {"recipe": "lotus"}}
-        return model_card(switches=switches, **facts)
-
-    silent, noisy = Switches(noise="none"), Switches(timesteps="terminal", prediction=SAMPLE)
-    text = exported_card(card(silent), replace(silent, noise="zeros"))
-    assert "refuses it" not in text
-    assert 'diffusers.MarigoldDepthPipeline.from_pretrained("PATH")' in text
-    assert "changes nothing" in text
-    assert "changes nothing" not in exported_card(card(noisy), noisy)
-    assert exported_card("written by hand", silent) == "written by hand"

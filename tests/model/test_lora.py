@@ -123,8 +123,8 @@ def loaded(folder: Path, switches: Switches) -> Backbone:
         (Switches(noise="gaussian", timesteps="terminal", reconstruct=True), {"conv_in", "class_embedding"}),
     ],
 )
-def test_what_the_base_did_not_have_trains_whole(base_folder, switches, whole):
-    backbone = loaded(base_folder, switches)
+def test_what_the_base_did_not_have_trains_whole(random_base, switches, whole):
+    backbone = loaded(random_base, switches)
     names = trained_tensors(backbone.unet)
     assert {name.partition(".")[0] for name in names if ".lora_" not in name} == whole
     assert any(".lora_" in name for name in names)
@@ -136,16 +136,12 @@ def test_the_first_convolution_of_a_depth_model_is_frozen(checkpoint):
 
 
 @pytest.mark.parametrize(
-    ("given", "key"), [({"rank": 0}, "rank"), ({"rank": -1}, "rank"), ({"rank": 4, "alpha": 0}, "alpha")]
+    ("given", "key"),
+    [({"rank": 0}, "rank"), ({"rank": -1}, "rank"), ({"rank": 4, "alpha": 0}, "alpha"), ({"alpha": 8}, "rank")],
 )
 def test_values_without_a_meaning_are_refused_by_name(given, key):
-    with pytest.raises(ConfigError, match=rf"model\.lora\.{key}="):
+    with pytest.raises(ConfigError, match=rf"model\.lora\.{key}"):
         Lora(**given)
-
-
-def test_alpha_without_a_rank_is_refused():
-    with pytest.raises(ConfigError, match=r"model\.lora\.alpha=8.*model\.lora\.rank"):
-        Lora(alpha=8)
 
 
 def test_peft_that_is_not_there_is_named(plain, monkeypatch):

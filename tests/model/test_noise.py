@@ -13,30 +13,18 @@ def seeded(seed: int) -> torch.Generator:
     ("strength", "expected", "tolerance"), [(0.0, 0.050, 0.001), (0.45, 0.130, 0.005), (0.9, 0.426, 0.02)]
 )
 def test_low_frequencies_have_the_reference_statistics(strength: float, expected: float, tolerance: float):
+    """Means over 20 x 20 cells; white noise has 1 / 20."""
     generator = seeded(0)
     draws = [multi_resolution_noise((1, 4, 60, 80), strength, generator=generator) for _ in range(400)]
     pooled = [F.avg_pool2d(noise, 20).std() for noise in draws]
     assert torch.stack(pooled).mean().item() == pytest.approx(expected, abs=tolerance)
+    assert torch.stack([noise.std() for noise in draws]).sub(1).abs().max() < 1e-5
 
 
-def test_the_batch_has_unit_variance():
-    noise = multi_resolution_noise((3, 4, 12, 16), 0.9, generator=seeded(1))
-    assert noise.std().item() == pytest.approx(1, abs=1e-5)
-
-
-def test_strength_zero_is_white():
-    noise = multi_resolution_noise((8, 4, 32, 32), 0.0, generator=seeded(2))
-    neighbours = torch.corrcoef(torch.stack([noise[..., :-1].flatten(), noise[..., 1:].flatten()]))[0, 1]
-    assert abs(neighbours.item()) < 0.02
-
-
-def test_equal_strengths_per_sample_are_one_strength():
+def test_a_strength_per_sample_counts_for_that_sample():
     one = multi_resolution_noise((2, 4, 12, 16), 0.5, generator=seeded(3))
     each = multi_resolution_noise((2, 4, 12, 16), torch.tensor([0.5, 0.5]), generator=seeded(3))
     assert torch.equal(one, each)
-
-
-def test_strength_per_sample_correlates_only_the_strong_sample():
     noise = multi_resolution_noise((2, 4, 60, 80), torch.tensor([0.0, 0.9]), generator=seeded(4))
     weak, strong = F.avg_pool2d(noise, 20).std(dim=(1, 2, 3)) / noise.std(dim=(1, 2, 3))
     assert weak.item() < 0.1 < 0.2 < strong.item()
@@ -50,11 +38,12 @@ def test_annealed_strength_is_linear_in_the_timestep():
 def test_the_generator_alone_decides():
     for draw in (
         lambda seed: gaussian_noise((1, 4, 6, 8), generator=seeded(seed)),
-        lambda seed: multi_resolution_noise((1, 4, 6, 8), 0.9, generator=seeded(seed)),
+        lambda seed: multi_resolution_noise((1, 4, 1, 1), 0.9, generator=seeded(seed)),  # the smallest latent
     ):
         first = draw(7)
         torch.manual_seed(123)
         assert torch.equal(first, draw(7))
+        assert first.isfinite().all()
         assert not torch.equal(first, draw(8))
 
 
@@ -62,7 +51,3 @@ def test_the_generator_alone_decides():
 def test_a_strength_without_meaning_is_refused(strength: float):
     with pytest.raises(ValueError, match="strength"):
         multi_resolution_noise((1, 4, 6, 8), strength, generator=seeded(0))
-
-
-def test_the_smallest_latent():
-    assert multi_resolution_noise((1, 4, 1, 1), 0.9, generator=seeded(0)).isfinite().all()

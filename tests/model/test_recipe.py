@@ -72,12 +72,10 @@ def test_one_pass_is_the_formula(prediction):
 
 
 def test_the_task_is_a_one_hot_pair_by_sines_and_cosines():
-    torch.testing.assert_close(
-        task_labels(1, image=False, device=torch.device("cpu"))[0], torch.tensor([0.841471, 0.0, 0.540302, 1.0])
-    )
-    torch.testing.assert_close(
-        task_labels(1, image=True, device=torch.device("cpu"))[0], torch.tensor([0.0, 0.841471, 1.0, 0.540302])
-    )
+    sine, cosine = 0.841471, 0.540302  # of 1
+    for image, expected in ((False, [sine, 0, cosine, 1]), (True, [0, sine, 1, cosine])):
+        labels = task_labels(1, image=image, device=torch.device("cpu"))
+        torch.testing.assert_close(labels[0], torch.tensor(expected))
 
 
 def test_a_folder_without_a_recipe_is_a_model_like_the_papers_or_what_is_said(tmp_path):

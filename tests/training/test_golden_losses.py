@@ -8,7 +8,6 @@ import json
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from marigold.cache_latents import run as cache_latents
@@ -16,15 +15,12 @@ from marigold.config import build
 from marigold.miniature.rooms import write_rooms
 from marigold.miniature.rooms.write import RoomsSize
 from marigold.train import run
-from runs import losses
+from runs import ROOT, composed, losses
 
-ROOT = Path(__file__).parent.parent.parent
 GOLDEN = Path(__file__).with_name("golden_losses.json")
 STEPS = 20
-# The quickstart's seed and picture sizes with fewer scenes, so that it takes seconds.
+# The quickstart's seed and image sizes with fewer scenes, so that it takes seconds.
 SIZE = RoomsSize(12, 1, 10, 1, 1, 2, (96, 128), (72, 200), seed=2024)
-
-
 EXPERIMENTS = ("quickstart", "quickstart,marigold")
 
 
@@ -41,8 +37,7 @@ def first_losses(folder: Path) -> dict[str, list[float]]:
         overrides = [f"+exp=[{experiment}]", "device=cpu", f"paths.data={data}", f"run_dir={place}"]
         overrides += [f"model.base={ROOT / 'marigold/miniature/tiny'}", f"train.steps={STEPS}", "train.log_every=1"]
         overrides += ["validation.panel=0", "train.checkpoint_every=1000", "train.validate_every=1000"]
-        with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-            config = compose("train", overrides)
+        config = composed("train", *overrides)
         cache_latents(config)
         assert run(config)
         found[experiment] = losses(place)

@@ -2,10 +2,8 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from marigold import train
@@ -14,177 +12,113 @@ from marigold.identity import NOTHING, ROUNDING, covers, decides_nothing, differ
 from marigold.train import run
 from marigold.training.checkpoint import load_latest
 from marigold.training.settings import TrainingError, make_accelerator
+from runs import CONFIGS, composed, weights
 
-CONFIGS = Path(__file__).parent.parent.parent / "configs"
 TWO_STEPS = ("train.steps=2", "train.validate_every=2")
 NOT_IN_THE_CONFIGURATION = {"processes"}  # a fact of the launch
 # Another value of every key that decides numbers; all of them are valid together.
-OTHER = {
-    "model.random_unet": "true",
-    "model.lora.rank": "2",
-    "model.lora.alpha": "1",
-    "data.hypersim.reader._target_": "marigold.data.base.DepthDataset",
-    "data.hypersim.reader.min_depth": "0.5",
-    "data.hypersim.reader.max_depth": "60.0",
-    "data.hypersim.reader.crop": "[40,56]",
-    "data.hypersim.weight": "0.5",
-    "data.hypersim.transform.size": "[32,48]",
-    "data.hypersim.transform.antialias": "true",
-    "data.hypersim.transform.quantile": "0.05",
-    "data.vkitti.reader._target_": "marigold.data.base.DepthDataset",
-    "data.vkitti.reader.min_depth": "0.5",
-    "data.vkitti.reader.max_depth": "70.0",
-    "data.vkitti.reader.crop": "[40,96]",
-    "data.vkitti.weight": "0.4",
-    "data.vkitti.transform.size": "[32,64]",
-    "data.vkitti.transform.antialias": "true",
-    "data.vkitti.transform.quantile": "0.05",
-    "recipe.noise_strength": "0.5",
-    "recipe.noise": "gaussian",
-    "recipe.terminal_share": "0.0",
-    "recipe.timesteps": "terminal",
-    "recipe.mapping": "disparity",
-    "recipe.far": "supervise",
-    "recipe.prediction": "sample",
-    "recipe.prompt_tokens": "77",
-    "recipe.reconstruct": "1.0",
-    "recipe.augmentation.variants": "2",
-    "recipe.augmentation.crop": "0.7",
-    "recipe.augmentation.photometric": "0.5",
-    "recipe.loss.latent.term": "marigold.training.losses.l1",
-    "recipe.loss.latent.domain": "pixels",
-    "recipe.loss.latent.weight": "2.0",
-    "precision": "bf16",
-    "flip_probability": "0.25",
-    "recipe.zero_terminal_snr": "false",
-    "recipe.timestep_spacing": "leading",
-    "train.effective_batch": "8",
-    "train.micro_batch": "1",
-    "train.lr": "0.001",
-    "train.warmup_steps": "1",
-    "train.decay_steps": "100",
-    "train.final_ratio": "0.5",
-    "train.schedule": "constant",
-    "train.weight_decay": "0.1",
-    "train.optimizer": "adam8bit",
-    "train.max_grad_norm": "0.5",
-    "train.ema_decay": "0.5",
-    "train.seed": "1",
-}
+OTHER = """
+    model: random_unet=true lora.rank=2 lora.alpha=1
+    data.NAME.reader: _target_=marigold.data.base.DepthDataset min_depth=0.5 max_depth=60.0
+    data.hypersim.reader: crop=[40,56]
+    data.vkitti.reader: crop=[40,96]
+    data.NAME: weight=0.4 transform.size=[32,48] transform.antialias=true transform.quantile=0.05
+    recipe: noise_strength=0.5 noise=gaussian terminal_share=0.0 timesteps=terminal mapping=disparity far=supervise
+    recipe: prediction=sample prompt_tokens=77 reconstruct=1.0 zero_terminal_snr=false timestep_spacing=leading
+    recipe.augmentation: variants=2 crop=0.7 photometric=0.5
+    recipe.loss.latent: term=marigold.training.losses.l1 domain=pixels weight=2.0
+    train: effective_batch=8 micro_batch=1 lr=0.001 warmup_steps=1 decay_steps=100 final_ratio=0.5 schedule=constant
+    train: weight_decay=0.1 optimizer=adam8bit max_grad_norm=0.5 ema_decay=0.5 seed=1
+"""
 OF_THE_CACHE = {"cache.dtype": "float16", "cache.precision": "bf16"}  # they count where there is one
 
 
 def keys(config):
-    return flatten(OmegaConf.to_container(config, resolve=True))
-
-
-def composed(name, *overrides):
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return OmegaConf.to_container(compose(name, list(overrides)), resolve=True, throw_on_missing=False)
+    return flatten(OmegaConf.to_container(config, resolve=True, throw_on_missing=False))
 
 
 def of_two_steps(folder):
     """The U-Net's bytes after two steps, and what the run says it depends on."""
     checkpoint = folder / "checkpoints/step_000002"
     recorded = json.loads((checkpoint / "training_state/manifest.json").read_text())["metadata"]["identity"]
-    return (checkpoint / "unet/diffusion_pytorch_model.safetensors").read_bytes(), recorded
+    return weights(checkpoint), recorded
 
 
 @pytest.fixture(scope="module")
-def module_folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("identity")
-
-
-@pytest.fixture
-def reference(module_folder, configure):
+def reference(tmp_path_factory, configure):
     """Two steps with the fixtures' values: the folder and the configuration."""
-    config = configure(module_folder / "images", *TWO_STEPS)
-    if not (module_folder / "images/final").exists():
-        assert run(config)
-    return module_folder / "images", config
+    folder = tmp_path_factory.mktemp("images")
+    config = configure(folder, *TWO_STEPS)
+    assert run(config)
+    return folder, config
 
 
-@pytest.fixture
-def cached(module_folder, configure):
+@pytest.fixture(scope="module")
+def cached(tmp_path_factory, configure):
     """The same from cached latents."""
-    overrides = (*TWO_STEPS, "cache.enabled=true", f"cache.folder={module_folder / 'latents'}")
-    config = configure(module_folder / "cached", *overrides)
-    if not (module_folder / "cached/final").exists():
-        cache_latents(config)
-        assert run(config)
-    return module_folder / "cached", config
+    folder = tmp_path_factory.mktemp("cached")
+    config = configure(folder, *TWO_STEPS, "cache.enabled=true", f"cache.folder={folder / 'latents'}")
+    cache_latents(config)
+    assert run(config)
+    return folder, config
 
 
-def lists_and_roots(data, other):
+def table(text, **values):
+    """Overrides of a table of nodes and their keys; a row of NAME is one of each training set."""
+    both = [line.replace("NAME", name) for line in text.splitlines() for name in ("hypersim", "vkitti")]
+    rows = [line.split() for line in dict.fromkeys(both) if line.strip()]
+    return [f"{node.rstrip(':')}.{pair}".format(**values) for node, *pairs in rows for pair in pairs]
+
+
+OTHER_OVERRIDES = ["precision=bf16", "flip_probability=0.25", *table(OTHER)]
+OTHER_KEYS = [override.partition("=")[0] for override in OTHER_OVERRIDES]
+
+
+def place(tmp, data, base):
     """Where everything lies: in another folder, its lists under other names."""
-    shutil.copytree(data, other)
-    overrides = [f"paths.data={other}"]
-    places = (
-        ("hypersim.reader", "hypersim/train", "hypersim/filename_list_train.txt"),
-        ("hypersim.held_out", "hypersim/val", "hypersim/filename_list_val.txt"),
-        ("vkitti.reader", "vkitti", "vkitti/train.txt"),
-        ("vkitti.held_out", None, "vkitti/val.txt"),
-    )
-    for node, root, split_list in places:
-        moved = (other / "rooms" / split_list).rename(other / f"{node}.txt")
-        overrides += [f"data.{node}.split_list={moved}"]
-        overrides += [f"data.{node}.root={other / 'rooms' / root}"] if root else []
-    return overrides
+    moved = {"data": shutil.copytree(data, tmp / "data"), "base": shutil.copytree(base, tmp / "base")}
+    lists = ("hypersim/filename_list_train", "hypersim/filename_list_val", "vkitti/train", "vkitti/val")
+    for number, split_list in enumerate(lists):
+        (moved["data"] / f"rooms/{split_list}.txt").rename(moved["data"] / f"{number}.txt")
+    return table(PLACE, **moved)
 
 
-def words(tmp_path):
-    """What is said of the run and its parts, and checks that change nothing where they pass."""
-    sets = [
-        override
-        for name, size in (("hypersim", "[48,64]"), ("vkitti", "[48,136]"))
-        for override in (
-            f"data.{name}.licence=other",
-            f"data.{name}.reader.name=other",
-            f"data.{name}.reader.how_to_get=ask",
-            f"data.{name}.reader.image_size={size}",
-            f"data.{name}.reader.limit=1000",
-            f"data.{name}.reader.official_split={name}/train",
-            f"+data.{name}.reader.cameras={{*:[30.0,30.0,32.0,24.0]}}",
-            f"+data.{name}.reader_for={{log:{{limit:1}}}}",
-        )
-    ]
-    export = ["export.default_denoising_steps=2", "export.default_processing_resolution=64", "export.notes=other"]
-    model = ["model.licence=mit", "model.revision=main", "model.search=[elsewhere]"]
-    return ["run_dir=null", "name=words", "recipe.name=other", f"paths.runs={tmp_path}", *sets, *export, *model]
-
-
-def validation(base):
-    """How it is validated, and on what."""
-    sets = [
-        override
-        for name in ("hypersim", "vkitti")
-        for override in (
-            f"data.{name}.evaluation={{processing_resolution:32,clip:[0.1,50.0]}}",
-            f"data.{name}.held_out.official_split={name}/val",
-            f"data.{name}.held_out.limit=1",
-        )
-    ]
-    protocol = ["protocol=moge", "protocol.name=other", "protocol.spaces=[affine_depth]"]
-    sampling = [f"validation.{key}" for key in ("steps=2", "ensemble_size=2", "seed=1", "panel=1")]
-    return [*sets, *protocol, *sampling, "+dataset@validation.sets.more=rooms", "train.select_by=more/delta1"]
-
-
+PLACE = """
+    paths: data={data}
+    model: base={base}
+    data.hypersim.reader: root={data}/rooms/hypersim/train split_list={data}/0.txt
+    data.hypersim.held_out: root={data}/rooms/hypersim/val split_list={data}/1.txt
+    data.vkitti.reader: root={data}/rooms/vkitti split_list={data}/2.txt
+    data.vkitti.held_out: split_list={data}/3.txt
+"""
+# What is said of the run and its parts, and checks that change nothing where they pass.
+WORDS = """
+    data.NAME: licence=other
+    data.NAME.reader: name=other how_to_get=ask limit=1000 official_split=NAME/train
+    +data.NAME.reader: cameras={{*:[30.0,30.0,32.0,24.0]}}
+    +data.NAME: reader_for={{log:{{limit:1}}}}
+    data.hypersim.reader: image_size=[48,64]
+    data.vkitti.reader: image_size=[48,136]
+    export: default_denoising_steps=2 default_processing_resolution=64 notes=other
+    model: licence=mit revision=main search=[elsewhere]
+    recipe: name=other
+    paths: runs={tmp}
+    tracker: mode=disabled project=other
+"""
+# How it is validated, on what and how often.
+VALIDATION = """
+    data.NAME: evaluation={{processing_resolution:32,clip:[0.1,50.0]}}
+    data.NAME.held_out: official_split=NAME/val limit=1
+    protocol: name=other spaces=[affine_depth]
+    validation: steps=2 ensemble_size=2 seed=1 panel=1
+    train: select_by=more/delta1 steps=3 log_every=1 checkpoint_every=1 validate_every=1 keep_checkpoints=3
+    train: verify_checkpoints=true workers=1 time_limit=1.0
+"""
 GROUPS = {
-    "place": lambda tmp, data, base: [
-        *lists_and_roots(data, tmp / "data"),
-        f"model.base={shutil.copytree(base, tmp / 'base')}",
-    ],
-    "words": lambda tmp, data, base: words(tmp),
-    "validation": lambda tmp, data, base: validation(base),
-    "maker": lambda tmp, data, base: ["model.maker=runs.made_base"],
-    "pace": lambda tmp, data, base: [
-        *("train.steps=3", "train.log_every=1", "train.checkpoint_every=1", "train.validate_every=1"),
-        *("train.keep_checkpoints=3", "train.verify_checkpoints=true", "train.workers=1", "train.time_limit=1.0"),
-    ],
-    "rest": lambda tmp, data, base: [
-        *("tracker=wandb", "tracker.mode=disabled", "tracker.project=other", "validation.held_out=false"),
-        *("model.base=null", f"model.search=[{tmp / 'nothing'},{base}]"),
-    ],
+    "place": place,
+    "words": lambda tmp, data, base: ["run_dir=null", "name=words", "tracker=wandb", *table(WORDS, tmp=tmp)],
+    "validation": lambda *_: ["protocol=moge", "+dataset@validation.sets.more=rooms", *table(VALIDATION)],
+    "maker": lambda *_: ["model.maker=runs.made_base", "validation.held_out=false"],
 }
 CACHE_GROUP = ("cache.shard_size=5", "cache.batch=3")
 
@@ -223,12 +157,10 @@ def test_keys_of_the_cache_that_decide_nothing_move_no_bit(tmp_path, cached, con
 
 def test_every_key_is_of_one_class_and_takes_part(tmp_path, configure, rooms_data, random_base):
     """A new setting is to be added to OTHER, or to one of the groups above."""
-    found = {
-        key for recipe in ("quickstart", "hypersim_vkitti") for key in flatten(composed("train", f"+exp={recipe}"))
-    }
+    found = {key for recipe in ("quickstart", "hypersim_vkitti") for key in keys(composed("train", f"+exp={recipe}"))}
     nothing, rounding = (set(filter(of, found)) for of in (decides_nothing, moves_by_rounding))
     assert not nothing & rounding
-    assert found - nothing - rounding == {*OTHER, *OF_THE_CACHE, "cache.enabled"}
+    assert found - nothing - rounding == {*OTHER_KEYS, *OF_THE_CACHE, "cache.enabled"}
     plain = configure(tmp_path / "plain", *TWO_STEPS)
     groups = [make(tmp_path, rooms_data, random_base) for make in GROUPS.values()] + [CACHE_GROUP]
     changed = [changed_keys(plain, configure(tmp_path / "run", *TWO_STEPS, *group)) for group in groups]
@@ -236,9 +168,9 @@ def test_every_key_is_of_one_class_and_takes_part(tmp_path, configure, rooms_dat
 
 
 def test_no_pattern_is_dead():
-    every = [flatten(composed("eval", f"dataset={path.stem}")) for path in (CONFIGS / "dataset").glob("*.yaml")]
-    every += [flatten(composed("train", "+exp=quickstart", "+dataset@data.kitti=kitti"))]
-    every += [flatten(composed("train", "data=teacher"))]
+    every = [keys(composed("eval", f"dataset={path.stem}")) for path in (CONFIGS / "dataset").glob("*.yaml")]
+    every += [keys(composed("train", "+exp=quickstart", "+dataset@data.kitti=kitti"))]
+    every += [keys(composed("train", "data=teacher"))]
     known = {key for found in every for key in found} | NOT_IN_THE_CONFIGURATION
     dead = [pattern for pattern in (*ROUNDING, *NOTHING) if not any(covers(pattern, key) for key in known)]
     assert dead == []
@@ -247,8 +179,8 @@ def test_no_pattern_is_dead():
 def test_every_key_that_decides_numbers_is_refused_by_name(tmp_path, reference, cached, configure):
     folder, _ = reference
     with pytest.raises(TrainingError, match="holds another run") as caught:
-        run(configure(folder, *TWO_STEPS, *(f"{key}={value}" for key, value in OTHER.items())))
-    assert [key for key in OTHER if f"{key}: " not in str(caught.value)] == []
+        run(configure(folder, *TWO_STEPS, *OTHER_OVERRIDES))
+    assert [key for key in OTHER_KEYS if f"{key}: " not in str(caught.value)] == []
     folder, _ = cached
     with pytest.raises(TrainingError, match=r"cache\.enabled: its checkpoint True, this run False"):
         run(configure(folder, *TWO_STEPS))

@@ -3,12 +3,10 @@
 import re
 import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 from accelerate import PartialState
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from marigold.cache_latents import run as cache_latents
@@ -18,22 +16,19 @@ from marigold.data.augmentation import Augmentation
 from marigold.data.errors import DataError
 from marigold.data.latent_cache import CacheError
 from marigold.data.transforms import Target
-from marigold.depth.mapping import MAPPINGS
 from marigold.inputs import Settings, load_inputs, mixture_dataset
 from marigold.model.base import latents_identity
 from marigold.train import run
 from marigold.training.objective import encode_batch
 from marigold.training.recipe import LossTerm
-from runs import figures, files
+from runs import composed, figures, files
 
-CONFIGS = Path(__file__).parent.parent.parent / "configs"
-LISTS = {
-    "hypersim": "hypersim/filename_list_train.txt",
-    "hypersim_val": "hypersim/filename_list_val.txt",
-    "vkitti": "vkitti/train.txt",
-    "vkitti_val": "vkitti/val.txt",
+PARTS = {  # list, folder
+    "hypersim": ("hypersim/filename_list_train.txt", "hypersim/train"),
+    "hypersim_val": ("hypersim/filename_list_val.txt", "hypersim/val"),
+    "vkitti": ("vkitti/train.txt", "vkitti"),
+    "vkitti_val": ("vkitti/val.txt", "vkitti"),
 }
-ROOTS = {"hypersim": "hypersim/train", "hypersim_val": "hypersim/val", "vkitti": "vkitti", "vkitti_val": "vkitti"}
 
 
 @pytest.fixture
@@ -44,54 +39,39 @@ def data(tmp_path, rooms_data):
 
 def listed(data, name):
     """The files of a list."""
-    lines = (data / "rooms" / LISTS[name]).read_text().split()
-    return [data / "rooms" / ROOTS[name] / file for file in lines]
-
-
-def delete(data, name, count=None):
-    chosen = listed(data, name)[:count]
-    for file in chosen:
-        file.unlink()
-    return len(chosen)
+    split_list, root = PARTS[name]
+    return [data / "rooms" / root / file for file in (data / "rooms" / split_list).read_text().split()]
 
 
 def test_missing_files_are_counted_set_by_set_in_one_message(tmp_path, data, configure):
-    for name, count in (("hypersim", 3), ("vkitti", 1), ("hypersim_val", 1)):
-        delete(data, name, count)
-    with pytest.raises(DataError, match="cannot start") as caught:
+    counts = {"hypersim": 3, "vkitti": 1, "hypersim_val": 1}
+    expected = [f"{count} of {len(listed(data, name))} listed files" for name, count in counts.items()]
+    for name, count in counts.items():
+        for file in listed(data, name)[:count]:
+            file.unlink()
+    with pytest.raises(DataError) as caught:
         run(configure(tmp_path / "run", f"paths.data={data}"))
     problems = str(caught.value).split("\n- ")[1:]
-    assert [problem.split(":")[0] for problem in problems] == [
-        "training on hypersim",
-        "training on vkitti",
-        "validation on hypersim",
-    ]
-    for problem, name, count in zip(problems, ("hypersim", "vkitti", "hypersim_val"), (3, 1, 1), strict=True):
-        assert f"{count} of {len(listed(data, name))} listed files are not there, first " in problem
+    assert [said in problem for said, problem in zip(expected, problems, strict=True)] == [True] * 3
     assert not {"checkpoints", "config.yaml", "metrics.jsonl"} & set(files(tmp_path / "run"))
 
 
-def test_cached_latents_need_no_training_images(tmp_path, data, configure, caplog):
-    cached = (f"paths.data={data}", f"cache.folder={tmp_path / 'latents'}", "cache.enabled=true")
+def test_cached_latents_need_no_training_images(tmp_path, data, configure):
+    cached = (f"paths.data={data}", f"cache.folder={tmp_path / 'latents'}", "cache.enabled=true", "train.steps=2")
     cache_latents(configure(tmp_path / "run", *cached))
-    held_out = set(listed(data, "hypersim_val") + listed(data, "vkitti_val"))
-    for name in ("hypersim", "vkitti"):
-        assert not held_out & set(listed(data, name))
-        delete(data, name)
-    assert run(configure(tmp_path / "validated", *cached))
-    assert (tmp_path / "validated/best").is_dir()
-    for file in held_out:
+    for file in listed(data, "hypersim") + listed(data, "vkitti"):
         file.unlink()
-    caplog.clear()
+    assert run(configure(tmp_path / "validated", *cached, "train.validate_every=2"))
+    assert (tmp_path / "validated/best").is_dir()
+    for file in listed(data, "hypersim_val") + listed(data, "vkitti_val"):
+        file.unlink()
     assert run(configure(tmp_path / "plain", *cached, "validation=none"))
-    assert "no validation and no best/" in caplog.text
-    assert (tmp_path / "plain/final").is_dir()
     assert not (tmp_path / "plain/best").exists()
     assert "Not evaluated." in (tmp_path / "plain/final/README.md").read_text()
 
 
 LEARNED = {
-    **{mapping: Target(mapping) for mapping in MAPPINGS},
+    "plain": Target(),
     "supervised": Target("log_depth", far="supervise"),
     "augmented": Target("sqrt_disparity", "supervise", Augmentation(2, crop=0.6, photometric=0.8), seed=3),
 }
@@ -106,20 +86,15 @@ TERMS = {
 def learning(settings: Settings, target: Target, *, latents: bool, pixels: bool) -> Settings:
     """The settings with a recipe that learns this target, and needs it as latents, as pixels, or both."""
     loss = {domain: TERMS[domain] for domain, wanted in (("latents", latents), ("pixels", pixels)) if wanted}
-    recipe = replace(
-        settings.recipe,
-        noise="none",
-        mapping=target.mapping,
-        far=target.far,
-        augmentation=target.augmentation,
-        loss=loss,
-    )
+    learned = {"mapping": target.mapping, "far": target.far, "augmentation": target.augmentation}
+    recipe = replace(settings.recipe, noise="none", loss=loss, **learned)
     return replace(settings, recipe=recipe, train=replace(settings.train, seed=target.seed))
 
 
-@pytest.mark.parametrize("learned", LEARNED)
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_cached_batches_are_those_of_the_pictures(tmp_path, configure, learned, dtype):
+@pytest.mark.parametrize(
+    ("learned", "dtype"), [*((learned, "float32") for learned in LEARNED), ("augmented", "float16")]
+)
+def test_cached_batches_are_those_of_the_images(tmp_path, configure, learned, dtype):
     """Of both data sets, with flips; float16 rounds to 11 bits."""
     target, tolerance = LEARNED[learned], {"float32": 1e-6, "float16": 2**-11}[dtype]
     cache = ("cache.enabled=true", f"cache.folder={tmp_path}", f"cache.dtype={dtype}", "cache.batch=3")
@@ -132,9 +107,9 @@ def test_cached_batches_are_those_of_the_pictures(tmp_path, configure, learned, 
         with torch.no_grad():
             write(part, settings, backbone.vae, vae_hash, state)
     uncached = replace(settings, cache=replace(settings.cache, enabled=False))
-    cached, pictures = (mixture_dataset(one, sets, backbone) for one in (settings, uncached))
+    cached, images = (mixture_dataset(one, sets, backbone) for one in (settings, uncached))
     for g in range(6):
-        batch, wanted = cached[g], encode_batch(backbone.vae, pictures[g], settings.recipe.parts)
+        batch, wanted = cached[g], encode_batch(backbone.vae, images[g], settings.recipe.parts)
         assert batch.names == wanted.names
         for part in ("valid_latent", "valid", "half_range"):
             assert torch.equal(getattr(batch, part), getattr(wanted, part)), part
@@ -150,43 +125,34 @@ def test_caches_of_two_mappings_lie_side_by_side(tmp_path, configure):
     config = configure(tmp_path / "run", "cache.enabled=true", f"cache.folder={tmp_path / 'latents'}")
     settings = Settings.read(config)
     sets, backbone = load_inputs(config, settings, [], files=True)
-    part, vae_hash, state = sets[0], latents_identity(backbone.vae), PartialState(cpu=True)
+    vae_hash, state = latents_identity(backbone.vae), PartialState(cpu=True)
+    latents, pixels = {"latents": True, "pixels": False}, {"latents": False, "pixels": True}
+
+    def folders(target, wanted):
+        return [store.folder.name for store in sets[0].stores(settings.cache, target, "", **wanted)]
+
+    def open_cache(target, wanted):
+        return mixture_dataset(learning(settings, target, **wanted), sets, backbone)
+
+    assert folders(Target(), latents) == ["image", "depth"]
+    assert folders(Target("disparity", "supervise"), pixels) == ["image", "disparity-supervise-pixels"]
     varied = Augmentation(2, crop=0.6, photometric=0.8)
-
-    def folders(target, *, latents, pixels):
-        return [store.folder.name for store in part.stores(settings.cache, target, "", latents=latents, pixels=pixels)]
-
-    def open_cache(target, *, latents, pixels):
-        return mixture_dataset(learning(settings, target, latents=latents, pixels=pixels), sets, backbone)
-
-    assert folders(Target(), latents=True, pixels=False) == ["image", "depth"]
-    assert folders(Target("disparity", "supervise"), latents=False, pixels=True) == [
-        "image",
-        "disparity-supervise-pixels",
-    ]
-    assert folders(Target(seed=1), latents=True, pixels=True) == ["image", "depth", "depth-pixels"]
-    augmented = {
-        folders(Target(augmentation=replace(varied, **other)), latents=False, pixels=False)[0]
-        for other in ({}, {"variants": 3}, {"crop": 0.5}, {"photometric": 0.5})
-    }
-    augmented.add(folders(Target(augmentation=varied, seed=1), latents=False, pixels=False)[0])
-    assert len(augmented) == 5
-    assert all(re.fullmatch("image-augmented-[0-9a-f]{8}", folder) for folder in augmented)
+    changes = ({}, {"variants": 3}, {"crop": 0.5}, {"photometric": 0.5})
+    augmented = [Target(augmentation=replace(varied, **change)) for change in changes]
+    names = {folders(target, latents)[0] for target in (*augmented, Target(augmentation=varied, seed=1))}
+    assert len(names) == 5
+    assert all(re.fullmatch("image-augmented-[0-9a-f]{8}", name) for name in names)
     cache_latents(config)
-    assert sorted(path.name for path in (tmp_path / "latents/hypersim").iterdir()) == [".lock", "depth", "image"]
-    assert open_cache(Target(), latents=True, pixels=False)[0].depth_norm is None
-    with pytest.raises(CacheError, match=r"hypersim/depth-pixels lacks 1 of 1 shards .*cache_latents\.py"):
-        open_cache(Target(), latents=False, pixels=True)
     kept = files(tmp_path / "latents")
+    with pytest.raises(CacheError, match=r"hypersim/depth-pixels lacks 1 of 1 shards"):
+        open_cache(Target(), pixels)
     with torch.no_grad():
         for one in sets:
-            write(
-                one, learning(settings, Target("disparity"), latents=False, pixels=True), backbone.vae, vae_hash, state
-            )
+            write(one, learning(settings, Target("disparity"), **pixels), backbone.vae, vae_hash, state)
     assert {name: files(tmp_path / "latents")[name] for name in kept} == kept
-    batch = open_cache(Target("disparity"), latents=False, pixels=True)[0]
-    assert batch.depth_latent is None
-    assert torch.equal(batch.image_latent, open_cache(Target(), latents=True, pixels=False)[0].image_latent)
+    batch, other = open_cache(Target("disparity"), pixels)[0], open_cache(Target(), latents)[0]
+    assert (batch.depth_latent, other.depth_norm) == (None, None)
+    assert torch.equal(batch.image_latent, other.image_latent)
 
 
 @pytest.fixture
@@ -216,22 +182,21 @@ def compose_with(tmp_path, arguments, rooms_data):
 
     def compose_with(*overrides):
         where = [f"hydra.searchpath=[file://{tmp_path / 'user'}]", f"run_dir={tmp_path / 'run'}"]
-        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            return compose("train", [*where, *common, *overrides])
+        return composed("train", *where, *common, *overrides)
 
     return compose_with
 
 
-NONE_OF_THE_OTHERS = {
-    "absent": ["data=mine"],
-    "weight": ["data=beside", "data.hypersim.weight=0", "data.vkitti.weight=0"],
-    "removed": ["data=beside", "~data.hypersim", "~data.vkitti"],
-}
-
-
-@pytest.mark.parametrize("way", NONE_OF_THE_OTHERS)
-def test_a_set_of_the_users_trains_alone(tmp_path, compose_with, way):
-    assert run(compose_with(*NONE_OF_THE_OTHERS[way], "train.validate_every=3"))
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        ["data=mine"],
+        ["data=beside", "data.hypersim.weight=0", "data.vkitti.weight=0"],
+        ["data=beside", "~data.hypersim", "~data.vkitti"],
+    ],
+)
+def test_a_set_of_the_users_trains_alone(tmp_path, compose_with, chosen):
+    assert run(compose_with(*chosen, "train.steps=2", "train.validate_every=1"))
     validated = [line for line in figures(tmp_path / "run") if "loss" not in line]
     assert [set(line) for line in validated] == [{"step", "mine/abs_rel", "mine/delta1"}] * 2
     best = min(validated, key=lambda line: line["mine/abs_rel"])
@@ -245,11 +210,8 @@ def test_a_set_of_the_users_trains_alone(tmp_path, compose_with, way):
     ("overrides", "message"),
     [
         (["+data.mine.wieght=1"], r"data\.mine: unknown key\(s\) wieght"),
-        (["~data.mine.weight"], r"data\.mine: missing key\(s\) weight"),
         (["~data.mine.reader", "~data.mine.transform"], r"data\.mine: missing key\(s\) reader, transform"),
         (["data.mine.weight=-1"], r"data\.mine\.weight: .* got -1"),
-        (["data.mine.weight=nan"], r"data\.mine\.weight: .* got nan"),
-        (["data.mine.weight=much"], r"data\.mine\.weight: .* got 'much'"),
         (["data.mine=null"], r"data\.mine: .* got None"),
         (["data.mine.weight=0"], "no training set has a weight above 0"),
         (["+data.mine.transform.sise=1"], r"data\.mine\.transform: sise"),

@@ -48,39 +48,27 @@ def test_gradient_is_that_of_finite_differences(term):
 
 
 @each_pixel_term
-def test_invalid_pixels_do_not_count(term):
+def test_invalid_pixels_do_not_count_and_a_good_prediction_costs_nothing(term):
     prediction, target, valid, half_range = draw()
     other = [torch.where(valid, values, fill) for values, fill in ((prediction, 900.0), (target, -1.0))]
     assert term(*other, valid, half_range).item() == term(prediction, target, valid, half_range).item()
-    assert gradient(term, other[0], other[1], valid, half_range)[~valid].eq(0).all()
-
-
-@each_pixel_term
-def test_without_valid_pixels_loss_and_gradient_are_zero(term):
-    prediction, target, valid, half_range = draw()
+    assert gradient(term, *other, valid, half_range)[~valid].eq(0).all()
     nothing = torch.zeros_like(valid)
     assert term(prediction, target, nothing, half_range).item() == 0
     assert gradient(term, prediction, target, nothing, half_range).eq(0).all()
-    # An image without any beside images with some.
-    valid[1] = False
+    assert term(target, target, valid, half_range).item() == pytest.approx(0, abs=1e-14)
+    valid[1] = False  # an image without any beside images with some
     assert gradient(term, prediction, target, valid, half_range).isfinite().all()
 
 
 @each_pixel_term
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_float32_whatever_autocast_made(term, dtype):
+def test_float32_whatever_autocast_made(term):
     prediction, target, valid, half_range = draw(dtype=torch.float32)
-    prediction = prediction.to(dtype)
+    prediction = prediction.to(torch.bfloat16)
     with torch.autocast("cpu", torch.bfloat16):
         loss = term(prediction, target, valid, half_range)
     assert loss.dtype == torch.float32
     assert loss.item() == term(prediction.float(), target, valid, half_range).item()
-
-
-@each_pixel_term
-def test_a_good_prediction_costs_nothing(term):
-    _, target, valid, half_range = draw()
-    assert term(target, target, valid, half_range).item() == pytest.approx(0, abs=1e-14)
 
 
 # ---- means
@@ -93,7 +81,7 @@ def test_means_over_the_valid_pixels_of_the_micro_batch():
     assert mse(prediction, target, valid, half_range).item() == pytest.approx((errors**2).mean(), rel=1e-12)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.01, 0.7])
+@pytest.mark.parametrize("share", [0.0, 0.7])
 def test_latent_mse_is_what_the_trainer_always_computed(share):
     prediction, target, valid, _ = draw((4, 4, 60, 80), dtype=torch.float32, share=share)
     weight = valid.to(prediction.dtype)
@@ -105,7 +93,7 @@ def test_latent_mse_is_what_the_trainer_always_computed(share):
 # ---- scale and shift
 
 
-@pytest.mark.parametrize(("scale", "shift"), [(1.0, 0.0), (3.0, -0.7), (0.01, 40.0), (-2.0, 0.3)])
+@pytest.mark.parametrize(("scale", "shift"), [(3.0, -0.7), (0.01, 40.0), (-2.0, 0.3)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_ssi_is_blind_to_scale_and_shift(scale, shift, dtype):
     prediction, target, valid, half_range = draw(dtype=dtype)
@@ -116,9 +104,8 @@ def test_ssi_is_blind_to_scale_and_shift(scale, shift, dtype):
     assert moved == pytest.approx(ssi(prediction, target, valid, half_range).item(), abs=4 * precision)
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_ssi_is_numpys_least_squares(seed):
-    prediction, target, valid, half_range = draw(seed=seed, share=0.3)
+def test_ssi_is_numpys_least_squares():
+    prediction, target, valid, half_range = draw(share=0.3)
     errors = []
     for p, t, mask in zip(prediction.numpy(), target.numpy(), valid.numpy(), strict=True):
         columns = np.stack([p[mask], np.ones(mask.sum())], axis=1)
@@ -128,15 +115,6 @@ def test_ssi_is_numpys_least_squares(seed):
     assert ssi(prediction, target, valid, half_range).item() == pytest.approx(pooled, rel=1e-12)
     per_image = ssi(prediction, target, valid, half_range, pooling="image").item()
     assert per_image == pytest.approx(np.mean([one.mean() for one in errors]), rel=1e-12)
-
-
-def test_metres_are_half_ranges():
-    prediction, target, valid, half_range = draw((1, 1, 6, 7))
-    metres = ssi(prediction, target, valid, half_range, weighting="metres").item()
-    assert metres == pytest.approx(half_range.item() * ssi(prediction, target, valid, half_range).item(), rel=1e-12)
-    # The same in metres from the start: the fit there, of a target that no one normalised.
-    depth = 5 + half_range.item() * target
-    assert metres == pytest.approx(ssi(prediction, depth, valid, half_range).item(), rel=1e-12)
 
 
 def test_pooling_by_hand():
@@ -156,7 +134,7 @@ def test_pooling_by_hand():
     assert ssi(prediction, target, valid, half_range, pooling="image").item() == pytest.approx(4 / 3)
 
 
-@pytest.mark.parametrize("value", [0.0, 0.1, -0.3, 1.0])
+@pytest.mark.parametrize("value", [0.0, 0.1])
 @pytest.mark.parametrize("detach_fit", [False, True])
 @pytest.mark.parametrize("whole", [False, True])
 def test_a_constant_prediction_has_no_fit_and_no_gradient(value, detach_fit, whole):
@@ -170,14 +148,6 @@ def test_a_constant_prediction_has_no_fit_and_no_gradient(value, detach_fit, who
     assert slope[0].eq(0).all()
     assert slope[1].isfinite().all()
     assert slope[1].ne(0).any()
-
-
-def test_a_single_valid_pixel_is_constant():
-    prediction, target, valid, half_range = draw((1, 1, 2, 2))
-    valid = torch.zeros_like(valid)
-    valid[..., 1, 0] = True
-    assert ssi(prediction, target, valid, half_range).item() == target[0, 0, 1, 0].abs().item()
-    assert gradient(ssi, prediction, target, valid, half_range).eq(0).all()
 
 
 def test_a_small_variance_far_from_zero_keeps_its_fit():
@@ -207,19 +177,13 @@ HALF_RANGE = torch.ones(1)
 
 
 def test_gradient_l1_by_hand():
-    error = image([0.0, 1.0], [3.0, 7.0])
-    target, valid = torch.full_like(error, 0.5), torch.ones(1, 1, 2, 2, dtype=torch.bool)
-    # Horizontal 1 and 4, vertical 3 and 6.
-    assert gradient_l1(target + error, target, valid, HALF_RANGE).item() == 14 / 4
-    # Without the corner of 7 a pair of each direction is left.
-    valid[..., 1, 1] = False
-    assert gradient_l1(target + error, target, valid, HALF_RANGE).item() == (1 + 3) / 2
-
-
-def test_gradient_l1_pools_the_pairs_of_the_micro_batch():
+    """The pairs of the whole micro-batch: horizontal 1 and 4, vertical 3 and 6, and of the second image 4."""
     error = torch.tensor([[[[0.0, 1], [3, 7]]], [[[0, 4], [0, 0]]]])
+    target = torch.full_like(error, 0.5)
     valid = torch.tensor([[[[True, True], [True, True]]], [[[True, True], [False, False]]]])
-    assert gradient_l1(error, torch.zeros_like(error), valid, torch.ones(2)).item() == pytest.approx((14 + 4) / 5)
+    assert gradient_l1(target + error, target, valid, torch.ones(2)).item() == pytest.approx((14 + 4) / 5)
+    valid[0, 0, 1, 1] = False  # without the corner of 7 a pair of each direction is left
+    assert gradient_l1(target + error, target, valid, torch.ones(2)).item() == pytest.approx((1 + 3 + 4) / 3)
 
 
 def test_gradient_l1_adds_coarser_scales():
@@ -239,12 +203,8 @@ def test_gradient_huber_by_hand():
         value = (1 + 0.04) / 0.4
         assert gradient_huber(error, NONE, ALL, HALF_RANGE).item() == pytest.approx(pairs * value / 20)
         assert gradient_huber(error / 10, NONE, ALL, HALF_RANGE).item() == pytest.approx(pairs * 0.1 / 20)
-
-
-def test_gradient_huber_leaves_out_pairs_with_an_invalid_pixel():
-    valid = ALL.clone()
+    valid, corner = ALL.clone(), NONE.clone()
     valid[..., 1, 1] = False  # 8 of the 20 pairs
-    corner = NONE.clone()
     corner[..., 0, 0] = 0.1
     assert gradient_huber(corner, NONE, valid, HALF_RANGE).item() == pytest.approx(2 * 0.1 / 12)
 

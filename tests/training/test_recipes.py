@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from marigold.config import ConfigError, to_dataclass
@@ -19,17 +18,15 @@ from marigold.model.recipe import RecipeError, Switches
 from marigold.training.objective import Objective, draw
 from marigold.training.recipe import Recipe, named_switches
 from marigold.types import DepthSample
+from runs import CONFIGS, composed
 
-CONFIGS = Path(__file__).parent.parent.parent / "configs"
 ROWS = sorted(file.stem for file in (CONFIGS / "recipe").glob("*.yaml") if file.stem != "sharpen")
 ONE_PASS = sorted(set(ROWS) - {"marigold", "marigold_v1_1", "marigold_few_step"})
 G = 5  # the micro-batch's index
 
 
 def row(name: str, *overrides: str) -> Recipe:
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = compose("train", [f"recipe={name}", *overrides])
-    return to_dataclass(Recipe, config.recipe, "recipe")
+    return to_dataclass(Recipe, composed("train", f"recipe={name}", *overrides).recipe, "recipe")
 
 
 @pytest.fixture(scope="module")
@@ -289,11 +286,7 @@ def test_a_base_that_predicts_noise_has_nothing_to_predict_without_noise(tmp_pat
 def test_a_recipe_holds_its_whole_row():
     """`+exp=quickstart recipe=NAME` changes no switch of the method."""
     for name in ROWS:
-        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            alone, inside = (
-                compose("train", [f"recipe={name}"]),
-                compose("train", ["+exp=quickstart", f"recipe={name}"]),
-            )
+        alone, inside = (composed("train", *more, f"recipe={name}") for more in ((), ("+exp=quickstart",)))
         assert OmegaConf.to_container(alone.recipe) == OmegaConf.to_container(inside.recipe)
         for key in ("optimizer", "weight_decay", "max_grad_norm", "schedule"):
             assert alone.train[key] == inside.train[key], (name, key)

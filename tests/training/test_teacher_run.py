@@ -1,12 +1,10 @@
 """A run on stored predictions: from the verb that writes them to the steps, and what is refused before the first."""
 
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from PIL import Image
 
 from marigold import infer
@@ -19,9 +17,7 @@ from marigold.model.pipeline import DepthSettings, MarigoldDepth
 from marigold.model.recipe import Switches
 from marigold.train import run
 from marigold.training.settings import TrainingError
-from runs import losses
-
-CONFIGS = Path(__file__).parent.parent.parent / "configs"
+from runs import composed, losses
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +32,7 @@ def predicted(tmp_path_factory, rooms_data):
     model = MarigoldDepth(components, DepthSettings(Switches(mapping="disparity"), True, True, 1, 0))
     model.save_pretrained(folder / "checkpoint")
     overrides = [f"input={folder}/images", f"output={folder}/depth", f"checkpoint={folder}/checkpoint", "device=cpu"]
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        assert infer.run(compose("infer", overrides))
+    assert infer.run(composed("infer", *overrides))
     return folder
 
 
@@ -57,11 +52,7 @@ def configure(tmp_path, arguments, predicted):
         *("train.steps=2", "train.validate_every=2", f"run_dir={tmp_path}/run"),
     ]
 
-    def configure(*overrides):
-        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            return compose("train", [*common, *mine, *overrides])
-
-    return configure
+    return lambda *overrides: composed("train", *common, *mine, *overrides)
 
 
 def opened(config):
