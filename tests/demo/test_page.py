@@ -99,7 +99,12 @@ class Visit:
     def __init__(self, page: Page, url: str) -> None:
         self.page, self.requests, self.complaints = page, [], []
         page.on("request", lambda request: self.requests.append(request.url))
-        page.on("console", lambda said: self.complaints.append(said.text) if said.type == "error" else None)
+        page.on(
+            "console",
+            lambda said: (
+                self.complaints.append(f"{said.text} {said.location['url']}") if said.type == "error" else None
+            ),
+        )
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
         page.set_default_timeout(3 * MINUTE)
         page.goto(url)
@@ -145,6 +150,13 @@ def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def inferred(photo: Path, checkpoint: Path, output: Path, *overrides: str) -> None:
+    """What infer.py writes of a photo."""
+    given = [f"input='{photo}'", f"output={output}", f"checkpoint={checkpoint}", "device=cpu"]
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        assert infer.run(compose("infer", overrides=[*given, *overrides]))
+
+
 def test_a_prediction_and_the_files_that_infer_writes(
     served: Served, visit: Visit, photo: Path, checkpoint: Path, tmp_path: Path
 ):
@@ -156,9 +168,7 @@ def test_a_prediction_and_the_files_that_infer_writes(
     visit.predict()
     page.get_by_role("button", name="depth_png/my photo.png").wait_for()
     written = ["save.uncertainty=true", "save.mesh=true", "sampler.ensemble_size=2", "sampler.steps=2", "seed=5"]
-    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        given = [f"input='{photo}'", f"output={tmp_path / 'out'}", f"checkpoint={checkpoint}", "device=cpu"]
-        assert infer.run(compose("infer", overrides=[*given, *written]))
+    inferred(photo, checkpoint, tmp_path / "out", *written)
     files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
     assert len(files) == 5
     for file in files:
@@ -198,18 +208,22 @@ def test_the_mesh_turns(visit: Visit, tmp_path: Path):
     assert (seen(canvas) != before).any()
 
 
-def test_clicked_points_and_their_metres_give_a_cloud_in_metres(visit: Visit, tmp_path: Path):
+def test_clicked_points_and_their_metres_give_what_infer_writes(
+    visit: Visit, photo: Path, checkpoint: Path, tmp_path: Path
+):
     page = visit.page
-    shown = page.locator("#points img")
-    for number, (right, down) in enumerate([(0.25, 0.25), (0.75, 0.75)]):
+    shown, places = page.locator("#points img"), []
+    for number, (right, down) in enumerate([(16, 24), (48, 72)]):
         shown.scroll_into_view_if_needed()
         box = shown.bounding_box()
         # The image stands in the middle of its box, at most in its own size.
         size = shown.evaluate("image => [image.naturalWidth, image.naturalHeight]")
         scale = min(box["width"] / size[0], box["height"] / size[1], 1)
         x, y = (box[side] + box[length] / 2 for side, length in (("x", "width"), ("y", "height")))
-        page.mouse.click(x + (right - 0.5) * size[0] * scale, y + (down - 0.5) * size[1] * scale)
+        # The image is enlarged three times, so this is the middle of a pixel of its own.
+        page.mouse.click(x + (3 * right + 1 - size[0] / 2) * scale, y + (3 * down + 1 - size[1] / 2) * scale)
         page.get_by_test_id(f"cell-{number}-0").get_by_text(re.compile(r"\d+")).wait_for()
+        places.append([float(page.get_by_test_id(f"cell-{number}-{axis}").inner_text()) for axis in (0, 1)])
     for number, metres in enumerate(("1.5", "2.5")):
         cell = page.get_by_test_id(f"cell-{number}-2")
         cell.dblclick()
@@ -217,11 +231,13 @@ def test_clicked_points_and_their_metres_give_a_cloud_in_metres(visit: Visit, tm
         page.keyboard.press("Escape" if number else "Tab")
     page.get_by_role("button", name="To metres").click()
     page.locator("#metres", has_text=" m; expected error").wait_for()
-    cloud = visit.download("point_cloud/my photo.ply", tmp_path / "cloud.ply")
-    vertices = np.frombuffer(cloud[cloud.index(b"end_header") + 11 :], np.dtype([("xyz", "<f4", 3), ("rgb", "u1", 3)]))
-    depth = vertices["xyz"][:, 2].reshape(96, 64)
-    # A line through two points meets them.
-    np.testing.assert_allclose([depth[24, 16], depth[72, 48]], [1.5, 2.5], rtol=0.05)
+    rows = [f"{x:g},{y:g},{metres}" for (x, y), metres in zip(places, ("1.5", "2.5"), strict=True)]
+    (tmp_path / "points").mkdir()
+    (tmp_path / "points/my photo.csv").write_text("\n".join(["x,y,metres", *rows]))
+    known = [f"points.from={tmp_path / 'points'}", "save.point_cloud=true", "sampler.ensemble_size=2", "seed=5"]
+    inferred(photo, checkpoint, tmp_path / "out", *known, "sampler.steps=2")
+    for name in ("point_cloud/my photo.ply", "depth_metres/my photo.npy"):
+        assert visit.download(name, tmp_path / "downloaded") == (tmp_path / "out" / name).read_bytes(), name
 
 
 def test_a_broken_image_gets_a_message_and_the_page_lives_on(visit: Visit, photo: Path, tmp_path: Path):
@@ -254,7 +270,9 @@ def test_nothing_left_the_machine_and_nobody_complained(served: Served, visit: V
     assert not [url for url in visit.requests if not url.startswith((served.url, "data:", "blob:"))]
     assert served.tried.read_text() == ""
     # Babylon asks for WebGPU once and then takes WebGL.
-    assert [said for said in visit.complaints if "webgpu" not in said.lower()] == []
+    # An upload of a few kilobytes is over before gradio's browser side asks how far it is, which it reports as "Response".
+    allowed = re.compile("webgpu|upload_progress|^Response$", re.IGNORECASE)
+    assert [said for said in visit.complaints if not allowed.search(said)] == []
 
 
 def test_a_heavy_file_is_refused_by_the_server_too(served: Served, tmp_path: Path):
