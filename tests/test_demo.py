@@ -34,6 +34,7 @@ def composed(*overrides: str) -> DictConfig:
         return compose("demo", overrides=list(overrides))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("switches", "fields"),
     [
@@ -54,6 +55,7 @@ def test_only_what_the_recipe_uses_can_be_chosen(switches: Switches, fields: set
     assert not [event for event in config["dependencies"] if event["api_visibility"] == "public"]
 
 
+@pytest.mark.slow
 def test_every_key_is_documented_and_checked(monkeypatch: pytest.MonkeyPatch):
     from marigold.demo import DemoConfig
 

@@ -49,6 +49,7 @@ def resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+@pytest.mark.slow
 def test_rows_are_what_was_written_and_memory_is_flat_over_20_000_reads(tmp_path):
     chosen = stores(tmp_path, "image", "depth", count=COUNT, shard_size=SHARD)
     for _ in write_cache(chosen, encode, batch=SHARD):

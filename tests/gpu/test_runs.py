@@ -44,6 +44,7 @@ def test_two_steps_of_every_recipe(tmp_path, configure, device, recipe):
     assert figures(tmp_path / recipe)[-1]["hypersim/abs_rel"] > 0
 
 
+@pytest.mark.slow
 def test_resume_has_the_bits_of_an_undisturbed_run(tmp_path, on_device, deterministic):
     assert run(on_device(tmp_path / "whole", "train.steps=4"))
     stopped = on_device(tmp_path / "stopped", "train.steps=4", "train.time_limit=0.0")

@@ -132,6 +132,7 @@ def changed_keys(config, other):
     return {one.key for one in differences(keys(config), keys(other))}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group", GROUPS)
 def test_keys_that_decide_nothing_move_no_bit(tmp_path, group, reference, configure, rooms_data, random_base):
     folder, config = reference

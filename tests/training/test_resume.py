@@ -61,6 +61,7 @@ def test_moving_average_by_hand(tmp_path, configure):
         torch.testing.assert_close(average[step], expected, rtol=0, atol=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:bitsandbytes.*")
 def test_eight_bit_moments_train_and_survive_stops(tmp_path, whole, configure):
     eight = ("train.optimizer=adam8bit", "validation=none")
@@ -80,6 +81,7 @@ def tensors(tree):
     return [tree] if isinstance(tree, torch.Tensor) else []
 
 
+@pytest.mark.slow
 def test_offline_wandb_needs_no_account_and_resumes_in_the_same_run(tmp_path, configure, monkeypatch):
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     offline = ("tracker=wandb", "tracker.mode=offline", "validation=none", "train.steps=2")

@@ -76,6 +76,7 @@ def test_predictions_of_a_checkpoint_teach_another(tmp_path, configure):
         assert batch.valid.all()
 
 
+@pytest.mark.slow
 def test_what_other_labels_would_change_is_refused_by_name(tmp_path, configure):
     """A run and its cache go on where the same labels lie elsewhere, and not with other ones."""
     cached = configure("cache.enabled=true", f"run_dir={tmp_path}/cached")
