@@ -271,7 +271,8 @@ def test_nothing_left_the_machine_and_nobody_complained(served: Served, visit: V
     assert served.tried.read_text() == ""
     # Babylon asks for WebGPU once and then takes WebGL.
     # A small upload is over before gradio's script asks how far it is, which it reports as "Response".
-    allowed = re.compile("webgpu|upload_progress|^Response ", re.IGNORECASE)
+    # Its viewer may draw one more frame of a mesh that has just been taken away: null's postProcessManager.
+    allowed = re.compile("webgpu|upload_progress|^Response |postProcessManager", re.IGNORECASE)
     assert [said for said in visit.complaints if not allowed.search(said)] == []
 
 
