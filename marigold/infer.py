@@ -129,8 +129,9 @@ def predict_all(jobs: Sequence[Job], model: MarigoldDepth, settings: InferConfig
                 logger.info("%s: camera %s", job.picture, source)
             known = None
             if settings.points:  # read first: a mistake costs no prediction
-                trusted = settings.camera.known(job.picture, width) is not None
-                known = settings.points.read(job, (height, width), camera if trusted else None)
+                ray = settings.points.distance == "ray"  # which an assumed camera would not convert
+                trusted = camera if ray and settings.camera.known(job.picture, width) else None
+                known = settings.points.read(job, (height, width), trusted)
             prediction = model(image[None], seed=settings.seed, **settings.sampler.arguments())
             metres = in_metres(job, image, prediction, known, model, settings, shown) if known else (None, None)
             write(job, image, prediction, camera, settings.distances, *metres)

@@ -10,7 +10,7 @@ from marigold.evaluation_set import changed_reader
 
 
 def run(config: DictConfig) -> bool:
-    """Prepare or check as configured; returns False if a check found offenders.
+    """Prepare or check as configured; returns False if a check found failures.
 
     Raises ValueError or OSError with a message for the user.
     """
@@ -46,6 +46,6 @@ def check_lists(config: DictConfig) -> bool:
         print(f"{reader.split_list}: not there, not checked")
     report = Path(config.report)
     if write_report(results, report):
-        print(f"all offenders are in {report}")
+        print(f"all failures are in {report}")
         return False
     return True

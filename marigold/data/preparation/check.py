@@ -14,7 +14,7 @@ from marigold.data.preparation.runner import in_processes
 from marigold.data.splits import SplitInfo
 from marigold.files import write_atomically
 
-_SHOWN = 10  # offenders of each reason in the text; the report has them all
+_SHOWN = 10  # failures of each reason in the text; the report has them all
 
 
 @dataclass(frozen=True)
@@ -23,31 +23,31 @@ class CheckResult:
 
     split: SplitInfo
     checked: int
-    offenders: Mapping[str, Sequence[str]]
+    failures: Mapping[str, Sequence[str]]
 
     def text(self) -> str:
         """A readable summary: the first ten failures for each reason."""
         lines = [f"{self.split.path}: {self.checked:,} samples checked"]
-        for reason, found in sorted(self.offenders.items()):
+        for reason, found in sorted(self.failures.items()):
             lines.append(f"  {len(found):,} x {reason}")
             lines += [f"    {message}" for message in found[:_SHOWN]]
-        return "\n".join(lines if self.offenders else [*lines, "  all is well"])
+        return "\n".join(lines if self.failures else [*lines, "  all is well"])
 
 
 def check(dataset: DepthDataset, *, workers: int) -> CheckResult:
     """Read every sample of a list."""
-    offenders: dict[str, list[str]] = {}
+    failures: dict[str, list[str]] = {}
     with tqdm(total=len(dataset), unit="image", desc=f"check {dataset.split.name}") as bar:
         for found in in_processes(partial(offence, dataset), range(len(dataset)), workers):
             if found is not None:
-                offenders.setdefault(found[0], []).append(found[1])
+                failures.setdefault(found[0], []).append(found[1])
             bar.update()
-    return CheckResult(dataset.split, len(dataset), offenders)
+    return CheckResult(dataset.split, len(dataset), failures)
 
 
 def write_report(results: Sequence[CheckResult], report: Path) -> bool:
     """Write every offender to `report`, or remove an old one if there are none; returns whether there are any."""
-    found = [item for result in results for item in result.offenders.items()]
+    found = [item for result in results for item in result.failures.items()]
     lines = sorted(f"{reason}\t{message}\n" for reason, messages in found for message in messages)
     if lines:
         write_atomically(report, "".join(lines))
