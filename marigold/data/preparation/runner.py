@@ -4,6 +4,7 @@ import csv
 import io
 import multiprocessing
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
@@ -32,7 +33,7 @@ T = TypeVar("T")
 _PROBES = 4  # images converted for the estimate of the disk need
 
 
-class Preparation:
+class Preparation(ABC):
     """What a data set adds to the run; it is pickled once to each worker.
 
     settings: those that the converted files depend on, as JSON values.
@@ -42,9 +43,9 @@ class Preparation:
     lists: Sequence[PlannedList]
     settings: Mapping[str, object]
 
+    @abstractmethod
     def convert(self, item: str, out: Path) -> Outcome:
         """Write the item's files below `out`; raises DataError for a broken one, OSError if writing fails."""
-        raise NotImplementedError
 
     def attempt(self, item: str) -> Outcome:
         """`convert` into place; a broken item is an outcome too."""
