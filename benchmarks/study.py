@@ -57,8 +57,8 @@ ROWS = {
         f"one_step, {mapping}": Row(("recipe=one_step", f"recipe.mapping={mapping}"))
         for mapping in ("depth", "disparity", "sqrt_disparity", "log_depth")
     },
-    "one_step, augmented": Row(("recipe=one_step", AUGMENTED)),
-    "one_step + sharpen": Row(("recipe=one_step",), sharpened=True),
+    "one_step, depth, augmented": Row(("recipe=one_step", "recipe.mapping=depth", AUGMENTED)),
+    "one_step, depth + sharpen": Row(("recipe=one_step", "recipe.mapping=depth"), sharpened=True),
 }
 
 
