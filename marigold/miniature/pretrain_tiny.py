@@ -69,6 +69,7 @@ def run(node: DictConfig) -> None:
         torch.save(encode(backbone.vae, photos), latents_file)
     accelerator.wait_for_everyone()
     latents = torch.load(latents_file, weights_only=True)
+    # Latents of unit variance, as the noise schedule assumes (Rombach et al. 2022, appendix G).
     scaling = round(1 / latents["rooms"].std().item(), 5)
     backbone.vae.register_to_config(scaling_factor=scaling)
     scaled = {kind: values * scaling for kind, values in latents.items()}

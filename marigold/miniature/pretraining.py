@@ -73,6 +73,7 @@ def _photos_of(views: Callable[[str, int, RoomsSize], list[Rendering]], size: Ro
 
 def draw(photos: dict[str, np.ndarray], batch: int, crop: int, rng: np.random.Generator) -> Tensor:
     """A batch of square crops in [-1, 1], flipped at random; every fifth batch shows streets."""
+    # Whole batches of one kind, as the two have other sizes.
     known = photos["streets" if rng.random() < 0.2 else "rooms"]
     height, width = known.shape[1:3]
     crops = []
@@ -87,6 +88,8 @@ def draw(photos: dict[str, np.ndarray], batch: int, crop: int, rng: np.random.Ge
 
 def vary(images: Tensor, rng: np.random.Generator) -> Tensor:
     """Variety for the VAE, per batch: images of other styles than the renderer's images."""
+    # Depth maps are smooth, grey and sharp at edges: cartoons, grey images, negatives and blur teach the VAE to
+    # reconstruct what looks like one, without having seen any.
     if rng.random() < 0.2:
         images = cartoon(images, rng)
     if rng.random() < 0.3:
@@ -104,6 +107,7 @@ def cartoon(images: Tensor, rng: np.random.Generator) -> Tensor:
     batch, _, height, width = images.shape
     levels = int(rng.integers(2, 6))
     grey = F.avg_pool2d(images.mean(dim=1, keepdim=True), 9, stride=1, padding=4, count_include_pad=False)
+    # Of the ranks, so that every part has the same number of pixels whatever the exposure.
     rank = grey.flatten(1).argsort(dim=1).argsort(dim=1).view_as(grey)
     part = rank * levels // (height * width)
     x, y = torch.linspace(-1, 1, width), torch.linspace(-1, 1, height).view(-1, 1)
@@ -116,6 +120,7 @@ def cartoon(images: Tensor, rng: np.random.Generator) -> Tensor:
 
 
 def gradients(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Differences (B, C, H, W - 1) and (B, C, H - 1, W) between neighbouring pixels."""
     return images[..., 1:] - images[..., :-1], images[..., 1:, :] - images[..., :-1, :]
 
 
@@ -135,9 +140,12 @@ def train_vae(
         with torch.autocast("cpu", torch.bfloat16):  # 1.7 times as fast on two cores with AVX512-BF16
             posterior = vae.encode(images).latent_dist
             output = vae.decode(posterior.sample(generator=noise)).sample.float()
+        # |x - y| + (x - y)^2 + gradient_weight |grad x - grad y| + kl_weight KL(q(z | y) || N(0, 1)): absolute error
+        # for sharp edges, the gradient's in place of a perceptual loss, which needs a trained network.
         loss = F.l1_loss(output, images) + F.mse_loss(output, images)
         for ours, theirs in zip(gradients(output), gradients(images), strict=True):
             loss = loss + config.gradient_weight * F.l1_loss(ours, theirs)
+        # The KL is a sum over latent entries; per pixel value it does not depend on the crop's size.
         loss = loss + config.kl_weight * posterior.kl().float().mean() / images[0].numel()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -180,11 +188,12 @@ def train_unet(
         unet, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(config.ema_decay)
     )
     unet.train()
-    predict = accelerator.prepare_model(unet)
+    predict = accelerator.prepare_model(unet)  # averages the gradients of all processes
     start, recent = time.time(), 0.0
     for step in (bar := tqdm(range(steps), desc=f"unet {cycle}", mininterval=20, disable=rank > 0)):
         known = latents["streets" if rng.random() < 0.15 else "rooms"]
         clean = known[torch.from_numpy(rng.integers(len(known), size=config.unet_batch))]
+        # Predict v = sqrt(a) noise - sqrt(1 - a) x (Salimans and Ho 2022, section 4) at x_t of a uniform timestep.
         noise = torch.randn(clean.shape, generator=generator)
         t = torch.randint(0, diffusion.num_train_timesteps, (len(clean),), generator=generator)
         output = predict(diffusion.add_noise(clean, noise, t), t, prompt.expand(len(clean), -1, -1)).sample
@@ -211,12 +220,14 @@ def reconstruction_figures(vae: AutoencoderKL, config: PretrainConfig) -> dict[s
     photos = torch.from_numpy(np.stack([expose(view.colour) for view in views])).permute(0, 3, 1, 2) / 127.5 - 1
     depth = torch.from_numpy(np.stack([view.depth for view in views]))[:, None]
     low, high = (torch.quantile(depth.flatten(1), q, dim=1).view(-1, 1, 1, 1) for q in (0.02, 0.98))
+    # As training normalises depth: the 2 % and 98 % quantiles go to -1 and 1 (Ke et al. 2024, section 3.2).
     depth = ((depth - low) / (high - low) * 2 - 1).clip(-1, 1).expand(-1, 3, -1, -1)
     figures = {}
     for name, images in (("photo", photos), ("depth", depth)):
         output = vae.decode(vae.encode(images).latent_dist.mode()).sample
         if name == "depth":
             output, images = output.mean(dim=1), images[:, 0]
+        # 10 log10(peak^2 / error^2); values in [-1, 1] have a peak of 2.
         figures[f"{name}_psnr_db"] = (10 * torch.log10(4 / F.mse_loss(output, images))).item()
         figures[f"{name}_mean_abs_error"] = F.l1_loss(output, images).item()
     return figures

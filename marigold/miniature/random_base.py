@@ -58,6 +58,7 @@ def build_components(
         raise ValueError(f"vae_channels has {len(vae_channels)} levels; a latent of 1/8 resolution needs 4")
     deeper = len(unet_channels) - 1
     tokenizer = _byte_tokenizer()
+    # diffusers and transformers draw from the global generator and take none as an argument.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         unet = UNet2DConditionModel(
@@ -94,7 +95,7 @@ def build_components(
             )
         )
     for module in (unet, vae, text_encoder):
-        module.eval()
+        module.eval()  # as from_pretrained leaves them: no dropout
     return Backbone(unet, vae, text_encoder, tokenizer, dict(SD2_SCHEDULER))
 
 
