@@ -34,14 +34,17 @@ def main(argv: list[str]) -> None:
         lines = [(kind, *(f"{error:.3f}" for error in found)) for kind, found in errors.items()]
         print(table(("error", *METHODS), lines))
         members, _ = make_ensemble("low_frequency", 0, (height, width))
-        ours = measure(lambda one=members: ensemble_depth(one), 7)
-        # It takes seconds, and one call is the least that shows them.
-        theirs = measure(lambda one=members: MarigoldDepthPipeline.ensemble_depth(one, output_uncertainty=True), 1)
-        print(
-            f"with median and uncertainty, one thread: ours {ours.wall * 1e3:.1f} ms, diffusers {theirs.wall:.1f} s: "
-            f"{theirs.wall / ours.wall:.0f}x on the clock, {theirs.cpu / ours.cpu:.0f}x in processor time",
-            flush=True,
-        )
+        print(times(members), flush=True)
+
+
+def times(members: Tensor) -> str:
+    """Seconds of ours and of diffusers, whose single call takes seconds."""
+    ours = measure(lambda: ensemble_depth(members), 7)
+    theirs = measure(lambda: MarigoldDepthPipeline.ensemble_depth(members, output_uncertainty=True), 1)
+    return (
+        f"with median and uncertainty, one thread: ours {ours.wall * 1e3:.1f} ms, diffusers {theirs.wall:.1f} s: "
+        f"{theirs.wall / ours.wall:.0f}x on the clock, {theirs.cpu / ours.cpu:.0f}x in processor time"
+    )
 
 
 def errors_of(kind: str, seeds: int, size: tuple[int, int]) -> list[float]:

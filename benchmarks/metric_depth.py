@@ -84,8 +84,8 @@ def rows(
 ) -> Iterator[dict[str, Any]]:
     """The errors of every method on an image, a row per pattern, seed and number of points."""
     counts = PHOTO_COUNTS if dataset == "motorcycle" else COUNTS
-    sampling = arguments(sample)
-    prediction = model(sample.image[None], **sampling)
+    size = resolution(sample)
+    prediction = model(sample.image[None], processing_resolution=size)
     for pattern, seed, count in itertools.product(options.patterns, range(options.seeds), counts):
         points = draw_points(sample.valid, count, pattern, seed, sample.name)
         x, y = points.long().unbind(1)
@@ -94,7 +94,8 @@ def rows(
         others[0, y, x] = False
         found = results(prediction, sample, points, metres)
         if options.guided:
-            steered = guided(model, sample.image[None], points, metres, name=sample.name, **sampling)
+            shown = sample.image[None]
+            steered = guided(model, shown, points, metres, name=sample.name, processing_resolution=size)
             found["guided"] = (steered.depth[0], None)
         row: dict[str, Any] = {"set": dataset, "image": sample.name, "pattern": pattern, "seed": seed, "count": count}
         for method, (depth, uncertainty) in found.items():
@@ -104,9 +105,9 @@ def rows(
         yield row
 
 
-def arguments(sample: DepthSample) -> dict[str, int]:
-    """How an image is predicted: a larger one at 128 pixels, as the quickstart has seen nothing larger."""
-    return {"processing_resolution": 128 if sample.depth.shape[2] > 128 else 0}
+def resolution(sample: DepthSample) -> int:
+    """At which an image is predicted: a larger one at 128 pixels, as the quickstart has seen nothing larger."""
+    return 128 if sample.depth.shape[2] > 128 else 0
 
 
 def results(
@@ -138,7 +139,8 @@ def picture(path: Path, shown: list[DepthSample], model: MarigoldDepth) -> None:
         points = draw_points(sample.valid, 150, "random", 0, sample.name)
         x, y = points.long().unbind(1)
         metres, valid = sample.depth[0, y, x], sample.valid[0].numpy()
-        found = results(model(sample.image[None], **arguments(sample)), sample, points, metres)
+        prediction = model(sample.image[None], processing_resolution=resolution(sample))
+        found = results(prediction, sample, points, metres)
         # Colours by the true depth, so that all maps of a line can be compared.
         low, high = np.quantile(sample.depth[0].numpy()[valid], [0.02, 0.98])
         line[0].imshow(sample.image.permute(1, 2, 0).numpy())
