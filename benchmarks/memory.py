@@ -6,6 +6,7 @@ its libraries' workspaces, gaps.
 """
 
 import argparse
+import itertools
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,11 +23,13 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.models import make_batch, make_objective, read
+from benchmarks.timing import table
 from marigold.inputs import Settings
 
+HEAD = ("recipe", "checkpointing", "optimiser", "fixed", "1 sample", "each more")
 CARDS = (12, 16, 24, 48, 80)
 BATCHES = (32, 16, 8, 4, 2, 1)
-ASIDE = 1.5 * 2**30
+ASIDE = 1.5 * 2**30  # bytes of a card that no tensor holds
 MOMENTS = {"adam": 8, "adam8bit": 2}  # bytes per parameter
 LORA = "model.lora.rank=64"
 CASES = {
@@ -38,27 +41,24 @@ CASES = {
 
 def main(argv: list[str]) -> None:
     argparse.ArgumentParser(prog="benchmark.py memory", description=__doc__).parse_args(argv)
-    head = [
-        "recipe",
-        "checkpointing",
-        "optimiser",
-        "fixed",
-        "1 sample",
-        "each more",
-        *(f"{card} GB" for card in CARDS),
-    ]
-    print(f"| {' | '.join(head)} |\n|{'---|' * len(head)}")
-    for name, (precision, recipe) in CASES.items():
-        for switch, lora in ((switch, lora) for switch in ("false", "true") for lora in ((), (LORA,))):
-            settings = read(recipe, f"performance.gradient_checkpointing={switch}", *lora)
-            one, two = (micro_batch_bytes(settings, precision, count) for count in (1, 2))
-            for optimizer, moments in ({"LoRA 64, adam": 8} if lora else MOMENTS).items():
-                fixed = one.parameters * (8 + moments) + one.frozen * 4
-                rooms = [card * 2**30 - ASIDE - fixed for card in CARDS]
-                fits = [[n for n in BATCHES if one.peak + (n - 1) * (two.peak - one.peak) <= room] for room in rooms]
-                sizes = [f"{size / 1e9:.1f}" for size in (fixed, one.peak, two.peak - one.peak)]
-                cells = [name, "yes" if switch == "true" else "no", optimizer, *sizes]
-                print(f"| {' | '.join([*cells, *(str(max(known, default='-')) for known in fits)])} |", flush=True)
+    print(table((*HEAD, *(f"{card} GB" for card in CARDS)), rows()))
+
+
+def rows() -> Iterator[list[str]]:
+    """The table's lines: a recipe and precision, with and without checkpointing, by each optimiser."""
+    for (name, (precision, recipe)), switch, lora in itertools.product(
+        CASES.items(), ("false", "true"), ((), (LORA,))
+    ):
+        settings = read(recipe, f"performance.gradient_checkpointing={switch}", *lora)
+        one, two = (micro_batch_bytes(settings, precision, count) for count in (1, 2))
+        more = two.peak - one.peak
+        for optimizer, moments in ({"LoRA 64, adam": 8} if lora else MOMENTS).items():
+            # Weights and gradients in float32 and the moments of what is trained; weights of what is frozen.
+            fixed = one.parameters * (4 + 4 + moments) + one.frozen * 4
+            sizes = [f"{size / 1e9:.1f}" for size in (fixed, one.peak, more)]
+            rooms = [card * 2**30 - ASIDE - fixed - one.peak for card in CARDS]
+            largest = [next((str(n) for n in BATCHES if (n - 1) * more <= room), "-") for room in rooms]
+            yield [name, "yes" if switch == "true" else "no", optimizer, *sizes, *largest]
 
 
 class Bytes(TorchDispatchMode):
@@ -70,6 +70,7 @@ class Bytes(TorchDispatchMode):
         self.now = self.peak = 0
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        # Every operation passes here, backward too; a view shares its tensor's storage and is not counted again.
         made = function(*args, **(kwargs or {}))
         for tensor in tree_leaves(made):
             if isinstance(tensor, Tensor) and tensor.untyped_storage()._cdata not in self.counted:
@@ -103,7 +104,7 @@ def micro_batch_bytes(settings: Settings, precision: str, count: int, *, tiny: b
         parameters = [*base.unet.parameters(), *base.vae.parameters()]
         trained = [parameter for parameter in parameters if parameter.requires_grad]
         for parameter in trained:
-            parameter.grad = torch.empty_like(parameter)
+            parameter.grad = torch.empty_like(parameter)  # as after an earlier micro-batch of the step
         for module in (*base.unet.modules(), *base.vae.modules()):
             if isinstance(module, (nn.GroupNorm, nn.LayerNorm)):
                 module.register_forward_pre_hook(_in_float32)

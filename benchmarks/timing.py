@@ -1,8 +1,10 @@
-"""What a function costs, on a machine that may be busy with other work."""
+"""What the benchmarks share: the cost of a function on a machine that may be busy, rows in a file, a table."""
 
+import json
 import time
-from collections.abc import Callable
-from typing import Generic, NamedTuple, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, Generic, NamedTuple, TypeVar
 
 T = TypeVar("T")
 
@@ -24,3 +26,23 @@ def measure(function: Callable[[], T], repetitions: int) -> Cost[T]:
         walls.append(time.perf_counter() - wall)
         cpus.append(time.process_time() - cpu)
     return Cost(min(walls), min(cpus), result)
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a file of JSON lines; none of a file that is not there yet."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+def add_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Append rows, as JSON lines, all at once: what was interrupted leaves none."""
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.write(text)
+
+
+def table(headings: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
+    """A table in Markdown."""
+    lines = [f"| {' | '.join(map(str, row))} |" for row in (headings, *rows)]
+    lines.insert(1, "|" + "---|" * len(headings))
+    return "\n".join(lines)

@@ -26,6 +26,7 @@ def run(config: DictConfig) -> None:
     result = Result.from_json(folder / "results.json")
     if "points" in result.facts.protocol:
         raise EvaluationError(f"{folder}: a constant is compared under least squares, and this is from known points")
+    # The protocol is the result's, prefit included; the command line names the data set alone.
     OmegaConf.update(config, "protocol.prefit", result.protocol.endswith(PREFIT), force_add=True)
     node = named_protocol(config, result.protocol.removesuffix(PREFIT))
     chosen = open_set(config, result.facts.limit, node)
@@ -33,13 +34,12 @@ def run(config: DictConfig) -> None:
     samples, protocol = chosen.samples, chosen.protocol
     ours = result.metrics["abs_rel"].mean
     lines = [f"AbsRel {ours:.4f}"]
-    for what, fitted in (
-        ("a constant, aligned by least squares like every prediction", protocol),
-        (
-            "the best constant, chosen per image for AbsRel with the ground truth",
-            replace(protocol, fit=BestConstant()),
-        ),
-    ):
+    # The first knows as much of the ground truth as a prediction does, the second all that one value can use.
+    fits = {
+        "a constant, aligned by least squares like every prediction": protocol,
+        "the best constant, chosen per image for AbsRel with the ground truth": replace(protocol, fit=BestConstant()),
+    }
+    for what, fitted in fits.items():
         rows = gather_rows(list(evaluate(constant(fitted), samples, fitted, metrics=["abs_rel"])), len(samples))
         mean = summarise(rows).metrics["abs_rel"].mean
         lines.append(f"{what}: {mean:.4f}, ratio {ours / mean:.3f}")
@@ -57,6 +57,7 @@ def require_same_pixels(result: Result, chosen: EvaluationSet, path: Path) -> No
     name, protocol = chosen.samples.name, chosen.protocol.describe()
     if result.facts.split.sha256 != chosen.samples.split.sha256:
         raise EvaluationError(f"{path} was made on another split than dataset {name}")
+    # As results.json has it: JSON makes lists of tuples.
     if result.facts.protocol != json.loads(json.dumps(protocol)):
         raise EvaluationError(f"{path} was made under another protocol")
     different = differences(result.facts.reader, chosen.reader)

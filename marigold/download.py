@@ -18,6 +18,7 @@ def run(config: DictConfig) -> bool:
         known = f"it has: {', '.join(map(str, sources))}" if sources else "this data set is not downloaded"
         raise ConfigError(f"source: no {config.source!r} in configs/download/; {known}")
     node = sources[config.source]
+    # What is printed has to work as it stands, so it names the folders that were moved.
     if "next_step" in node:
         node.next_step = " ".join([node.next_step, *told_next(config)])
     report = build(node, f"download.{config.source}")

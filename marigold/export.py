@@ -33,6 +33,7 @@ def to_graph(write: Callable[[MarigoldDepth, Path], None], source: Path) -> Writ
     return partial(write, MarigoldDepth.from_pretrained(source))
 
 
+# A folder may be there if it is empty, a file may not; so `format` decides what output has to be.
 FOLDERS: dict[str, Callable[[Path], Writer]] = {"diffusers": to_diffusers}
 FILES: dict[str, Callable[[Path], Writer]] = {
     "onnx": partial(to_graph, write_onnx),
@@ -73,10 +74,12 @@ def run(config: DictConfig) -> None:
     """Export as configured. Raises ValueError or OSError with a message for the user."""
     settings = to_dataclass(ExportConfig, config)
     output = Path(settings.output)
+    # Before the weights are read, which takes a minute for a large model.
     require_free(output, settings.format)
     source = find_folder(settings.checkpoint)
     write = FORMATS[settings.format](source)
     try:
+        # Complete or not there: both are renamed into place at their end.
         with (new_folder if settings.format in FOLDERS else new_file)(output) as place:
             write(place)
     except SafetensorError as error:  # its own error for a full disk

@@ -59,6 +59,7 @@ class Settings:
     @classmethod
     def read(cls, config: DictConfig) -> "Settings":
         """Raises ConfigError for an unknown key, a missing one and a value of the wrong type."""
+        # The data sets are left out: they are built one by one, so that one message can name all that is missing.
         plain: Any = OmegaConf.to_container(config, resolve=True)
         chosen = {field.name: plain[field.name] for field in fields(cls)}
         chosen["validation"] = {key: value for key, value in plain["validation"].items() if key != "sets"}
@@ -77,6 +78,7 @@ def complete_recipe(recipe: dict[str, Any], model: ModelConfig) -> dict[str, Any
     if given := sorted(set(recipe) - own):
         raise RecipeError(f"recipe {recipe['name']}: its switches are the base checkpoint's; leave out {given}")
     stored = None if model.maker else stored_recipe(find_folder(model.location, model.revision))
+    # What was trained elsewhere may say how it samples and not how it was taught.
     if stored is None or "loss" not in stored:
         raise RecipeError(
             f"recipe {recipe['name']} continues a training, and {model.location} does not say by which recipe it was "
@@ -105,6 +107,7 @@ def open_inputs(config: DictConfig, settings: Settings) -> Inputs:
     for name, node in validation_nodes(config, held_out=settings.validation.held_out).items():
         with noted(problems, f"validation on {name}"):
             validation_sets.append(open_validation_set(name, node, protocol, settings.recipe.switches))
+    # Last, since it needs everything else: what a cache holds depends on the base and on the sets.
     data = None
     if backbone is not None and not problems:
         with noted(problems, "cache"):
@@ -130,7 +133,7 @@ def load_inputs(
     """
     sets = []
     for name, node in config.data.items():
-        check_entry(str(name), node)
+        check_entry(str(name), node)  # of weight 0 too: a misspelt key is wrong whether it counts or not
         if node.weight == 0:
             continue
         transform = to_dataclass(Transform, node.transform, f"data.{name}.transform")
@@ -144,6 +147,7 @@ def load_inputs(
                 )
             if files:
                 samples.check_files()
+            # Kept as plain values, for a latent cache depends on how its set is read.
             plain: Any = OmegaConf.to_container(node.reader, resolve=True)
             sets.append(
                 TrainingSet(str(name), samples, transform, float(node.weight), node.get("licence") or "", plain)
@@ -193,6 +197,7 @@ def mixture_dataset(settings: Settings, sets: Sequence[TrainingSet], backbone: B
     """The stream of micro-batches, from images or from the cache; raises CacheError for an incomplete one."""
     cache, recipe = settings.cache, settings.recipe
     target = recipe.target(settings.train.seed)
+    # Hashing the weights takes seconds, and without a cache nothing compares them.
     vae_hash = latents_identity(backbone.vae) if cache.enabled else ""
     sources: list[ExampleSource[Any]] = []
     for part in sets:
@@ -201,6 +206,7 @@ def mixture_dataset(settings: Settings, sets: Sequence[TrainingSet], backbone: B
             sources.append(LatentCache(part.samples.names, stores))
         else:
             sources.append(PixelExamples(part.samples, part.samples.names, part.transform, target))
+    # Every process makes the same one: which micro-batch holds what follows from the seed alone.
     mixture = Mixture(
         [len(part.samples) for part in sets],
         [part.weight for part in sets],
@@ -235,6 +241,7 @@ def run_identity(
 def require_same_run(checkpoint: Checkpoint, ours: Mapping[str, Any], folder: Path, steps: int) -> None:
     """Raise TrainingError, naming every setting that differs and decides numbers; say what moves by rounding only."""
     advice = f"Give this run a name of its own, such as name={folder.name}_2, or move {folder} away"
+    # Resuming is the same command again: whatever decides numbers must be what it was.
     theirs = checkpoint.metadata.get("identity")
     if theirs is None:
         raise TrainingError(f"{checkpoint.folder} was written by an earlier version and cannot be resumed. {advice}")
@@ -257,7 +264,9 @@ def run_folder(config: DictConfig) -> Path:
     In a multirun the swept overrides make it one folder per job.
     """
     swept = swept_overrides()
+    # exp, recipe and name are in the name already; run_dir is the place itself.
     others = {key: value for key, value in swept.items() if key not in ("exp", "recipe", "name", "run_dir")}
+    # No slash of a value may make a folder.
     values = [f"{key}={value}".replace("/", "_") for key, value in others.items()]
     named = config.run_dir is not None or config.name is not None
     names = [name for group in ("exp", "recipe") if not named or group in swept for name in choices(group)]

@@ -19,7 +19,7 @@ class KnownPoints:
 
     def __init__(self) -> None:
         gr.Markdown("### Metres\nClick at least two points whose distance is known, and type their metres.")
-        self.photo = gr.Image(
+        self.image = gr.Image(
             format="jpeg", interactive=False, show_label=False, height=280, buttons=[], elem_id="points"
         )
         self.table = gr.Dataframe(
@@ -34,14 +34,14 @@ class KnownPoints:
         self.start = gr.Button("To metres")
         self.answer = gr.Markdown(elem_id="metres")
         self.zoom = gr.State(1)
-        self.components = [self.photo, self.table, self.answer, self.zoom]
-        self.photo.select(self.add, [self.table, self.zoom], self.table, api_visibility="private")
+        self.components = [self.image, self.table, self.answer, self.zoom]
+        self.image.select(self.add, [self.table, self.zoom], self.table, api_visibility="private")
 
-    def of(self, photo: np.ndarray | None) -> dict[Any, Any]:
+    def of(self, image: np.ndarray | None) -> dict[Any, Any]:
         """Nothing known yet of another image."""
-        zoom = 1 if photo is None else max(1, LARGE // max(photo.shape[:2]))
-        shown = None if photo is None else photo.repeat(zoom, 0).repeat(zoom, 1)
-        return {self.photo: shown, self.table: NONE_YET, self.answer: "", self.zoom: zoom}
+        zoom = 1 if image is None else max(1, LARGE // max(image.shape[:2]))
+        shown = None if image is None else image.repeat(zoom, 0).repeat(zoom, 1)
+        return {self.image: shown, self.table: NONE_YET, self.answer: "", self.zoom: zoom}
 
     def add(self, rows: list[list[Any]], zoom: int, event: gr.SelectData) -> list[list[Any]]:
         """One more row, for the pixel that was clicked."""

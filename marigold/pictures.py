@@ -10,8 +10,8 @@ from typing import BinaryIO
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt16
-from PIL import ExifTags, Image, ImageCms, ImageOps, PngImagePlugin
+from jaxtyping import Float, UInt8, UInt16
+from PIL import ExifTags, Image, ImageOps, PngImagePlugin
 from torch import Tensor
 
 Picture = Image.Image | np.ndarray | Tensor
@@ -72,7 +72,7 @@ def read_picture(path: str | Path, max_pixels: int | None = None) -> Float[Tenso
             picture.load()
             return to_image(picture)
     except _DAMAGE as error:
-        raise _unreadable(path, "a picture", error) from error
+        raise _unreadable(path, "an image", error) from error
 
 
 def exif_focal(path: str | Path) -> tuple[float, str] | None:
@@ -89,12 +89,14 @@ def exif_focal(path: str | Path) -> tuple[float, str] | None:
             size, tags = picture.size, picture.getexif().get_ifd(ExifTags.IFD.Exif)
         values = {tag: float(tags.get(tag, 0)) for tag in _FOCAL_TAGS}
     except _DAMAGE as error:
-        raise _unreadable(path, "a picture", error) from error
+        raise _unreadable(path, "an image", error) from error
     # Written so that NaN, Pillow's 0/0, counts as not given.
     equivalent, length, resolution, unit, *stated = (value if value > 0 else 0.0 for value in values.values())
     if equivalent:
+        # The same share of the diagonal as on film of 36 x 24 mm.
         return equivalent / math.hypot(36, 24) * math.hypot(*size), "EXIF: FocalLengthIn35mmFilm"
     if length and resolution:
+        # It counts pixels of the size that EXIF states; the file may have been resized since.
         scale = max(size) / (max(stated) or max(size))
         millimetres = _MILLIMETRES.get(int(unit), _MILLIMETRES[2])  # inches are the default
         return length / millimetres * resolution * scale, "EXIF: FocalLength and FocalPlaneXResolution"
@@ -124,7 +126,7 @@ def find_pictures(source: str | Path) -> dict[Path, Path]:
     else:
         raise PictureError(f"{source}: no such file, folder or list")
     if not files:
-        raise PictureError(f"{source}: no pictures there (in folders, files ending in {' '.join(sorted(SUFFIXES))})")
+        raise PictureError(f"{source}: no images there (in folders, files ending in {' '.join(sorted(SUFFIXES))})")
     return {file: _place(file, root) for file in sorted(files)}
 
 
@@ -161,10 +163,10 @@ def write_exr(path: Path, depth: Float[Tensor, "1 H W"], comment: str) -> None:
     OpenEXR.File(header, {"Z": depth[0].float().cpu().contiguous().numpy()}).write(str(path))
 
 
-def jpeg(image: Float[Tensor, "3 H W"], quality: int = 92) -> bytes:
+def jpeg(image: Float[Tensor, "3 H W"]) -> bytes:
     """An image in [0, 1] as a JPEG file."""
     file = io.BytesIO()
-    _eight_bits(image).save(file, format="JPEG", quality=quality)
+    Image.fromarray(eight_bits(image)).save(file, format="JPEG", quality=92)
     return file.getvalue()
 
 
@@ -180,6 +182,7 @@ def to_image(picture: Picture) -> Float[Tensor, "3 H W"]:
         values = _from_pil(picture)
     elif isinstance(picture, Tensor):
         array = picture.detach().cpu()
+        # numpy has no bfloat16.
         array = array.float() if array.dtype == torch.bfloat16 else array
         values = array.numpy() if array.ndim != 3 else np.moveaxis(array.numpy(), 0, -1)
     else:
@@ -191,11 +194,12 @@ def resize_lanczos(image: Float[Tensor, "3 H W"], size: tuple[int, int]) -> Floa
     """Resize an image in [0, 1] to (h, w) `size` with Lanczos' filter, in 8 bits, as Pillow does."""
     if tuple(image.shape[-2:]) == tuple(size):
         return image
-    return to_image(_eight_bits(image).resize((size[1], size[0]), Image.Resampling.LANCZOS))
+    return to_image(Image.fromarray(eight_bits(image)).resize((size[1], size[0]), Image.Resampling.LANCZOS))
 
 
-def _eight_bits(image: Float[Tensor, "3 H W"]) -> Image.Image:
-    return Image.fromarray((image.cpu().clip(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy())
+def eight_bits(image: Float[Tensor, "3 H W"]) -> UInt8[np.ndarray, "H W 3"]:
+    """An image in [0, 1], rounded to 8 bits; values outside are clipped."""
+    return (image.cpu().clip(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
 
 
 def _unreadable(path: str | Path, what: str, error: Exception) -> PictureError:
@@ -211,7 +215,7 @@ def _place(file: Path, root: Path) -> Path:
 
 def _from_pil(picture: Image.Image) -> np.ndarray:
     if 0 in picture.size:
-        raise PictureError(f"an empty picture: {picture.width} x {picture.height} pixels")
+        raise PictureError(f"an empty image: {picture.width} x {picture.height} pixels")
     upright = ImageOps.exif_transpose(picture)
     mode = upright.mode
     if mode.startswith("I;16"):
@@ -221,17 +225,14 @@ def _from_pil(picture: Image.Image) -> np.ndarray:
         # Pillow opens some 16-bit files as 32-bit integers.
         values = np.asarray(upright)
         if values.min() < 0 or values.max() > 65535:
-            raise PictureError(f"integer picture with values {values.min()} to {values.max()}, not of 16 bits")
+            raise PictureError(f"an image of integers from {values.min()} to {values.max()}, not of 16 bits")
         return values.astype(np.uint16)
     if mode == "F":
-        return np.asarray(upright)
-    if mode == "LAB":
-        profiles = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-        return np.asarray(ImageCms.profileToProfile(upright, *profiles, outputMode="RGB"))
+        return np.asarray(upright)  # as an array of floats: checked to be in [0, 1]
+    if mode == "La":
+        upright = upright.convert("LA")  # the only way that Pillow has out of it
+    # Palettes have their transparency in `info`, as PNG and GIF store it.
     transparent = "transparency" in upright.info or mode in ("LA", "La", "PA", "RGBA", "RGBa")
-    if mode in ("La", "RGBa"):
-        # Pillow knows one way out of premultiplied colours.
-        upright = upright.convert("LA" if mode == "La" else "RGBA")
     return np.asarray(upright.convert("RGBA" if transparent else "RGB"))
 
 
@@ -240,11 +241,11 @@ def _with_channels(values: np.ndarray) -> np.ndarray:
     values = values[..., None] if values.ndim == 2 else values
     if values.ndim != 3 or not 1 <= values.shape[2] <= 4:
         raise PictureError(
-            f"a picture of shape {tuple(shape)}; expected an array (H, W) or (H, W, C) or a tensor (H, W) or "
+            f"an image of shape {tuple(shape)}; expected an array (H, W) or (H, W, C) or a tensor (H, W) or "
             "(C, H, W), with 1 to 4 channels"
         )
     if 0 in values.shape:
-        raise PictureError(f"an empty picture: shape {tuple(shape)}")
+        raise PictureError(f"an empty image: shape {tuple(shape)}")
     return values
 
 
@@ -252,17 +253,17 @@ def _unit_range(values: np.ndarray) -> np.ndarray:
     if values.dtype in (np.uint8, np.uint16):
         return values.astype(np.float32) / np.float32(np.iinfo(values.dtype).max)
     if values.dtype.kind != "f":
-        raise PictureError(f"a picture of {values.dtype}; expected uint8, uint16 or floats in [0, 1]")
+        raise PictureError(f"an image of {values.dtype}; expected uint8, uint16 or floats in [0, 1]")
     low, high = values.min(), values.max()
     # Written so that NaN fails too.
     if not (low >= 0 and high <= 1):
-        raise PictureError(f"a picture with floats from {low:g} to {high:g}; expected finite values in [0, 1]")
+        raise PictureError(f"an image with floats from {low:g} to {high:g}; expected finite values in [0, 1]")
     return values.astype(np.float32)
 
 
 def _rgb(values: np.ndarray) -> np.ndarray:
     channels = values.shape[2]
-    if channels in (2, 4):
+    if channels in (2, 4):  # the last one is alpha: alpha c + (1 - alpha) white
         alpha = values[..., -1:]
         values = values[..., :-1] * alpha + BACKGROUND * (1 - alpha)
     return values if values.shape[2] == 3 else np.repeat(values, 3, axis=2)

@@ -26,6 +26,7 @@ def commit() -> str:
 def source_hash() -> str:
     """sha256 over the package's Python files: rows of other code are not kept when an evaluation resumes."""
     digest = hashlib.sha256()
+    # With the names, or two files that swap their content would go unnoticed.
     for path in sorted(PACKAGE.rglob("*.py")):
         digest.update(path.relative_to(PACKAGE).as_posix().encode())
         digest.update(path.read_bytes())
@@ -37,6 +38,7 @@ def files_identity(path: Path) -> str:
     digest = hashlib.sha256()
     for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
         if file.is_file():
+            # Reading terabytes to hash them would take longer than evaluating them.
             status = file.stat()
             digest.update(f"{file.relative_to(path)} {status.st_size} {status.st_mtime_ns}\n".encode())
     return digest.hexdigest()

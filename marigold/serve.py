@@ -38,7 +38,7 @@ def run(config: DictConfig) -> None:
             server_port=settings.port,
             share=False,
             max_file_size=f"{settings.limits.megabytes * 1e6:.0f}b",
-            css=demo.STYLE,
+            css=demo.Page.STYLE,
             footer_links=[],
             run_history=False,
             enable_monitoring=False,

@@ -17,11 +17,12 @@ DEPTH_COLOURS = "Spectral"  # near red, far blue
 ERROR_COLOURS = "magma"
 LARGEST_ERROR = 0.5  # relative error that gets the brightest colour
 UNKNOWN = (40, 40, 40)
+WIDTH = 320  # pixels of a map in a panel
 
 
 @dataclass(frozen=True)
 class PanelRow:
-    """One line of a panel: a photo, the depth that was predicted in metres, the true depth, and a caption."""
+    """One line of a panel: an image, the depth that was predicted in metres, the true depth, and a caption."""
 
     caption: str
     image: Float[Tensor, "3 H W"]
@@ -38,28 +39,29 @@ def colour(
     colours: str = DEPTH_COLOURS,
     known: Bool[ndarray, "H W"] | None = None,
 ) -> UInt8[ndarray, "H W 3"]:
-    """RGB picture of a map: `low` to `high` over the colour map, dark grey where it is not `known`."""
+    """RGB image of a map: `low` to `high` over the colour map, dark grey where it is not `known`."""
+    # A constant map has no range: 1e-12 makes it 0 everywhere and not NaN.
     scaled = np.clip((values - low) / max(high - low, 1e-12), 0, 1)
-    picture = matplotlib.colormaps[colours](np.nan_to_num(scaled), bytes=True)[..., :3]
+    image = matplotlib.colormaps[colours](np.nan_to_num(scaled), bytes=True)[..., :3]
     if known is not None:
-        picture = np.where(known[..., None], picture, np.array(UNKNOWN, dtype=np.uint8))
-    return np.ascontiguousarray(picture)
+        image = np.where(known[..., None], image, np.array(UNKNOWN, dtype=np.uint8))
+    return np.ascontiguousarray(image)
 
 
-def panel(path: Path, rows: Sequence[PanelRow], title: str = "", width: int = 320) -> None:
+def panel(path: Path, rows: Sequence[PanelRow], title: str = "") -> None:
     """Write a png with one line per row: image, prediction, ground truth, relative error.
 
     Prediction and ground truth share their colours: the 2 % to 98 % range of the true depth. Maps wider than
-    `width` pixels are thinned to it.
+    WIDTH pixels are thinned to it.
     """
     heights = [row.image.shape[1] / row.image.shape[2] for row in rows]
     inches = 3.2
     figure = Figure(figsize=(4 * inches, sum(heights) * inches + 0.35 * len(rows) + 0.5), layout="constrained")
     axes = figure.subplots(len(rows), 4, squeeze=False, height_ratios=heights)
     for line, row in zip(axes, rows, strict=True):
-        pictures = _pictures(row, max(1, row.image.shape[2] // width))
-        for axis, picture in zip(line, pictures, strict=True):
-            axis.imshow(picture, interpolation="nearest")
+        images = _images(row, max(1, row.image.shape[2] // WIDTH))
+        for axis, image in zip(line, images, strict=True):
+            axis.imshow(image, interpolation="nearest")
             axis.set_axis_off()
         line[0].set_title(row.caption, fontsize=8, loc="left")
     for axis, heading in zip(axes[0], ("", "prediction", "ground truth", "relative error"), strict=True):
@@ -70,31 +72,34 @@ def panel(path: Path, rows: Sequence[PanelRow], title: str = "", width: int = 32
     _save(path, figure, 100)
 
 
-def _pictures(row: PanelRow, step: int) -> tuple[ndarray, ndarray, ndarray, ndarray]:
-    photo = row.image[:, ::step, ::step].permute(1, 2, 0).clamp(0, 1).cpu().numpy()
+def _images(row: PanelRow, step: int) -> tuple[ndarray, ndarray, ndarray, ndarray]:
+    # Thinned and not averaged: means would mix what is known with what is not.
+    image = row.image[:, ::step, ::step].permute(1, 2, 0).clamp(0, 1).cpu().numpy()
     depth, target, valid = (part[0, ::step, ::step].cpu().numpy() for part in (row.depth, row.target, row.valid))
+    # Quantiles, so that a few far pixels do not take all colours; of a map that is not evaluated, whatever is known.
     known = target[valid] if valid.any() else target[target > 0]
     low, high = np.quantile(known, [0.02, 0.98]) if known.size else (0.0, 1.0)
     error = np.abs(depth - target) / np.where(valid, target, 1)
     return (
-        (photo * 255).astype(np.uint8),
+        (image * 255).astype(np.uint8),
         colour(depth, low, high),
         colour(target, low, high, known=target > 0),
         colour(error, 0, LARGEST_ERROR, colours=ERROR_COLOURS, known=valid),
     )
 
 
-def curves(path: Path, lines: dict[str, list[tuple[int, float]]], axis: str, figure_of: str, title: str) -> None:
+def curves(path: Path, lines: dict[str, list[tuple[int, float]]], axis: str, metric: str, title: str) -> None:
     """Write a png with one line per entry of `lines`: (value, metric) over a logarithmic `axis`."""
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
     for name, points in lines.items():
         axes.plot(*zip(*points, strict=True), marker="o", label=name)
     values = sorted({value for points in lines.values() for value, _ in points})
+    # Members and steps grow by a factor from point to point; matplotlib's own ticks would be powers of 10.
     axes.set_xscale("log")
     axes.set_xticks(values, [str(value) for value in values])
     axes.minorticks_off()
-    axes.set(xlabel=axis, ylabel=figure_of)
+    axes.set(xlabel=axis, ylabel=metric)
     axes.set_title(title, fontsize=9)
     axes.grid(alpha=0.3)
     if len(lines) > 1:
@@ -102,11 +107,12 @@ def curves(path: Path, lines: dict[str, list[tuple[int, float]]], axis: str, fig
     _save(path, figure, 150)
 
 
-def bars(path: Path, groups: dict[str, dict[str, float]], figure_of: str, title: str) -> None:
+def bars(path: Path, groups: dict[str, dict[str, float]], metric: str, title: str) -> None:
     """Write a png of horizontal bars, a group per key of `groups` and a bar per row in it, each with its value."""
     rows = [(group, name, value) for group, values in groups.items() for name, value in values.items()]
     figure = Figure(figsize=(8, 1.2 + 0.32 * (len(rows) + len(groups))), layout="constrained")
     axes = figure.subplots()
+    # An empty place between groups.
     places = [index + list(groups).index(group) for index, (group, _, _) in enumerate(rows)]
     several = len(groups) > 1
     axes.barh(places, [value for _, _, value in rows], color=[f"C{list(groups).index(group)}" for group, _, _ in rows])
@@ -115,7 +121,7 @@ def bars(path: Path, groups: dict[str, dict[str, float]], figure_of: str, title:
         axes.annotate(f"{value:.2f}", (value, place), (3, 0), textcoords="offset points", va="center", fontsize=8)
     axes.invert_yaxis()
     axes.margins(x=0.15)
-    axes.set_xlabel(figure_of)
+    axes.set_xlabel(metric)
     axes.set_title(title, fontsize=9)
     axes.grid(alpha=0.3, axis="x")
     _save(path, figure, 150)

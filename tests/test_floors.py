@@ -20,7 +20,7 @@ VERBS = {
     "sweep",
     "report",
 }
-VERBS |= {"compare_constant", "infer", "export", "prepare", "download", "demo", "known_points", "serve"}
+VERBS |= {"compare_constant", "infer", "export", "prepare", "download", "demo", "known_points", "page", "serve"}
 FLOORS = {"depth", "data", "model", "evaluation", "training", "visualization", "prediction_files", "point_files"}
 # What each floor may import from the package, besides itself.
 BELOW = {
@@ -53,7 +53,7 @@ HOMES = {
     "h5py": {"data", "miniature"},
     "matplotlib": {"visualization"},
     "wandb": {"training"},
-    "gradio": {"demo", "known_points"},
+    "gradio": {"known_points", "page"},
     "tensorboard": {"training"},
     "OpenEXR": {"pictures"},
     "peft": {"model"},
@@ -103,7 +103,7 @@ def test_the_library_neither_talks_nor_asks_nor_swallows(path):
             assert node.func.id not in {*talks, "input", "eval", "exec"}, f"{path}:{node.lineno} {node.func.id}()"
         if isinstance(node, ast.Attribute):
             # The page's libraries read some settings when they are imported, and nowhere else.
-            assert node.attr != "environ" or floor(path) in ("cli", "demo", "serve"), (
+            assert node.attr != "environ" or floor(path) in ("cli", "page", "serve"), (
                 f"{path}:{node.lineno} os.environ"
             )
         if isinstance(node, ast.ExceptHandler):

@@ -24,8 +24,8 @@ from marigold.config import to_dataclass
 from marigold.miniature.pretraining import (
     PretrainConfig,
     encode,
-    reconstruction_figures,
-    render_photos,
+    reconstruction_metrics,
+    render_images,
     train_unet,
     train_vae,
 )
@@ -40,35 +40,36 @@ def run(node: DictConfig) -> None:
     accelerator = Accelerator(cpu=True, kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=1))])
     first = accelerator.is_main_process
     if first:
-        render_photos(config)
+        render_images(config)
     accelerator.wait_for_everyone()
-    photos = render_photos(config)
+    rendered = render_images(config)
     backbone = build_components(config.seed, config.unet_channels, config.vae_channels)
-    figures_file = work / "figures.json"
-    figures = json.loads(figures_file.read_text()) if figures_file.exists() else {}
+    metrics_file = work / "figures.json"
+    metrics = json.loads(metrics_file.read_text()) if metrics_file.exists() else {}
 
     def stage(name: str, module: torch.nn.Module, train: Callable[[], dict[str, float]], *, together: bool) -> None:
         file = work / f"{name}.pt"
         missing = not file.exists()
         accelerator.wait_for_everyone()
         if missing and (first or together):
-            figures.update(train())
+            metrics.update(train())
         if missing and first:
             torch.save(module.state_dict(), file)
-            figures_file.write_text(json.dumps(figures, indent=1))
+            metrics_file.write_text(json.dumps(metrics, indent=1))
         accelerator.wait_for_everyone()
         module.load_state_dict(torch.load(file, weights_only=True))
         # What is used and measured from here on is what is committed: half floats.
         module.half().float()
 
     for cycle in range(len(config.vae_steps)):
-        train = functools.partial(train_vae, backbone.vae, photos, config, cycle)
+        train = functools.partial(train_vae, backbone.vae, rendered, config, cycle)
         stage(f"vae_{cycle}", backbone.vae, train, together=False)
     latents_file = work / "latents.pt"
     if first and not latents_file.exists():
-        torch.save(encode(backbone.vae, photos), latents_file)
+        torch.save(encode(backbone.vae, rendered), latents_file)
     accelerator.wait_for_everyone()
     latents = torch.load(latents_file, weights_only=True)
+    # Latents of unit variance, as the noise schedule assumes (Rombach et al. 2022, appendix G).
     scaling = round(1 / latents["rooms"].std().item(), 5)
     backbone.vae.register_to_config(scaling_factor=scaling)
     scaled = {kind: values * scaling for kind, values in latents.items()}
@@ -78,9 +79,9 @@ def run(node: DictConfig) -> None:
     accelerator.end_training()
     if not first:
         return
-    figures |= reconstruction_figures(backbone.vae, config)
+    metrics |= reconstruction_metrics(backbone.vae, config)
     for module in (backbone.unet, backbone.vae, backbone.text_encoder):
         module.half()
     folder = save(backbone, config.out)
-    (folder / "figures.json").write_text(json.dumps(figures, indent=1))
-    print(json.dumps(figures, indent=1), f"saved {folder}", sep="\n")
+    (folder / "figures.json").write_text(json.dumps(metrics, indent=1))
+    print(json.dumps(metrics, indent=1), f"saved {folder}", sep="\n")

@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from diffusers.models import AutoencoderKL
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from marigold.miniature.rooms.write import Rendering, RoomsSize, expose, room_views, run_scenes, street_views
@@ -49,31 +50,32 @@ class PretrainConfig:
     ema_decay: float
 
 
-def render_photos(config: PretrainConfig) -> dict[str, np.ndarray]:
+def render_images(config: PretrainConfig) -> dict[str, np.ndarray]:
     """Two arrays of 8-bit images, (N, H, W, 3), of scenes that neither training nor test data holds."""
     size = RoomsSize(0, 0, 0, 0, 0, 2, config.room_size, config.street_size, seed=config.seed)
-    photos = {}
+    rendered = {}
     for kind, views, count in (
         ("rooms", room_views, config.room_scenes),
         ("streets", street_views, config.street_scenes),
     ):
         file = Path(config.work) / f"{kind}.npy"
         if not file.exists():
-            jobs = [functools.partial(_photos_of, views, size, scene) for scene in range(count)]
+            jobs = [functools.partial(_images_of, views, size, scene) for scene in range(count)]
             scenes = run_scenes(jobs, config.workers, f"render {kind}")
             file.parent.mkdir(parents=True, exist_ok=True)
             np.save(file, np.concatenate(scenes))
-        photos[kind] = np.load(file)
-    return photos
+        rendered[kind] = np.load(file)
+    return rendered
 
 
-def _photos_of(views: Callable[[str, int, RoomsSize], list[Rendering]], size: RoomsSize, scene: int) -> np.ndarray:
+def _images_of(views: Callable[[str, int, RoomsSize], list[Rendering]], size: RoomsSize, scene: int) -> np.ndarray:
     return np.stack([expose(view.colour) for view in views("photos", scene, size)])
 
 
-def draw(photos: dict[str, np.ndarray], batch: int, crop: int, rng: np.random.Generator) -> Tensor:
+def draw(rendered: dict[str, np.ndarray], batch: int, crop: int, rng: np.random.Generator) -> Tensor:
     """A batch of square crops in [-1, 1], flipped at random; every fifth batch shows streets."""
-    known = photos["streets" if rng.random() < 0.2 else "rooms"]
+    # Whole batches of one kind, as the two have other sizes.
+    known = rendered["streets" if rng.random() < 0.2 else "rooms"]
     height, width = known.shape[1:3]
     crops = []
     for index in rng.integers(len(known), size=batch):
@@ -87,6 +89,8 @@ def draw(photos: dict[str, np.ndarray], batch: int, crop: int, rng: np.random.Ge
 
 def vary(images: Tensor, rng: np.random.Generator) -> Tensor:
     """Variety for the VAE, per batch: images of other styles than the renderer's images."""
+    # Depth maps are smooth, grey and sharp at edges: cartoons, grey images, negatives and blur teach the VAE to
+    # reconstruct what looks like one, without having seen any.
     if rng.random() < 0.2:
         images = cartoon(images, rng)
     if rng.random() < 0.3:
@@ -104,6 +108,7 @@ def cartoon(images: Tensor, rng: np.random.Generator) -> Tensor:
     batch, _, height, width = images.shape
     levels = int(rng.integers(2, 6))
     grey = F.avg_pool2d(images.mean(dim=1, keepdim=True), 9, stride=1, padding=4, count_include_pad=False)
+    # Of the ranks, so that every part has the same number of pixels whatever the exposure.
     rank = grey.flatten(1).argsort(dim=1).argsort(dim=1).view_as(grey)
     part = rank * levels // (height * width)
     x, y = torch.linspace(-1, 1, width), torch.linspace(-1, 1, height).view(-1, 1)
@@ -116,46 +121,73 @@ def cartoon(images: Tensor, rng: np.random.Generator) -> Tensor:
 
 
 def gradients(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Differences (B, C, H, W - 1) and (B, C, H - 1, W) between neighbouring pixels."""
     return images[..., 1:] - images[..., :-1], images[..., 1:, :] - images[..., :-1, :]
 
 
+def optimise(
+    name: str,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    steps: int,
+    warm: float,
+    loss_of: Callable[[], Tensor],
+    *,
+    average: AveragedModel | None = None,
+    quiet: bool = False,
+) -> dict[str, float]:
+    """`steps` steps on what `loss_of` returns: one cycle of the learning rate, which rises for the share `warm`.
+
+    Returns minutes and a mean of the last losses by name. `average` follows the weights.
+    """
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, optimizer.defaults["lr"], steps, pct_start=warm)
+    module.train()
+    start, recent = time.time(), 0.0
+    for step in (bar := tqdm(range(steps), desc=name, mininterval=20, disable=quiet)):
+        loss = loss_of()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        if average is not None:
+            average.update_parameters(module)
+        if step % 50 == 0:
+            recent = 0.9 * recent + 0.1 * loss.item() if step else loss.item()
+            bar.set_postfix(loss=f"{recent:.4f}", refresh=False)
+    module.eval()
+    return {f"{name}_minutes": (time.time() - start) / 60, f"{name}_loss": recent}
+
+
 def train_vae(
-    vae: AutoencoderKL, photos: dict[str, np.ndarray], config: PretrainConfig, cycle: int
+    vae: AutoencoderKL, rendered: dict[str, np.ndarray], config: PretrainConfig, cycle: int
 ) -> dict[str, float]:
     """Reconstruction: L1 on pixels and on their gradients, and a small KL term; one cycle of the learning rate."""
     rng = np.random.default_rng([config.seed, 1, cycle])
     noise = torch.Generator().manual_seed(config.seed)
-    steps, lr = config.vae_steps[cycle], config.vae_lr[cycle]
-    optimizer = torch.optim.AdamW(vae.parameters(), lr, betas=(0.9, 0.99), weight_decay=1e-4)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, steps, pct_start=0.05)
-    vae.train()
-    start, recent = time.time(), torch.ones(())
-    for step in (bar := tqdm(range(steps), desc=f"vae {cycle}", mininterval=20)):
-        images = vary(draw(photos, config.vae_batch, config.vae_crop, rng), rng)
+    optimizer = torch.optim.AdamW(vae.parameters(), config.vae_lr[cycle], betas=(0.9, 0.99), weight_decay=1e-4)
+
+    def loss_of() -> Tensor:
+        images = vary(draw(rendered, config.vae_batch, config.vae_crop, rng), rng)
         with torch.autocast("cpu", torch.bfloat16):  # 1.7 times as fast on two cores with AVX512-BF16
             posterior = vae.encode(images).latent_dist
             output = vae.decode(posterior.sample(generator=noise)).sample.float()
+        # |x - y| + (x - y)^2 + gradient_weight |grad x - grad y| + kl_weight KL(q(z | y) || N(0, 1)): absolute error
+        # for sharp edges, the gradient's in place of a perceptual loss, which needs a trained network.
         loss = F.l1_loss(output, images) + F.mse_loss(output, images)
         for ours, theirs in zip(gradients(output), gradients(images), strict=True):
             loss = loss + config.gradient_weight * F.l1_loss(ours, theirs)
-        loss = loss + config.kl_weight * posterior.kl().float().mean() / images[0].numel()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        recent += 0.02 * (loss.detach() - recent)
-        if step % 50 == 0:
-            bar.set_postfix(loss=f"{recent.item():.4f}", refresh=False)
-    vae.eval()
-    return {f"vae_{cycle}_minutes": (time.time() - start) / 60}
+        # The KL is a sum over latent entries; per pixel value it does not depend on the crop's size.
+        return loss + config.kl_weight * posterior.kl().float().mean() / images[0].numel()
+
+    return optimise(f"vae_{cycle}", vae, optimizer, config.vae_steps[cycle], 0.05, loss_of)
 
 
 @torch.no_grad()
-def encode(vae: AutoencoderKL, photos: dict[str, np.ndarray]) -> dict[str, Tensor]:
+def encode(vae: AutoencoderKL, rendered: dict[str, np.ndarray]) -> dict[str, Tensor]:
     """Unscaled latents of every image and of its mirror image."""
     latents = {}
-    for kind, images in photos.items():
+    for kind, images in rendered.items():
         parts = []
         for part in tqdm(np.array_split(images, -(-len(images) // 32)), desc=f"encode {kind}", mininterval=20):
             batch = torch.from_numpy(part).permute(0, 3, 1, 2).float() / 127.5 - 1
@@ -173,50 +205,41 @@ def train_unet(
     prompt = empty_prompt_embedding(backbone.text_encoder, backbone.tokenizer)
     rng = np.random.default_rng([config.seed, 2, cycle, rank])
     generator = torch.Generator().manual_seed(config.seed + cycle + 1000 * rank)
-    steps, lr = config.unet_steps[cycle], config.unet_lr[cycle]
-    optimizer = torch.optim.AdamW(unet.parameters(), lr, weight_decay=1e-3, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, steps, pct_start=0.03)
-    average = torch.optim.swa_utils.AveragedModel(
-        unet, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(config.ema_decay)
-    )
-    unet.train()
-    predict = accelerator.prepare_model(unet)
-    start, recent = time.time(), 0.0
-    for step in (bar := tqdm(range(steps), desc=f"unet {cycle}", mininterval=20, disable=rank > 0)):
+    optimizer = torch.optim.AdamW(unet.parameters(), config.unet_lr[cycle], weight_decay=1e-3, fused=True)
+    average = AveragedModel(unet, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
+    predict = accelerator.prepare_model(unet)  # averages the gradients of all processes
+
+    def loss_of() -> Tensor:
         known = latents["streets" if rng.random() < 0.15 else "rooms"]
         clean = known[torch.from_numpy(rng.integers(len(known), size=config.unet_batch))]
+        # Predict v = sqrt(a) noise - sqrt(1 - a) x (Salimans and Ho 2022, section 4) at x_t of a uniform timestep.
         noise = torch.randn(clean.shape, generator=generator)
         t = torch.randint(0, diffusion.num_train_timesteps, (len(clean),), generator=generator)
         output = predict(diffusion.add_noise(clean, noise, t), t, prompt.expand(len(clean), -1, -1)).sample
-        loss = F.mse_loss(output, diffusion.target(clean, noise, t))
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        average.update_parameters(unet)
-        if step % 50 == 0:
-            recent = 0.9 * recent + 0.1 * loss.item() if step else loss.item()
-            bar.set_postfix(loss=f"{recent:.4f}", refresh=False)
+        return F.mse_loss(output, diffusion.target(clean, noise, t))
+
+    steps, quiet = config.unet_steps[cycle], rank > 0
+    metrics = optimise(f"unet_{cycle}", unet, optimizer, steps, 0.03, loss_of, average=average, quiet=quiet)
     unet.load_state_dict(average.module.state_dict())
-    unet.eval()
-    return {f"unet_{cycle}_minutes": (time.time() - start) / 60, f"unet_{cycle}_loss": recent}
+    return metrics
 
 
 @torch.no_grad()
-def reconstruction_figures(vae: AutoencoderKL, config: PretrainConfig) -> dict[str, float]:
+def reconstruction_metrics(vae: AutoencoderKL, config: PretrainConfig) -> dict[str, float]:
     """PSNR in dB on new images, and mean |error| on new normalised depth maps, which the VAE never saw."""
     size = RoomsSize(0, 0, 0, 0, 0, 1, config.room_size, config.street_size, seed=config.seed + 1)
     views = [room_views("photos", scene, size)[0] for scene in range(32)]
-    photos = torch.from_numpy(np.stack([expose(view.colour) for view in views])).permute(0, 3, 1, 2) / 127.5 - 1
+    rendered = torch.from_numpy(np.stack([expose(view.colour) for view in views])).permute(0, 3, 1, 2) / 127.5 - 1
     depth = torch.from_numpy(np.stack([view.depth for view in views]))[:, None]
     low, high = (torch.quantile(depth.flatten(1), q, dim=1).view(-1, 1, 1, 1) for q in (0.02, 0.98))
+    # As training normalises depth: the 2 % and 98 % quantiles go to -1 and 1 (Ke et al. 2024, section 3.2).
     depth = ((depth - low) / (high - low) * 2 - 1).clip(-1, 1).expand(-1, 3, -1, -1)
-    figures = {}
-    for name, images in (("photo", photos), ("depth", depth)):
+    metrics = {}
+    for name, images in (("photo", rendered), ("depth", depth)):
         output = vae.decode(vae.encode(images).latent_dist.mode()).sample
         if name == "depth":
             output, images = output.mean(dim=1), images[:, 0]
-        figures[f"{name}_psnr_db"] = (10 * torch.log10(4 / F.mse_loss(output, images))).item()
-        figures[f"{name}_mean_abs_error"] = F.l1_loss(output, images).item()
-    return figures
+        # 10 log10(peak^2 / error^2); values in [-1, 1] have a peak of 2.
+        metrics[f"{name}_psnr_db"] = (10 * torch.log10(4 / F.mse_loss(output, images))).item()
+        metrics[f"{name}_mean_abs_error"] = F.l1_loss(output, images).item()
+    return metrics

@@ -29,10 +29,7 @@ SD2_SCHEDULER: dict[str, Any] = {
 }
 START, END = "<|startoftext|>", "<|endoftext|>"
 # Channels per level of the U-Net and of the VAE.
-SIZES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
-    "tiny": ((32, 32, 32), (16, 16, 16, 16)),
-    "small": ((64, 128, 128), (32, 64, 64, 64)),
-}
+SIZES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {"tiny": ((32, 32, 32), (16, 16, 16, 16))}
 
 
 def build_components(
@@ -41,16 +38,11 @@ def build_components(
     vae_channels: tuple[int, ...],
     *,
     text_width: int = 32,
-    text_layers: int = 1,
-    unet_layers: int = 1,
-    vae_layers: int = 1,
-    unet_norm_groups: int = 8,
-    vae_norm_groups: int = 4,
     in_channels: int = 4,
 ) -> Backbone:
     """Build a text-to-image latent diffusion model with random weights, a function of the arguments alone.
 
-    Every entry of `unet_channels` and `vae_channels` is the width of one level, a multiple of `norm_groups`;
+    Every entry of `unet_channels` and `vae_channels` is the width of one level, a multiple of 8 and of 4;
     the VAE has four levels, which makes the latent 8 times smaller than the image. `in_channels` is 4 for an
     image generator, 8 for a depth estimator. The global random state is left as it was.
     """
@@ -58,6 +50,7 @@ def build_components(
         raise ValueError(f"vae_channels has {len(vae_channels)} levels; a latent of 1/8 resolution needs 4")
     deeper = len(unet_channels) - 1
     tokenizer = _byte_tokenizer()
+    # diffusers and transformers draw from the global generator and take none as an argument.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         unet = UNet2DConditionModel(
@@ -66,18 +59,18 @@ def build_components(
             block_out_channels=unet_channels,
             down_block_types=("DownBlock2D",) + ("CrossAttnDownBlock2D",) * deeper,
             up_block_types=("CrossAttnUpBlock2D",) * deeper + ("UpBlock2D",),
-            layers_per_block=unet_layers,
+            layers_per_block=1,
             attention_head_dim=8,
-            norm_num_groups=unet_norm_groups,
+            norm_num_groups=8,
             cross_attention_dim=text_width,
         )
         vae = AutoencoderKL(
             block_out_channels=vae_channels,
             down_block_types=("DownEncoderBlock2D",) * 4,
             up_block_types=("UpDecoderBlock2D",) * 4,
-            layers_per_block=vae_layers,
+            layers_per_block=1,
             latent_channels=4,
-            norm_num_groups=vae_norm_groups,
+            norm_num_groups=4,
             scaling_factor=0.18215,
         )
         text_encoder = CLIPTextModel(
@@ -85,7 +78,7 @@ def build_components(
                 vocab_size=len(tokenizer),
                 hidden_size=text_width,
                 intermediate_size=2 * text_width,
-                num_hidden_layers=text_layers,
+                num_hidden_layers=1,
                 num_attention_heads=4,
                 max_position_embeddings=77,
                 bos_token_id=tokenizer.bos_token_id,
@@ -94,7 +87,7 @@ def build_components(
             )
         )
     for module in (unet, vae, text_encoder):
-        module.eval()
+        module.eval()  # as from_pretrained leaves them: no dropout
     return Backbone(unet, vae, text_encoder, tokenizer, dict(SD2_SCHEDULER))
 
 
@@ -104,6 +97,7 @@ def build_sd2_sized(seed: int = 0, in_channels: int = 4) -> Backbone:
     The text encoder is a small one of the same width: only its two vectors for the empty prompt are ever used.
     """
     text_width = 1024
+    # For its tokenizer and text encoder; the rest of it costs nothing beside 950 M parameters.
     small = build_components(seed, *SIZES["tiny"], text_width=text_width, in_channels=in_channels)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -127,12 +121,6 @@ def save(backbone: Backbone, folder: str | Path) -> Path:
     absent = ("safety_checker", "feature_extractor", "image_encoder")
     settings = {**{name: [None, None] for name in absent}, "requires_safety_checker": False}
     return save_folder(backbone, folder, "StableDiffusionPipeline", settings)
-
-
-def build_random_base(folder: str | Path, size: str = "tiny", seed: int = 0) -> Path:
-    """Write a base model with random weights in one of the `SIZES` into `folder` and return it."""
-    unet_channels, vae_channels = SIZES[size]
-    return save(build_components(seed, unet_channels, vae_channels), folder)
 
 
 def _byte_tokenizer() -> CLIPTokenizer:

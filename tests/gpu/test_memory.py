@@ -10,9 +10,12 @@ from torch.autograd.graph import saved_tensors_hooks
 from benchmarks import memory
 from benchmarks.models import make_batch, make_objective, read
 
+FROM = pytest.mark.parametrize("overrides", [("cache.enabled=true",), ("recipe=e2e_ft",)], ids=["latents", "pixels"])
+CHECKPOINTING = pytest.mark.parametrize("checkpointing", ["false", "true"])
 
-@pytest.mark.parametrize("overrides", [("cache.enabled=true",), ("recipe=e2e_ft",)], ids=["latents", "pixels"])
-@pytest.mark.parametrize("checkpointing", ["false", "true"])
+
+@FROM
+@CHECKPOINTING
 def test_tensors_without_numbers_have_the_bytes_of_real_ones(monkeypatch, overrides, checkpointing):
     settings = read(*overrides, f"performance.gradient_checkpointing={checkpointing}")
     computed = memory.micro_batch_bytes(settings, "bf16", 2, tiny=True)
@@ -46,8 +49,8 @@ def test_the_table_of_the_documentation_is_what_the_command_prints(capsys):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("overrides", [("cache.enabled=true",), ("recipe=e2e_ft",)], ids=["latents", "pixels"])
-@pytest.mark.parametrize("checkpointing", ["false", "true"])
+@FROM
+@CHECKPOINTING
 def test_the_full_size_takes_what_is_computed(card, overrides, checkpointing):
     """By the allocator's own count, which has the workspaces of cuDNN, and not CUDA's own half a gigabyte."""
     settings = read(*overrides, f"performance.gradient_checkpointing={checkpointing}")

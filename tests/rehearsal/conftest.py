@@ -7,4 +7,4 @@ import pytest
 
 TESTS = Path(__file__).parents[1]
 sys.path[:0] = [str(TESTS / "data"), str(TESTS / "training")]
-pytest.register_assert_rewrite("checks")  # a failed check says which values it found
+pytest.register_assert_rewrite("checks", "training_checks")  # a failed check says which values it found

@@ -1,12 +1,15 @@
 """The table of commands: what shortens each, what it must leave behind, and what is done where it cannot be run."""
 
 import checks
-from checks import ARCHIVED, FIVE, LISTED, PAPER, SHORT, as_others, evaluated, prepared, trained
+import training_checks as training
+from checks import ARCHIVED, FIVE, LISTED, evaluated, leaves, maps, prepared
 from commands import Command
-from rehearsal import Known, instead, typed
+from rehearsal import Known, instead, type_it, typed
+from training_checks import PAPER, SHORT, TRAIN, as_others, stepped, trained
 
 SUITE = "eval.py -m dataset=nyu,kitti,eth3d,scannet,diode"
-ONE = "limit=1 panel.worst=1 panel.median=0 checkpoint=runs/quickstart/final"
+OURS = "checkpoint=runs/quickstart/final"  # in place of the documented one; the last override counts
+ONE = f"limit=1 panel.worst=1 panel.median=0 {OURS}"
 SIZES = {"hypersim_train": 6, "hypersim_val": 2, "vkitti_train": 6, "vkitti_val": 1, "nyu_test": 2}
 ROOMS = " ".join(f"prepare.size.{part}={count}" for part, count in SIZES.items())
 FEW = "data.hypersim.reader.limit=4 data.vkitti.reader.limit=4"
@@ -41,7 +44,7 @@ TABLE = [
     instead("get", "make test", checks.only_pytest, "it would start this test: only the recipe is looked at"),
     typed("get", "prepare.py dataset=rooms *", checks.rooms_rendered, ROOMS),
     typed("get", "prepare.py dataset=hypersim raw=data/rooms/*", checks.rooms_prepared),
-    typed("get", "torchrun * scripts/cache_latents.py +exp=quickstart *", checks.rooms_cached),
+    typed("get", "torchrun * scripts/cache_latents.py +exp=quickstart *", training.rooms_cached),
     typed("get", "torchrun * scripts/train.py +exp=quickstart * run_dir=*", trained("quickstart", 2), SHORT),
     typed("get", "torchrun * scripts/eval.py dataset=rooms *", evaluated(["rooms"], 4, "runs/quickstart/eval")),
     typed("get", "compare_constant.py dataset=rooms *", checks.compared),
@@ -68,12 +71,12 @@ TABLE = [
     typed("check", "prepare.py check dataset=*", checks.checked),
     instead("check", "hf download * --local-dir checkpoints/stable-diffusion-2 *", checks.base_copied, "no hub"),
     # training
-    typed("train", "train.py +exp=hypersim_vkitti", checks.headline_trained, PAPER),
-    Known("train", "kill *", checks.killed),
+    typed("train", "train.py +exp=hypersim_vkitti", training.headline_trained, PAPER),
+    Known("train", "kill *", training.killed),
     typed("train", "train.py +exp=hypersim_vkitti validation=paper name=paper_validation",
-          checks.validated_on("paper_validation", "hypersim", "vkitti", "nyu", "kitti"),
+          training.validated_on("paper_validation", "hypersim", "vkitti", "nyu", "kitti"),
           f"{PAPER} validation.sets.nyu.reader.limit=1 validation.sets.kitti.reader.limit=1"),
-    Known("train", "train.py +exp=hypersim_vkitti data=mine name=mine", checks.own_set),
+    Known("train", "train.py +exp=hypersim_vkitti data=mine name=mine", training.own_set),
     typed("train", "train.py +exp=hypersim_vkitti recipe=lotus_d",
           trained("hypersim_vkitti-lotus_d"), f"{PAPER} {SMALL}"),
     typed("train", "train.py +exp=hypersim_vkitti recipe=one_step recipe.mapping=log_depth name=one_step_log",
@@ -81,8 +84,8 @@ TABLE = [
     typed("train more", "train.py +exp=hypersim_vkitti recipe=sharpen *", trained("sharpened"), f"{PAPER} {SMALL}"),
     *(typed("train", f"train.py +exp=quickstart recipe={name}", trained(f"quickstart-{name}", **{"recipe.name": name}),
             f"{SHORT} {PIXELS}") for name in RECIPES),
-    typed("evaluate more", "train.py +exp=hypersim_vkitti data=teacher *", checks.taught,
-          f"{checks.TRAIN} train.effective_batch=2 train.micro_batch=1 data.teacher.transform.size=[96,128]"),
+    typed("evaluate more", "train.py +exp=hypersim_vkitti data=teacher *", training.taught,
+          f"{TRAIN} train.effective_batch=2 train.micro_batch=1 data.teacher.transform.size=[96,128]"),
     typed("evaluate", "export.py checkpoint=runs/hypersim_vkitti-lotus_d/final *",
           checks.exported("lotus_d_diffusers")),
     *(typed("train", f"train.py +exp=[quickstart,marigold,{name}]",
@@ -92,21 +95,23 @@ TABLE = [
     *(typed("train", f"train.py +exp=[hypersim_vkitti,{name}]",
             trained(f"hypersim_vkitti-{name}", **values), f"{PAPER} {SMALL}")
       for name, values in ABLATIONS.items()),
-    instead("train", "train.py +exp=[hypersim_vkitti,dry_run]", checks.dry_run, "15 GB and minutes"),
+    instead("train", "train.py +exp=[hypersim_vkitti,dry_run]",
+            type_it(stepped("hypersim_vkitti-dry_run", 1), "model=tiny data.hypersim.transform.size=[96,128]"),
+            "15 GB and minutes"),
     typed("train", "train.py +exp=quickstart model.lora.rank=4 name=lora",
           trained("lora", **{"model.lora.rank": 4}), SHORT),
-    typed("train", "cache_latents.py +exp=[hypersim_vkitti,cached_latents]", checks.cached, FEW),
+    typed("train", "cache_latents.py +exp=[hypersim_vkitti,cached_latents]", training.cached, FEW),
     typed("train", "train.py +exp=[hypersim_vkitti,cached_latents]",
           trained("hypersim_vkitti-cached_latents"), f"{FEW} {PAPER}"),
     typed("train", "train.py +exp=quickstart data.hypersim.weight=0.95 * name=mixture",
           trained("mixture", **{"data.vkitti.weight": 0.05}), SHORT),
-    Known("train", "train.py +exp=quickstart noise=multi_resolution", checks.refused_untouched("quickstart", SHORT)),
+    Known("train", "train.py +exp=quickstart noise=multi_resolution", training.refused_untouched("quickstart", SHORT)),
     typed("train more", "torchrun * scripts/train.py +exp=quickstart device=cpu",
           as_others("two", "quickstart", 2), f"{SHORT} run_dir=runs/two"),
     instead("train more", "accelerate launch --num_processes 8 scripts/train.py +exp=hypersim_vkitti",
-            checks.two_processes(EIGHT, as_others("eight", "hypersim_vkitti", 2)), GPUS),
-    instead("train more", "torchrun --nnodes 2 *", checks.two_machines, "there is one machine: two launchers on it"),
-    instead("train more", "#!/bin/bash*srun*", checks.slurm, "there is no Slurm: bin/srun, until requeued"),
+            training.two_processes(EIGHT, as_others("eight", "hypersim_vkitti", 2)), GPUS),
+    instead("train more", "torchrun --nnodes 2 *", training.two_machines, "there is one machine: two launchers on it"),
+    instead("train more", "#!/bin/bash*srun*", training.slurm, "there is no Slurm: bin/srun, until requeued"),
     typed("train more", "train.py -m +exp=[quickstart,marigold,ablation_noise_gaussian],*",
           trained("quickstart-marigold-ablation_noise_gaussian"), f"{SHORT} {PIXELS}"),
     # evaluation
@@ -122,11 +127,14 @@ TABLE = [
     typed("evaluate", "sweep.py curve=steps *", checks.swept("steps", 4), "limit=2 steps=[1,2]"),
     instead("evaluate", "make demo", checks.made, "the environment is here: the rest of the recipe, line by line"),
     Known("evaluate", "demo.py checkpoint=*", checks.served),
-    instead("evaluate", "infer.py input=photos/ output=depth/ checkpoint=prs-eth/*", checks.predicted, "no hub"),
+    instead("evaluate", "infer.py input=photos/ output=depth/ checkpoint=prs-eth/*",
+            type_it(maps("depth/depth_npy", "depth/depth_colour", 0, 1), OURS),
+            "no hub"),
     typed("evaluate", "infer.py input=photos/ output=space/ *", checks.stands_in_space),
-    Known("evaluate", "infer.py input=photos/ output=metres/ *", checks.in_metres),
+    typed("evaluate", "infer.py input=photos/ output=metres/ *",
+          maps("metres/depth_metres", "metres/depth_metres_png", 0.01, 100), OURS),
     typed("evaluate", "export.py checkpoint=runs/quickstart/final output=exported", checks.exported("exported")),
-    *(typed("evaluate", f"export.py checkpoint=runs/quickstart/final output={name} *", checks.is_there(name))
+    *(typed("evaluate", f"export.py checkpoint=runs/quickstart/final output={name} *", leaves({name: 1}))
       for name in ("depth.onnx", "depth.pt2")),
     typed("evaluate", "eval.py dataset=rooms checkpoint=runs/quickstart/final points.count=50",
           evaluated(["rooms"], 2, "runs/points", "marigold+50-random-points-seed0"), "limit=2 output=runs/points"),

@@ -39,6 +39,7 @@ HYPERSIM_DROPPED = "ai_001_002/rgb_cam_00_fr0004.png"
 NYU_SCENES = ("kitchen_0001", "kitchen_0001", "bedroom_0002a", "bedroom_0002a", "office_0003", "office_0003")
 NYU_TRAIN = (3, 4)  # 1-based
 DIODE = [(k, n) for k in ("indoors", "outdoor") for n in range(2)]
+IMAGES = 3  # of the user's own
 SCANNET = [(scan, frame) for scan in ("scene0011_00", "scene0015_00") for frame in (0, 100)]
 # day, drive, frames listed, frames of them without ground truth
 KITTI_TEST = (("2011_09_26", "0002", 350, 20), ("2011_09_28", "0002", 347, 25))
@@ -59,12 +60,13 @@ def write_publishers(root: Path) -> None:
     write_tar(root / ARCHIVES / "scannet/scannet_val_sampled_800_1.tar", scannet_members((480, 640)), prefix="./")
 
 
-def write_own_files(folder: Path) -> None:
-    """Images to predict on, and ScanNet's frames, for which one signs."""
-    for number in range(3):
-        write(folder / f"photos/{number}.jpg", encoded(photo(900 + number, (120, 160)), "JPEG"))
+def write_own_files(readme: Path, raw: Path) -> None:
+    """Images to predict on and known distances in each, and ScanNet's frames, for which one signs."""
+    for number in range(IMAGES):
+        write(readme / f"photos/{number}.jpg", encoded(photo(900 + number, (120, 160)), "JPEG"))
+        write(readme / f"points/{number}.csv", "x,y,metres\n10,10,1.5\n80,60,2.5\n150,110,4.0\n")
     for name, data in scannet_members((968, 1296)):
-        write(folder / "scannet_frames_25k" / name, data)
+        write(raw / "downloads/scannet_frames_25k" / name, data)
 
 
 def write_hypersim(root: Path) -> None:

@@ -71,10 +71,7 @@ def test_from_the_downloads_to_the_table(tmp_path, capsys):
     with publishers_online(tmp_path / "web") as online, zygote(tmp_path, environment(online)) as fork:
         names = ("readme", "raw")
         places = {n: Workplace.create(ROOT, tmp_path / n, environment(online), fork) for n in names}
-        write_own_files(tmp_path / "own")
-        (tmp_path / "own/photos").rename(places["readme"].path("photos"))
-        (places["raw"].path("downloads")).mkdir()
-        (tmp_path / "own/scannet_frames_25k").rename(places["raw"].path("downloads/scannet_frames_25k"))
+        write_own_files(*(place.folder for place in places.values()))
         rehearsal = Rehearsal(TABLE, places)
         try:
             rehearsal.run([*documented(ROOT), *VARIED])

@@ -44,12 +44,14 @@ class Hits:
 
 def rotation(tangent: float) -> tuple[float, float]:
     """Cosine and sine of the angle whose half-angle tangent is given: exact without trigonometry."""
+    # cos 2a = (1 - tan^2 a) / (1 + tan^2 a), sin 2a = 2 tan a / (1 + tan^2 a)
     square = tangent * tangent
     return (1 - square) / (1 + square), 2 * tangent / (1 + square)
 
 
 def to_local(solid: Solid, origin: Array, direction: Array) -> tuple[list[Array], list[Array]]:
     """Rays in the solid's frame: three origin and three direction components."""
+    # The transpose of the yaw that puts the solid into the world; its inverse, as rotations are orthogonal.
     c, s = np.float32(solid.yaw[0]), np.float32(solid.yaw[1])
     x, y, z = (origin[axis] - np.float32(solid.centre[axis]) for axis in range(3))
     dx, dy, dz = direction
@@ -66,25 +68,30 @@ def distance(solid: Solid, origin: Array, direction: Array) -> Array:
         return _quadric(local_origin, local_direction, radius, (0, 1, 2))
     side = _quadric(local_origin, local_direction, radius, (0, 2))
     height = np.float32(solid.half[1])
+    # The infinite cylinder counts between the caps only; a ray that meets it above or below enters through a cap.
     on_side = np.abs(local_origin[1] + side * local_direction[1]) <= height
     cap = _caps(local_origin, local_direction, radius, height)
     return np.minimum(np.where(on_side, side, FAR), cap)
 
 
 def _box(origin: list[Array], direction: list[Array], half: tuple[float, float, float]) -> Array:
+    # Slabs (Kay and Kajiya 1986): between its planes at -h and h of an axis a ray is from (-o - h') / d to
+    # (-o + h') / d, h' = h with the sign of d. It meets the box if these three intervals have a point in common.
     near = np.full_like(direction[0], -FAR)
     far = np.full_like(direction[0], FAR)
     for axis in range(3):
-        # A ray along a face is bent by nothing that float32 could show; 0 would make 0 * infinity.
+        # 0 would make 0 * infinity; the error of TINY in its place is below float32's precision.
         inverse = np.float32(1) / np.where(direction[axis] == 0, TINY, direction[axis])
         middle = -origin[axis] * inverse
         reach = np.float32(half[axis]) * np.abs(inverse)
         np.maximum(near, middle - reach, out=near)
         np.minimum(far, middle + reach, out=far)
+    # Not from the inside (near < 0): no camera and no light stands in a solid.
     return np.where((near <= far) & (near > 0), near, FAR)
 
 
 def _quadric(origin: list[Array], direction: list[Array], radius: np.float32, axes: tuple[int, ...]) -> Array:
+    # |o + t d|^2 = r^2 over `axes`, as a t^2 + 2 b t + c = 0; the nearer of its roots, (-b - sqrt(b^2 - a c)) / a.
     a = sum((direction[axis] * direction[axis] for axis in axes), np.float32(0))
     b = sum((origin[axis] * direction[axis] for axis in axes), np.float32(0))
     c = sum((origin[axis] * origin[axis] for axis in axes), np.float32(0)) - radius * radius
@@ -94,6 +101,7 @@ def _quadric(origin: list[Array], direction: list[Array], radius: np.float32, ax
 
 
 def _caps(origin: list[Array], direction: list[Array], radius: np.float32, height: np.float32) -> Array:
+    # The plane of the cap on the origin's side: o + t d = +-h along the axis. The other cap is never met first.
     t = (np.copysign(height, origin[1]) - origin[1]) / direction[1]
     x, z = origin[0] + t * direction[0], origin[2] + t * direction[2]
     return np.where((t > 0) & (x * x + z * z <= radius * radius), t, FAR)
@@ -137,12 +145,14 @@ def _surface(solid: Solid, origin: Array, direction: Array, t: Array) -> tuple[A
     normal = np.zeros_like(point)
     half = np.asarray(solid.half, np.float32)[:, None]
     if solid.kind == BOX:
+        # The face that the point lies on: there alone |p| / h is 1.
         axis = np.argmax(np.abs(point) / half, axis=0)
         columns = np.arange(point.shape[1])
         normal[axis, columns] = np.sign(point[axis, columns])
     elif solid.kind == SPHERE:
         normal = point / half[0]
     else:
+        # On a cap up to rounding: its points were computed as o + t d.
         cap = np.abs(point[1]) >= half[1] * np.float32(0.9999)
         normal[1] = np.where(cap, np.sign(point[1]), 0)
         normal[0] = np.where(cap, 0, point[0] / half[0])
@@ -156,7 +166,8 @@ def blocked(solids: list[Solid], point: Array, light: Array, sun: bool) -> NDArr
     `light` (3, 1) is the light's position or, with `sun`, the direction towards it.
     """
     towards = np.broadcast_to(light, point.shape) if sun else light - point
-    reach = FAR if sun else np.float32(1)
+    reach = FAR if sun else np.float32(1)  # in lengths of `towards`, which ends at the light
+    # Rays to a lamp come together there, so the test is made from it, backwards.
     near = _near_parallel(solids, point, light) if sun else _near_from(solids, light, -towards)
     shadow = np.zeros(point.shape[1], bool)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -172,6 +183,8 @@ def _near_from(solids: list[Solid], origin: Array, direction: Array) -> Iterator
     Near means through the bounding sphere, widened by far more than float32 rounds off. One solid at a time keeps
     the arrays in the cache; no matrix product, since BLAS would start its threads in every worker process.
     """
+    # A ray of unit direction u passes a sphere (m, r) if its angle to m is below that of the tangent, whose sine is
+    # r / |m|: m . u >= |m| cos = sqrt(|m|^2 - r^2). From inside of the sphere every ray does.
     centre, radius = _bounding_spheres(solids)
     centre -= origin[:, 0]
     outside = (centre * centre).sum(axis=1) - radius * radius
@@ -184,7 +197,8 @@ def _near_from(solids: list[Solid], origin: Array, direction: Array) -> Iterator
 def _near_parallel(solids: list[Solid], point: Array, direction: Array) -> Iterator[NDArray[np.bool_]]:
     """For each solid, (N,): which of the parallel lines through `point` (3, N) come near it, as in `_near_from`."""
     centre, radius = _bounding_spheres(solids)
-    # Seen along the lines everything is flat: compare squared distances in a plane across them.
+    # Seen along the lines everything is flat: compare squared distances in a plane across them, which the last two
+    # left singular vectors of the direction, a matrix of one column, span.
     first, second = np.linalg.svd(direction)[0][:, 1:].T.astype(np.float32)
     u, v = (axis[0] * point[0] + axis[1] * point[1] + axis[2] * point[2] for axis in (first, second))
     for middle, limit in zip(centre, radius, strict=True):

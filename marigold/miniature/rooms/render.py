@@ -66,11 +66,13 @@ class Rendering:
 
 def rays(camera: View, height: int, width: int, oversampling: int) -> tuple[Array, Array]:
     """Directions (3, N) whose length is 1 in planar depth, and their Euclidean lengths (N,)."""
+    # Pixel k of n is at (k - (n - 1) / 2) / f in the plane of depth 1: the principal point is the image's middle.
     step = np.float32(1 / (oversampling * camera.focal))
     x = (np.arange(width * oversampling, dtype=np.float32) - np.float32((width * oversampling - 1) / 2)) * step
     y = (np.float32((height * oversampling - 1) / 2) - np.arange(height * oversampling, dtype=np.float32)) * step
     x, y = (part.ravel() for part in np.broadcast_arrays(x[None, :], y[:, None]))
     (cp, sp), (cy, sy) = (np.asarray(pair, np.float32) for pair in (camera.pitch, camera.yaw))
+    # Pitch about the x axis, then yaw about the vertical one; there is no roll.
     up, ahead = cp * y + sp, cp - sp * y
     direction = np.stack([cy * x + sy * ahead, up, cy * ahead - sy * x])
     return direction, np.sqrt(x * x + y * y + 1)
@@ -92,6 +94,7 @@ def render(scene: Scene, camera: View, height: int, width: int, oversampling: in
         samples = shade(scene, origin, direction, fine_hits, lengths).reshape(3, pixels.size, oversampling**2)
         colour[:, pixels] = samples.sum(axis=2) / np.float32(oversampling**2)
 
+    # Solid -1, no hit, takes the last entry.
     hole = np.array([scene.materials[solid.material].background for solid in scene.solids] + [True])
     known = ~hole[hits.solid]
     depth = np.where(known, hits.t, 0).astype(np.float32)
@@ -106,6 +109,7 @@ def render(scene: Scene, camera: View, height: int, width: int, oversampling: in
 
 def _rough(colour: Array, solid: NDArray[np.int32]) -> NDArray[np.bool_]:
     """Which pixels (H, W) differ from a neighbour by their solid or by more than about 4 % of their colour."""
+    # |a - b| > 4 % of their mean, and more than what an 8-bit image shows of the dark.
     rough = np.zeros(solid.shape, bool)
     for here, there in ((np.s_[..., :-1, :], np.s_[..., 1:, :]), (np.s_[..., :-1], np.s_[..., 1:])):
         one, other = colour[here], colour[there]
@@ -128,8 +132,10 @@ def shade(scene: Scene, origin: Array, direction: Array, hits: Hits, length: Arr
     """Linear colour (3, N): textured diffuse surfaces, shadows of the first light, haze, sky."""
     met = hits.solid >= 0
     t = np.where(met, hits.t, 0)
+    # 2 mm off the surface, or it would shade itself where t was rounded up.
     point = origin + t * direction + hits.normal * np.float32(2e-3)
     albedo, glow = _albedo(scene, hits)
+    # Lambert: colour = albedo (ambient + sum of light cos / falloff) + glow; more of the ambient light is from above.
     facing = np.float32(0.75) + np.float32(0.25) * hits.normal[1]
     light = np.asarray(scene.ambient, np.float32)[:, None] * facing
     for index, source in enumerate(scene.lights):
@@ -139,8 +145,9 @@ def shade(scene: Scene, origin: Array, direction: Array, hits: Hits, length: Arr
         cosine = hits.normal[0] * towards[0] + hits.normal[1] * towards[1] + hits.normal[2] * towards[2]
         strength = np.maximum(cosine, 0) / np.sqrt(square)
         if not source.sun:
+            # 1 / r^2 has no bound near the lamp, and its range does not fit into 8 bits.
             strength /= 1 + np.float32(0.15) * square
-        if index == 0:
+        if index == 0:  # the others are dim, and a shadow costs a ray per pixel
             lit = np.flatnonzero(met & (strength > 0))
             strength[lit[blocked(scene.solids, point[:, lit], position, source.sun)]] = 0
         light += np.asarray(source.colour, np.float32)[:, None] * strength
@@ -148,6 +155,7 @@ def shade(scene: Scene, origin: Array, direction: Array, hits: Hits, length: Arr
     if scene.sky is not None:
         sky = np.asarray(scene.sky, np.float32)[:, None] * (1 + np.float32(0.4) * direction[1] / length)
         if scene.haze > 0:
+            # Half at the distance `haze`; an exponential is not exactly rounded, so machines would differ.
             share = t * length / (t * length + np.float32(scene.haze))
             colour = colour * (1 - share) + sky * share
         colour = np.where(met, colour, sky)
@@ -157,6 +165,7 @@ def shade(scene: Scene, origin: Array, direction: Array, hits: Hits, length: Arr
 def _albedo(scene: Scene, hits: Hits) -> tuple[Array, Array]:
     """Surface colour (3, N) and the light that the surface itself gives (3, N)."""
     materials = scene.materials
+    # One material per ray, looked up by arrays; solid -1 takes material 0, and the sky replaces it.
     used = np.array([solid.material for solid in scene.solids] + [0])[hits.solid]
     pattern = np.array([material.pattern for material in materials], np.int8)[used]
     period = np.array([material.period for material in materials], np.float32)[used]
@@ -186,10 +195,12 @@ def _pattern(pattern: NDArray[np.int8], u: Array, v: Array, salt: NDArray[np.int
             joint = np.minimum(np.minimum(a - cell_a, cell_a + 1 - a), np.minimum(b - cell_b, cell_b + 1 - b))
             mix[at] = np.where(joint < 0.04, 1, np.float32(0.25) * _hash(cell_a, cell_b, salt[at]))
         elif kind == BRICKS:
+            # Twice as wide as high, every other row shifted by half a brick.
             a = (a + np.float32(0.5) * (np.floor(2 * b) % 2)).astype(np.float32)
             joint = np.minimum(a - np.floor(a), 2 * b - np.floor(2 * b))
             mix[at] = np.where(joint < 0.06, 1, np.float32(0.4) * _hash(np.floor(a), np.floor(2 * b), salt[at]))
         elif kind == NOISE:
+            # Two octaves, the finer with half of the weight.
             mix[at] = (_noise(a, b, salt[at]) * 2 + _noise(a * 3, b * 3, salt[at])) / 3
     return mix
 
@@ -198,7 +209,7 @@ def _noise(u: Array, v: Array, salt: NDArray[np.int32]) -> Array:
     """Smooth value noise of unit period in [0, 1]."""
     i, j = np.floor(u), np.floor(v)
     x, y = u - i, v - j
-    x, y = x * x * (3 - 2 * x), y * y * (3 - 2 * y)
+    x, y = x * x * (3 - 2 * x), y * y * (3 - 2 * y)  # 3 x^2 - 2 x^3 has no slope at the lattice: no edges are seen
     lower = _hash(i, j, salt) * (1 - x) + _hash(i + 1, j, salt) * x
     upper = _hash(i, j + 1, salt) * (1 - x) + _hash(i + 1, j + 1, salt) * x
     return (lower * (1 - y) + upper * y).astype(np.float32)
@@ -206,6 +217,7 @@ def _noise(u: Array, v: Array, salt: NDArray[np.int32]) -> Array:
 
 def _hash(i: Array, j: Array, salt: NDArray[np.int32]) -> Array:
     """A number in [0, 1) per lattice cell, by integer mixing (Wang's constants), the same everywhere."""
+    # int64 wraps modulo 2^64, which leaves the low 32 bits right: arithmetic of 32 bits on any machine.
     key = i.astype(np.int64) * 73856093 ^ j.astype(np.int64) * 19349663 ^ salt.astype(np.int64) * 83492791
     key = (key & 0xFFFFFFFF) * 2654435769 & 0xFFFFFFFF
     key = ((key ^ key >> 15) * 2246822519) & 0xFFFFFFFF

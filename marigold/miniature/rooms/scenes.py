@@ -1,117 +1,14 @@
 """Random scenes: furnished rooms, furnished gardens and a street. Every number is drawn from the generator given."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 
-from marigold.miniature.rooms.geometry import BOX, CYLINDER, SPHERE, Solid, rotation
-from marigold.miniature.rooms.render import (
-    BRICKS,
-    CHECKER,
-    NOISE,
-    PLAIN,
-    STRIPES,
-    TILES,
-    Light,
-    Material,
-    Scene,
-    View,
-    render,
-)
+from marigold.miniature.rooms.furniture import Builder, Part, Point, furniture, place
+from marigold.miniature.rooms.geometry import BOX, CYLINDER, SPHERE, rotation
+from marigold.miniature.rooms.render import BRICKS, CHECKER, NOISE, PLAIN, STRIPES, TILES, Light, Scene, View, render
 
-Point = tuple[float, float, float]
-Part = tuple[int, Point, Point, int]  # kind, centre, half extents, material; in the furniture's own frame
 WALL = 0.1  # half thickness in metres
-
-
-@dataclass
-class Builder:
-    """Collects solids and materials while a scene is put together."""
-
-    rng: np.random.Generator
-    solids: list[Solid] = field(default_factory=list)
-    materials: list[Material] = field(default_factory=list)
-
-    def between(self, low: float, high: float) -> float:
-        return float(low + (high - low) * self.rng.random())
-
-    def colour(self, brightness: float) -> Point:
-        """A colour of the given mean reflectance, more often greyish than vivid."""
-        tint = self.rng.random(3) ** 2 if self.rng.random() < 0.25 else 0.6 + 0.4 * self.rng.random(3)
-        red, green, blue = (float(value) for value in np.clip(tint * brightness / tint.mean(), 0.02, 0.95))
-        return red, green, blue
-
-    def material(self, patterns: tuple[int, ...], brightness: tuple[float, float], period: tuple[float, float]) -> int:
-        low, high = brightness
-        pattern = int(patterns[self.rng.integers(len(patterns))])
-        first = self.colour(self.between(low, high))
-        second = (first[0] * 0.6, first[1] * 0.6, first[2] * 0.6)
-        if pattern in (CHECKER, NOISE) and self.rng.random() < 0.5:
-            second = self.colour(self.between(low, high))
-        self.materials.append(Material(pattern, first, second, self.between(*period)))
-        return len(self.materials) - 1
-
-    def special(self, colour: Point, glow: float = 0.0, background: bool = False) -> int:
-        self.materials.append(Material(PLAIN, colour, colour, 1.0, glow, background))
-        return len(self.materials) - 1
-
-    def add(self, kind: int, centre: Point, half: Point, yaw: tuple[float, float], material: int) -> None:
-        self.solids.append(Solid(kind, centre, half, yaw, material))
-
-
-def place(builder: Builder, at: tuple[float, float], yaw: tuple[float, float], parts: list[Part]) -> None:
-    """Add parts given in a piece of furniture's own frame (origin on the floor)."""
-    c, s = yaw
-    for kind, (x, y, z), half, material in parts:
-        builder.add(kind, (at[0] + c * x + s * z, y, at[1] + c * z - s * x), half, yaw, material)
-
-
-def furniture(builder: Builder) -> tuple[float, list[Part]]:
-    """One random piece: the radius of its footprint and its parts."""
-    between = builder.between
-    body = builder.material((PLAIN, PLAIN, STRIPES, NOISE, CHECKER), (0.15, 0.7), (0.1, 0.5))
-    legs = builder.material((PLAIN,), (0.05, 0.4), (1, 1))
-    kind = builder.rng.integers(8)
-    if kind == 0:  # table
-        a, b, h = between(0.4, 0.9), between(0.3, 0.5), between(0.4, 0.75)
-        feet = _legs(a - 0.05, b - 0.05, h / 2, 0.03, legs)
-        top = [(BOX, (0.0, h, 0.0), (a, 0.03, b), body)]
-        vase = [(CYLINDER, (between(-a / 2, a / 2), h + 0.15, 0.0), (0.07, 0.12, 0.07), legs)]
-        return a + 0.1, top + feet + (vase if builder.rng.random() < 0.5 else [])
-    if kind == 1:  # chair
-        h = between(0.4, 0.5)
-        seat = (BOX, (0.0, h, 0.0), (0.22, 0.03, 0.22), body)
-        back = (BOX, (0.0, h + 0.28, 0.2), (0.22, 0.25, 0.02), body)
-        return 0.35, [seat, back, *_legs(0.18, 0.18, h / 2, 0.02, legs)]
-    if kind == 2:  # sofa
-        a = between(0.6, 1.1)
-        arms = [(BOX, (x * a, 0.3, 0.0), (0.1, 0.3, 0.4), body) for x in (-1, 1)]
-        seat, back = (BOX, (0.0, 0.2, 0.0), (a, 0.2, 0.4), body), (BOX, (0.0, 0.45, 0.35), (a, 0.35, 0.1), body)
-        return a + 0.2, [seat, back, *arms]
-    if kind == 3:  # shelf with boards
-        a, h = between(0.3, 0.6), between(0.6, 1.1)
-        boards = [(BOX, (0.0, 2 * h * level / 4, 0.0), (a, 0.02, 0.18), legs) for level in range(1, 5)]
-        sides = [(BOX, (x * a, h, 0.0), (0.02, h, 0.18), body) for x in (-1, 1)]
-        return a + 0.1, [*boards, *sides, (BOX, (0.0, h, 0.17), (a, h, 0.01), body)]
-    if kind == 4:  # bed
-        a = between(0.5, 0.9)
-        return 1.2, [(BOX, (0.0, 0.22, 0.0), (a, 0.22, 1.0), body), (BOX, (0.0, 0.5, 1.0), (a, 0.5, 0.05), legs)]
-    if kind == 5:  # floor lamp
-        h = between(0.6, 0.85)
-        shade = builder.special(builder.colour(0.7), glow=1.0)
-        post = (CYLINDER, (0.0, h, 0.0), (0.025, h, 0.025), legs)
-        return 0.25, [post, (SPHERE, (0.0, 2 * h, 0.0), (0.2, 0.2, 0.2), shade)]
-    if kind == 6:  # balls and drums
-        r, q = between(0.15, 0.45), between(0.15, 0.35)
-        return r + q, [(SPHERE, (0.0, r, 0.0), (r, r, r), body), (CYLINDER, (r + q, q, 0.1), (q, q, q), legs)]
-    a, b, h = between(0.2, 0.6), between(0.2, 0.5), between(0.2, 1.0)  # cabinet with a box on top
-    q = between(0.08, 0.2)
-    return max(a, b) + 0.1, [(BOX, (0.0, h, 0.0), (a, h, b), body), (BOX, (0.0, 2 * h + q, 0.0), (q, q, q), legs)]
-
-
-def _legs(x: float, z: float, half_height: float, thickness: float, material: int) -> list[Part]:
-    half = (thickness, half_height, thickness)
-    return [(BOX, (i * x, half_height, j * z), half, material) for i in (-1, 1) for j in (-1, 1)]
 
 
 def room(rng: np.random.Generator) -> tuple[Scene, Point]:
@@ -122,6 +19,7 @@ def room(rng: np.random.Generator) -> tuple[Scene, Point]:
     wall = [builder.material((PLAIN, PLAIN, STRIPES, NOISE, BRICKS), (0.35, 0.8), (0.2, 0.9)) for _ in range(2)]
     ground = builder.material((CHECKER, STRIPES, TILES, NOISE, PLAIN), (0.15, 0.6), (0.2, 1.0))
     ceiling = builder.material((PLAIN, PLAIN, TILES), (0.6, 0.9), (0.4, 1.0))
+    # Floor and ceiling reach beyond the walls: no ray finds a gap between them.
     builder.add(BOX, (0, -WALL, 0), (a + 1, WALL, b + 1), straight, ground)
     builder.add(BOX, (0, 2 * h + WALL, 0), (a + 1, WALL, b + 1), straight, ceiling)
     for side in (-1, 1):
@@ -132,6 +30,7 @@ def room(rng: np.random.Generator) -> tuple[Scene, Point]:
     white = builder.between(0.8, 1.2)
     lamp = (builder.between(-0.6, 0.6) * a, 2 * h - 0.15, builder.between(-0.6, 0.6) * b)
     second = (builder.between(-0.8, 0.8) * a, builder.between(0.8, 1.6), builder.between(-0.8, 0.8) * b)
+    # A warm lamp below the ceiling and a dim one at eye level, so that shadows are not black.
     lights = [Light(lamp, (white, 0.95, 0.85)), Light(second, (0.25, 0.28, 0.3))]
     level = builder.between(0.15, 0.4)
     return Scene(builder.solids, builder.materials, lights, (level, level, level), None, 0.0), (a, h, b)
@@ -144,11 +43,12 @@ def _furnish(builder: Builder, a: float, b: float, pieces: int) -> None:
     for _ in range(pieces):
         radius, parts = furniture(builder)
         against_wall = rng.random() < 0.5
-        for _attempt in range(8):
+        for _attempt in range(8):  # and then it is left out: small rooms are not stuffed
             x, z = builder.between(-1, 1) * max(a - radius, 0), builder.between(-1, 1) * max(b - radius, 0)
             if against_wall:
                 x = float(np.copysign(max(a - radius, 0), x))
             if all((x - p) ** 2 + (z - q) ** 2 > (radius + r) ** 2 for p, q, r in taken):
+                # Only quarter turns keep a back flat to its wall.
                 quarter = ((1.0, 0.0), (0.0, 1.0), (-1.0, 0.0), (0.0, -1.0))[rng.integers(4)]
                 yaw = quarter if against_wall else rotation(builder.between(-1, 1))
                 place(builder, (x, z), yaw, parts)
@@ -164,6 +64,7 @@ def garden(rng: np.random.Generator) -> tuple[Scene, Point]:
     wall = [builder.material((PLAIN, BRICKS, NOISE, STRIPES), (0.25, 0.7), (0.2, 0.9)) for _ in range(2)]
     ground = builder.material((TILES, NOISE, CHECKER, STRIPES), (0.15, 0.5), (0.3, 1.2))
     lawn = builder.material((NOISE,), (0.15, 0.35), (1.0, 4.0))
+    # 2 cm below the terrace: two surfaces in one plane would flicker between their materials.
     builder.add(BOX, (0, -0.5, 0), (60, 0.48, 60), straight, lawn)
     builder.add(BOX, (0, -WALL, 0), (a, WALL, b), straight, ground)
     for side in (-1, 1):
@@ -172,6 +73,7 @@ def garden(rng: np.random.Generator) -> tuple[Scene, Point]:
         for _ in range(2):
             _roadside(builder, side, a, builder.between(-12, 12))
     _furnish(builder, a, b, int(rng.integers(5, 12)))
+    # Nothing above bounds the camera, so 10 m stand for the ceiling's half height.
     return _outdoors(builder), (a, 10.0, b)
 
 
@@ -181,7 +83,7 @@ def _hang_panels(builder: Builder, a: float, h: float, b: float) -> None:
         width, height = builder.between(0.2, 0.6), builder.between(0.2, 0.5)
         middle = builder.between(h * 0.8, h * 1.4)
         chance = builder.rng.random()
-        if chance < 0.08:
+        if chance < 0.08:  # small ones: Hypersim's filter drops images with many pixels without geometry
             material = builder.special((0.8, 0.9, 1.0), glow=1.5, background=True)
             width, height = width / 3, height / 3
         elif chance < 0.35:
@@ -226,6 +128,7 @@ def _outdoors(builder: Builder) -> Scene:
     sun = (builder.between(-1, 1), builder.between(0.5, 1.2), builder.between(-1, 1))
     grey = builder.between(0.5, 0.9)
     lights = [Light(sun, (1.0, 0.95, 0.85), sun=True)]
+    # Bluish at any brightness.
     sky = (grey * 0.85, grey * 0.95, grey * 1.1)
     return Scene(builder.solids, builder.materials, lights, (0.35, 0.38, 0.42), sky, 0.0)
 
@@ -258,6 +161,7 @@ def _car(builder: Builder, x: float, z: float) -> None:
 def camera_in_room(rng: np.random.Generator, scene: Scene, half: Point, focal: float) -> View:
     """A view that is neither inside a thing nor right in front of one."""
     a, h, b = half
+    # A room without a view after 40 draws is an error: nothing is learnt from a view out of a sofa.
     for _ in range(40):
         x, z = float(2 * rng.random() - 1) * (a - 0.3), float(2 * rng.random() - 1) * (b - 0.3)
         height = float(0.9 + 0.8 * rng.random())
@@ -285,6 +189,7 @@ def camera_in_street(rng: np.random.Generator, scene: Scene, half: Point, focal:
 
 
 def _is_clear(scene: Scene, camera: View, nearest: float, middle: float) -> bool:
+    # 12 x 16 rays without lights see enough; 0.866 of the width is a focal length like Hypersim's.
     small = View(camera.position, camera.yaw, camera.pitch, focal=16 * 0.866)
     bare = Scene(scene.solids, scene.materials, [], scene.ambient, scene.sky, 0.0)
     depth = render(bare, small, 12, 16, oversampling=1).depth

@@ -21,8 +21,9 @@ from tqdm import tqdm
 
 from marigold.data.preparation.runner import in_processes
 from marigold.files import write_atomically
+from marigold.miniature.rooms.furniture import Point
 from marigold.miniature.rooms.render import Rendering, Scene, View, render
-from marigold.miniature.rooms.scenes import Point, camera_in_room, camera_in_street, garden, room, street
+from marigold.miniature.rooms.scenes import camera_in_room, camera_in_street, garden, room, street
 
 T = TypeVar("T")
 HYPERSIM_FOCAL = 886.81 / 1024  # of the image width, Hypersim's common pinhole
@@ -60,6 +61,7 @@ def write_rooms(*, out: str, workers: int, size: RoomsSize) -> dict[str, int]:
     manifest = root / "rooms.json"
     if manifest.is_file() and json.loads(manifest.read_text())["size"] == wanted["size"]:
         return dict(json.loads(manifest.read_text())["frames"])
+    # Removed first and written last: what an interrupted run leaves is rendered again.
     manifest.unlink(missing_ok=True)
     jobs = [
         functools.partial(write, root, part, scene, size)
@@ -114,6 +116,7 @@ def _views(
     shape: tuple[int, int],
 ) -> list[Rendering]:
     """focal: in widths of the image. shape: (height, width)."""
+    # Keyed by the scene, not drawn in a row: the same images from any number of processes.
     rng = np.random.default_rng([size.seed, STREAMS[stream], scene])
     world, half = build(rng)
     cameras = [look(rng, world, half, focal * shape[1]) for _ in range(size.views)]
@@ -122,6 +125,7 @@ def _views(
 
 def expose(colour: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Linear colour to an 8-bit image: the brightest tenth starts at 0.8, gamma 2 (an exact square root)."""
+    # Rec. 601's luma weights, rounded. 0.64 = 0.8^2 is what gamma 2 turns into 0.8.
     brightness = 0.3 * colour[..., 0] + 0.59 * colour[..., 1] + 0.11 * colour[..., 2]
     bright = np.sort(brightness, axis=None)[int(0.9 * brightness.size)]
     scaled = np.clip(colour * (np.float32(0.64) / max(bright, np.float32(1e-4))), 0, 1)
@@ -133,6 +137,7 @@ def write_hypersim_scene(root: Path, part: str, scene: int, size: RoomsSize) -> 
     name = f"ai_{1 + STREAMS[part]:03d}_{scene + 1:03d}"
     folder = root / "hypersim_raw" / name / "images"
     for frame, view in enumerate(room_views(part, scene, size)):
+        # Hypersim's depth is the distance to the camera; preparation turns it into planar depth.
         ranged = np.where(view.entity == -1, np.nan, view.distance)
         _write_h5(folder / f"scene_cam_00_final_hdf5/frame.{frame:04d}.color.hdf5", view.colour.astype(np.float16))
         geometry = folder / "scene_cam_00_geometry_hdf5"
@@ -146,6 +151,7 @@ def write_vkitti_scene(root: Path, part: str, scene: int, size: RoomsSize) -> li
     name, weather = f"Scene{100 * (STREAMS[part] - 2) + scene:03d}", WEATHER[scene % len(WEATHER)]
     lines = []
     for frame, view in enumerate(outdoor_views(part, scene, size)):
+        # Rounded to centimetres; what is farther than 655.34 m cannot be told from the sky.
         centimetres = np.where(view.entity == -1, VKITTI_SKY, np.minimum(np.rint(view.depth * 100), VKITTI_SKY))
         rgb = f"rgb/{name}/{weather}/frames/rgb/Camera_0/rgb_{frame:05d}.jpg"
         depth = f"depth/{name}/{weather}/frames/depth/Camera_0/depth_{frame:05d}.png"
@@ -162,6 +168,7 @@ def write_nyu_scene(root: Path, part: str, scene: int, size: RoomsSize) -> list[
     for frame, view in enumerate(room_views(part, scene, size)):
         number = scene * size.views + frame + 1
         millimetres = np.minimum(np.rint(view.depth * 1000), 65535).astype(np.uint16)
+        # The publisher fills gaps by colourisation; nothing here reads the values, so the farthest depth will do.
         filled = np.where(millimetres == 0, millimetres.max(), millimetres).astype(np.uint16)
         names = [f"{folder}/{kind}_{number:04d}.png" for kind in ("rgb", "depth", "filled")]
         images: list[NDArray[Any]] = [expose(view.colour), millimetres, filled]
