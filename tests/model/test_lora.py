@@ -123,16 +123,14 @@ def loaded(folder: Path, switches: Switches) -> Backbone:
         (Switches(noise="gaussian", timesteps="terminal", reconstruct=True), {"conv_in", "class_embedding"}),
     ],
 )
-def test_what_the_base_did_not_have_trains_whole(random_base, switches, whole):
-    backbone = loaded(random_base, switches)
-    names = trained_tensors(backbone.unet)
-    assert {name.partition(".")[0] for name in names if ".lora_" not in name} == whole
-    assert any(".lora_" in name for name in names)
-    assert not trained_tensors(backbone.vae)
-
-
-def test_the_first_convolution_of_a_depth_model_is_frozen(checkpoint):
-    assert all(".lora_" in name for name in trained_tensors(loaded(checkpoint, Switches()).unet))
+def test_what_the_base_did_not_have_trains_whole(random_base, checkpoint, switches, whole):
+    """And no more of it: a depth model has its first convolution."""
+    for base, added in ((random_base, whole), (checkpoint, whole - {"conv_in"})):
+        backbone = loaded(base, switches)
+        names = trained_tensors(backbone.unet)
+        assert {name.partition(".")[0] for name in names if ".lora_" not in name} == added
+        assert any(".lora_" in name for name in names)
+        assert not trained_tensors(backbone.vae)
 
 
 @pytest.mark.parametrize(
