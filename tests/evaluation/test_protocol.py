@@ -66,10 +66,13 @@ def test_the_true_depth_scores_nothing_but_rounding(name, space, prefit):
     assert found["boundary_f1"] == pytest.approx(1, abs=1e-3)
 
 
-@pytest.mark.parametrize("space", ["affine_depth", "metric_depth"])
-def test_prefit_changes_nothing_for_predictions_in_the_protocols_own_quantity(space):
+@pytest.mark.parametrize(
+    ("name", "space"),
+    [("marigold", "affine_depth"), ("marigold", "metric_depth"), ("disparity", "affine_disparity")],
+)
+def test_prefit_changes_nothing_for_predictions_in_the_protocols_own_quantity(name, space):
     values = sample(seed=3).depth + 1
-    plain = protocol("marigold", clip=(1e-3, 10.0))
+    plain = protocol(name, clip=(1e-3, 10.0))
     assert scores(values, space, plain.prefitted(), sample()) == scores(values, space, plain, sample())
 
 
@@ -80,8 +83,6 @@ def test_prefit_has_the_least_squared_error_of_all_fits_in_the_space():
     own = scores(values, "affine_disparity", protocol("disparity"), truth)
     common = scores(values, "affine_disparity", protocol("marigold").prefitted(), truth)
     assert common["rmse"] < 0.9 * own["rmse"]
-    # Under its own protocol the criterion is the protocol's, in disparity.
-    assert scores(values, "affine_disparity", protocol("disparity").prefitted(), truth) == own
 
 
 def test_a_prefitted_protocol_has_a_name_of_its_own_and_the_data_sets_settings():
@@ -138,13 +139,6 @@ def test_a_view_is_what_the_predictor_sees_and_what_is_evaluated():
     assert torch.equal(seen[0].valid, valid)
     with pytest.raises(EvaluationError, match=r"s0: .*reader\.cameras"):
         next(evaluate(oracle, [truth], moge))
-
-
-def test_the_seed_of_the_random_fit_is_fixed():
-    truth = sample()
-    values = torch.rand(1, 24, 32, generator=torch.Generator().manual_seed(3))
-    first, second = (scores(values, "affine_log_depth", protocol("ppd"), truth) for _ in range(2))
-    assert first == second
 
 
 def test_ppd_leaves_out_depth_edges_by_the_sobel_filter():
