@@ -23,7 +23,7 @@ from marigold.evaluation_set import protocol_for
 from marigold.identity import differences, identity, listed, moves_by_rounding
 from marigold.model.backbone import Backbone, BaseModelError, find_folder
 from marigold.model.base import ModelConfig, base_identity, latents_identity, load_trainable
-from marigold.model.recipe import RecipeError, stored_recipe
+from marigold.model.recipe import KEY, RecipeError, read_index
 from marigold.training.checkpoint import Checkpoint
 from marigold.training.recipe import Recipe
 from marigold.training.settings import Performance, TrainConfig, TrainingError
@@ -76,7 +76,7 @@ def complete_recipe(recipe: dict[str, Any], model: ModelConfig) -> dict[str, Any
     own = {"name", "inherit", "loss"}
     if given := sorted(set(recipe) - own):
         raise RecipeError(f"recipe {recipe['name']}: its switches are the base checkpoint's; leave out {given}")
-    stored = None if model.maker else stored_recipe(find_folder(model.location, model.revision))
+    stored = None if model.maker else read_index(find_folder(model.location, model.revision)).get(KEY)
     if stored is None or "loss" not in stored:
         raise RecipeError(
             f"recipe {recipe['name']} continues a training, and {model.location} does not say by which recipe it was "

@@ -83,7 +83,6 @@ def test_every_recipe_of_one_pass(name: str, tmp_path: Path):
         (Switches(noise="zeros", prediction=V, reconstruct=True), {"rescale_betas_zero_snr": True}),
         (Switches(noise="zeros", prediction=EPSILON), {"beta_end": 0.003}),
         (Switches(timesteps="terminal", prediction=EPSILON), {"beta_end": 0.003}),
-        (Switches(noise="annealed", timesteps="terminal"), {"clip_sample": True}),
         (Switches(timesteps="10", prediction=SAMPLE), {}),
         # Many steps, of which diffusers' pipeline knows all but the mapping and the task.
         (Switches(mapping="log_depth"), {"timestep_spacing": "trailing"}),
