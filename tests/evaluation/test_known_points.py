@@ -6,20 +6,10 @@ import torch
 from marigold.depth.mapping import MAPPINGS
 from marigold.evaluation.errors import EvaluationError
 from marigold.evaluation.known_points import interpolate
-from marigold.evaluation.protocol import Benchmark, least_squares
 from marigold.evaluation.rows import evaluate
 from marigold.evaluation.sparse import DrawnPoints
 from marigold.types import DepthSample, Prediction
-
-PLAIN = least_squares(name="p", spaces=["affine_depth"], quantity="depth", benchmark_clip=False, benchmark=Benchmark())
-
-
-def sample(name="a", height=24, width=32):
-    generator = torch.Generator().manual_seed(len(name))
-    coarse = 1 + 8 * torch.rand(1, 1, 4, 5, generator=generator)
-    depth = torch.nn.functional.interpolate(coarse, (height, width), mode="bilinear", align_corners=True)[0]
-    valid = torch.rand(1, height, width, generator=generator) > 0.2
-    return DepthSample(name, torch.rand(3, height, width, generator=generator), depth * valid, valid)
+from samples import PLAIN, sample
 
 
 def protocol(count=20, seed=0):
@@ -68,14 +58,7 @@ def test_a_prediction_that_is_right_up_to_scale_and_shift_becomes_right_in_its_o
     assert found["points_alone.mae"] > 0.01
 
 
-def test_what_cannot_be_drawn_is_refused():
-    for key, given in (("pattern", (20, 0, "spiral")), ("count", (1, 0, "grid"))):
-        with pytest.raises(EvaluationError, match=rf"points\.{key}"):
-            DrawnPoints(*given)
-    with pytest.raises(EvaluationError, match=r"points\.count=700.*a "):
-        row(sample().depth, "affine_depth", sample(), protocol(700))
+def test_where_all_pixels_are_known_nothing_is_left_to_evaluate():
     everything = DepthSample("a", torch.ones(3, 4, 4), torch.ones(1, 4, 4), torch.ones(1, 4, 4, dtype=torch.bool))
     with pytest.raises(EvaluationError, match=r"^a: .*known points"):
         row(everything.depth, "affine_depth", everything, protocol(16))
-    with pytest.raises(EvaluationError, match="prefit"):
-        PLAIN.prefitted().with_points(DrawnPoints(20, 0, "random"))

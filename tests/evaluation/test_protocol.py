@@ -14,6 +14,7 @@ from marigold.evaluation.errors import EvaluationError
 from marigold.evaluation.protocol import PROTOCOL_OF, Benchmark, settings_for
 from marigold.evaluation.rows import evaluate
 from marigold.types import SPACES, Camera, DepthSample, Prediction
+from samples import sample
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 OF_DEPTH = {
@@ -27,13 +28,6 @@ OF_DEPTH = {
 
 def protocol(name, **settings):
     return build(OmegaConf.load(CONFIGS / f"protocol/{name}.yaml"), benchmark=Benchmark(**settings))
-
-
-def sample(height=24, width=32, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    depth = 0.5 + 9 * torch.rand(1, height, width, generator=generator)
-    valid = torch.rand(1, height, width, generator=generator) > 0.2
-    return DepthSample(f"s{seed}", torch.rand(3, height, width, generator=generator), depth * valid, valid)
 
 
 def scores(values, space, protocol, sample):
@@ -121,7 +115,7 @@ def test_the_fit_comes_before_the_clip():
 
 
 def test_a_view_is_what_the_predictor_sees_and_what_is_evaluated():
-    truth = sample(48, 80)
+    truth = sample(height=48, width=80)
     seen = []
 
     def oracle(shown):
