@@ -156,7 +156,7 @@ class Protocol:
             x, y = self.points.draw(valid[0], sample.name).long().unbind(1)
             seen, fits = torch.zeros_like(valid), fits_from_points(sample)
             seen[0, 0, y, x] = True
-            valid = valid & ~seen  # what was given is no merit
+            valid = valid & ~seen  # what was given must not be scored
         if not valid.any():
             raise EvaluationError(
                 "no valid pixel is left to evaluate (after the data set's mask, range and crop, and known points)"

@@ -63,7 +63,7 @@ def load_base(path: str | Path, revision: str | None = None, torch_dtype: torch.
             AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch_dtype).eval(),
             text_encoder,
             CLIPTokenizer.from_pretrained(folder / "tokenizer"),
-            # Whatever class it was saved as: the processes are the same, and sampling is DDIM's.
+            # Whatever class it was saved as: the process is the same, and sampling is DDIM's.
             dict(DDIMScheduler.load_config(folder / "scheduler")),
         )
     except (OSError, SafetensorError) as error:
@@ -163,7 +163,7 @@ def check_parts(backbone: Backbone, where: str | Path = "the model") -> None:
         problems.append(f"the VAE has {vae['latent_channels']} latent channels, not {LATENT_CHANNELS}")
     factor = 2 ** (len(vae["block_out_channels"]) - 1)  # every level but the last halves
     if factor != VAE_FACTOR:
-        problems.append(f"the VAE makes pictures {factor} times smaller, not {VAE_FACTOR}")
+        problems.append(f"the VAE makes images {factor} times smaller, not {VAE_FACTOR}")
     if unet["in_channels"] not in (LATENT_CHANNELS, 2 * LATENT_CHANNELS):
         problems.append(f"the U-Net takes {unet['in_channels']} channels, neither 4 (a base) nor 8 (depth)")
     if unet["out_channels"] != LATENT_CHANNELS:
@@ -220,7 +220,7 @@ def add_task_switch(unet: UNet2DConditionModel, seed: int) -> None:
 
     A small network of random weights, drawn with `seed`, turns the task into a summand of the time embedding.
     """
-    with torch.random.fork_rng(devices=[]):  # torch's initialisers take no generator
+    with torch.random.fork_rng(devices=[]):  # modules draw their weights from the global state
         torch.manual_seed(seed)
         width = unet.time_embedding.linear_2.out_features
         unet.class_embedding = TimestepEmbedding(TASK_LENGTH, width).to(unet.device, unet.dtype)  # type: ignore[assignment]

@@ -78,7 +78,7 @@ def load_trainable(model: ModelConfig, switches: Switches, scheduler: Mapping[st
         add_task_switch(backbone.unet, seed)
         new.append("class_embedding")
     add_adapters(backbone.unet, model.lora, seed, whole=new)
-    # Latents are cached, and tuning the decoder too gains nothing (E2E-FT, table A-2).
+    # Latents are cached, and tuning the decoder too gains nothing (E2E-FT, A-2).
     backbone.vae.requires_grad_(False)
     if switches.prediction != "base":
         scheduler = {**scheduler, "prediction_type": switches.prediction}

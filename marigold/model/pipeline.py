@@ -271,7 +271,7 @@ class MarigoldDepth:
         if self.switches.silent:
             if latents is not None:
                 raise ValueError("latents: this model sees no noise")
-            return torch.zeros(batch, *shape, device=self.device)  # E2E-FT shows it; without an input it says the size
+            return torch.zeros(batch, *shape, device=self.device)  # E2E-FT's input; others read its shape alone
         if latents is not None:
             if latents.shape != (batch * ensemble_size, *shape):
                 raise ValueError(
@@ -337,7 +337,7 @@ class MarigoldDepth:
         if not switches.one_pass:
             return self.diffusion.sample(predict, start, steps)
         total = self.diffusion.num_train_timesteps
-        told = switches.timestep(total)  # 1 for DepthMaster, the last for the others
+        told = switches.timestep(total)  # DepthMaster tells 1, the others the last
         # An input without a signal is at the last noise level, whatever timestep the U-Net is told.
         return self.diffusion.one_pass(
             predict(start, told).to(start.dtype), start, total - 1 if switches.silent else told

@@ -145,7 +145,7 @@ def test_members_go_on_in_smaller_batches_when_memory_runs_out(device, caplog, m
     finally:
         if device.type == "cuda":
             torch.cuda.set_per_process_memory_fraction(1.0)
-    assert "out of memory with 96 members at once; going on with 48" in caplog.text
+    assert "out of memory with 96 members at once; continuing with 48" in caplog.text
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-3)
 
 
