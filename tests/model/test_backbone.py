@@ -68,18 +68,6 @@ def test_a_saved_base_loads_again_here_in_half_precision_and_in_diffusers(base: 
     assert {loaded.unet.dtype, loaded.vae.dtype, loaded.text_encoder.dtype} == {torch.bfloat16}
 
 
-def test_the_seed_decides_the_weights_and_nothing_else():
-    torch.manual_seed(0)
-    state = torch.get_rng_state()
-    first = build_components(1, *SIZES["tiny"])
-    assert torch.equal(torch.get_rng_state(), state)
-    torch.manual_seed(5)
-    again, other = build_components(1, *SIZES["tiny"]), build_components(2, *SIZES["tiny"])
-    weight = first.unet.conv_in.weight
-    assert torch.equal(weight, again.unet.conv_in.weight)
-    assert not torch.equal(weight, other.unet.conv_in.weight)
-
-
 def test_what_is_nowhere_is_named_and_a_hub_id_gets_its_command(monkeypatch: pytest.MonkeyPatch):
     def unreachable(*_args: object, **_kwargs: object) -> str:
         raise LocalEntryNotFoundError("no network")

@@ -102,19 +102,15 @@ def test_the_base_is_known_below_its_adapters(widened, plain, trained):
     assert base_identity(replace(widened, unet=plain)) == base_identity(widened)
 
 
-def test_the_adapter_is_read_by_peft_and_by_diffusers(plain, trained, tmp_path):
+def test_the_adapter_is_read_by_peft(plain, trained, tmp_path):
     for folder in (tmp_path / "one", tmp_path / "two"):
         save_adapter(trained, folder)
     for file in ("adapter_config.json", "adapter_model.safetensors"):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
     size = sum(tensor.numel() for tensor in load_file(tmp_path / "one/adapter_model.safetensors").values())
     assert size == sum(tensor.numel() for tensor in trained_tensors(trained).values())
-    in_diffusers = copy.deepcopy(plain)
-    in_diffusers.load_lora_adapter(
-        tmp_path / "one", prefix="base_model.model", weight_name="adapter_model.safetensors"
-    )
-    for loaded in (PeftModel.from_pretrained(copy.deepcopy(plain), tmp_path / "one"), in_diffusers):
-        torch.testing.assert_close(predict(loaded), predict(trained), rtol=0, atol=1e-6)
+    loaded = PeftModel.from_pretrained(plain, tmp_path / "one")  # diffusers: tests/training/test_lora_runs.py
+    torch.testing.assert_close(predict(loaded), predict(trained), rtol=0, atol=1e-6)
 
 
 def loaded(folder: Path, switches: Switches) -> Backbone:

@@ -11,11 +11,10 @@ from marigold.model.backbone import Backbone, BaseModelError, task_labels
 from marigold.model.pipeline import DepthSettings, MarigoldDepth
 from marigold.model.recipe import KEY, RecipeError, Switches
 
+ZEROS = Switches(mapping="depth", noise="zeros", timesteps="terminal")
 SILENT = [
-    Switches(mapping="depth", noise="zeros", timesteps="terminal"),
-    Switches(mapping="disparity", noise="none", timesteps="terminal", prediction="sample", reconstruct=True),
-    Switches(mapping="sqrt_disparity", noise="none", timesteps="1", prediction="sample"),
-    Switches(mapping="log_depth", noise="none", timesteps="terminal", prompt_tokens=77),
+    Switches(mapping="disparity", noise="none", timesteps="1", prediction="sample", reconstruct=True),
+    Switches(mapping="log_depth", noise="zeros", timesteps="terminal", prompt_tokens=77),
 ]
 FROM_NOISE = Switches(mapping="disparity", noise="gaussian", timesteps="terminal", prediction="sample")
 IMAGE = torch.rand(2, 3, 32, 48, generator=torch.Generator().manual_seed(0))
@@ -70,7 +69,7 @@ def test_the_task_is_a_one_hot_pair_by_sines_and_cosines():
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory) -> Path:
     """A saved model, whose model_index.json the tests below rewrite."""
-    return tiny_model(SILENT[0]).save_pretrained(tmp_path_factory.mktemp("saved"))
+    return tiny_model(ZEROS).save_pretrained(tmp_path_factory.mktemp("saved"))
 
 
 @pytest.fixture
@@ -85,13 +84,13 @@ def index(saved: Path):
 def test_a_folder_without_a_recipe_is_a_model_like_the_papers_or_what_is_said(saved, index):
     """The first published folders do not even say what they predict, nor with how many steps."""
     with pytest.raises(BaseModelError, match="recipe=NAME"):
-        MarigoldDepth.from_pretrained(saved, switches=SILENT[0])
+        MarigoldDepth.from_pretrained(saved, switches=ZEROS)
     for key in (KEY, "prediction_type", "default_denoising_steps"):
         del index[key]
     (saved / "model_index.json").write_text(json.dumps(index))
     model = MarigoldDepth.from_pretrained(saved)
     assert (model.switches, model.space, model.default_steps) == (Switches(), "affine_depth", None)
-    assert MarigoldDepth.from_pretrained(saved, switches=SILENT[0]).switches == SILENT[0]
+    assert MarigoldDepth.from_pretrained(saved, switches=ZEROS).switches == ZEROS
 
 
 @pytest.mark.parametrize(
