@@ -55,7 +55,7 @@ def test_five_benchmarks_make_a_table_and_are_the_same_with_two_processes(workpl
     for dataset in BENCHMARKS:
         content = run(workplace, dataset, *chosen, f"output={tmp_path}/one/{dataset}")
         assert (content["dataset"], content["count"], content["complete"]) == (dataset, 2, True)
-        assert 0 < content["metrics"]["abs_rel"]["mean"] < 1
+        assert 0 < content["metrics"]["abs_rel"]["mean"] < 2
         assert content["split"]["official"] is False
     environment = {**os.environ, "MARIGOLD_DATA": "data", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
