@@ -26,7 +26,7 @@ from marigold.data.errors import DataError
 from marigold.depth.alignment import fit_affine
 from marigold.depth.metric import MetricDepth, metric_depth
 from marigold.evaluation.known_points import interpolate
-from marigold.evaluation.sparse import PATTERNS, draw_points
+from marigold.evaluation.sparse import PATTERNS, DrawnPoints
 from marigold.evaluation_set import open_samples
 from marigold.files import atomic_file
 from marigold.model.guided import guided
@@ -87,7 +87,7 @@ def rows(
     size = resolution(sample)
     prediction = model(sample.image[None], processing_resolution=size)
     for pattern, seed, count in itertools.product(options.patterns, range(options.seeds), counts):
-        points = draw_points(sample.valid, count, pattern, seed, sample.name)
+        points = DrawnPoints(count, seed, pattern).draw(sample.valid, sample.name)
         x, y = points.long().unbind(1)
         # Pixels whose depth is given are not evaluated.
         metres, others = sample.depth[0, y, x], sample.valid.clone()
@@ -136,7 +136,7 @@ def picture(path: Path, shown: list[DepthSample], model: MarigoldDepth) -> None:
     """Points on the image | fit | residual | error of both, a line per image."""
     figure = Figure(figsize=(15, 2.6 * len(shown)), layout="constrained")
     for line, sample in zip(figure.subplots(len(shown), 5, squeeze=False), shown, strict=True):
-        points = draw_points(sample.valid, 150, "random", 0, sample.name)
+        points = DrawnPoints(150, 0, "random").draw(sample.valid, sample.name)
         x, y = points.long().unbind(1)
         metres, valid = sample.depth[0, y, x], sample.valid[0].numpy()
         prediction = model(sample.image[None], processing_resolution=resolution(sample))

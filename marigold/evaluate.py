@@ -19,12 +19,12 @@ from marigold import provenance
 from marigold.config import to_dataclass
 from marigold.evaluation import predictors
 from marigold.evaluation.errors import EvaluationError
-from marigold.evaluation.known_points import DrawnPoints
 from marigold.evaluation.panels import draw_panel, worst_and_median
 from marigold.evaluation.predictors import Predictor
 from marigold.evaluation.report import metrics_table, single_table
 from marigold.evaluation.result import Facts, Result, Split, make_result
 from marigold.evaluation.rows import OnError, Row, RowStore, evaluate, gather_rows, share, write_csv
+from marigold.evaluation.sparse import DrawnPoints
 from marigold.evaluation_set import EvaluationSet, open_set, output_folder, protocol_for, start_processes
 from marigold.files import lock_folder
 from marigold.identity import fingerprint

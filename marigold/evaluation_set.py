@@ -17,8 +17,8 @@ from marigold.config import ConfigError, build, choice
 from marigold.data.base import DepthDataset
 from marigold.data.errors import DataError
 from marigold.data.motorcycle import Motorcycle
-from marigold.evaluation.known_points import DrawnPoints
 from marigold.evaluation.protocol import COMMON_PROTOCOL, PROTOCOL_OF, Protocol, settings_for
+from marigold.evaluation.sparse import DrawnPoints
 from marigold.identity import identity
 
 logger = logging.getLogger(__name__)

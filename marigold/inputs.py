@@ -23,7 +23,7 @@ from marigold.evaluation_set import protocol_for
 from marigold.identity import differences, identity, listed, moves_by_rounding
 from marigold.model.backbone import Backbone, BaseModelError, find_folder
 from marigold.model.base import ModelConfig, base_identity, latents_identity, load_trainable
-from marigold.model.recipe import RecipeError, stored_recipe
+from marigold.model.recipe import KEY, RecipeError, read_index
 from marigold.training.checkpoint import Checkpoint
 from marigold.training.recipe import Recipe
 from marigold.training.settings import Performance, TrainConfig, TrainingError
@@ -77,7 +77,7 @@ def complete_recipe(recipe: dict[str, Any], model: ModelConfig) -> dict[str, Any
     own = {"name", "inherit", "loss"}
     if given := sorted(set(recipe) - own):
         raise RecipeError(f"recipe {recipe['name']}: its switches are the base checkpoint's; leave out {given}")
-    stored = None if model.maker else stored_recipe(find_folder(model.location, model.revision))
+    stored = None if model.maker else read_index(find_folder(model.location, model.revision)).get(KEY)
     # What was trained elsewhere may say how it samples and not how it was taught.
     if stored is None or "loss" not in stored:
         raise RecipeError(

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple, overload
+from typing import NamedTuple
 
 import numpy as np
 import scipy.optimize
@@ -11,7 +11,6 @@ from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
 from marigold.depth.reprojection import nearest_valid
-from marigold.types import Prediction
 
 Points = Float64[np.ndarray, "N"]
 Line = tuple[float, float]  # scale and shift
@@ -84,49 +83,6 @@ def fit_robust(
     return _fit_each(pred, target, picked, lambda x, y: _least_absolute_line(x, y, 1 / y))
 
 
-@overload
-def align_to(prediction: Tensor, sparse_metres: Tensor, method: str = ...) -> Tensor: ...
-@overload
-def align_to(prediction: Prediction, sparse_metres: Tensor, method: str = ...) -> Prediction: ...
-def align_to(
-    prediction: Float[Tensor, "B 1 H W"] | Prediction,
-    sparse_metres: Float[Tensor, "B 1 h w"],
-    method: str = "least_squares",
-) -> Float[Tensor, "B 1 H W"] | Prediction:
-    """Turn affine-invariant depth into metres, given the metres of some pixels (0 elsewhere).
-
-    `prediction` is a Prediction of space affine_depth or its depth (B, 1, H, W); the answer is of the same
-    kind, with 0 (unknown) where the line falls below 0. `method` is "least_squares", or "huber" for
-    measurements with outliers: Huber's loss at 1.345 robust standard deviations, by scipy. Raises ValueError
-    for another size or space, for negative measurements and for an image with fewer than two known pixels of
-    different predictions.
-    """
-    if isinstance(prediction, Tensor):
-        return align_to(Prediction(prediction, None, "affine_depth"), sparse_metres, method).depth
-    depth, spread, lines = prediction.depth, prediction.uncertainty, {"least_squares": _line, "huber": huber_line}
-    if prediction.space != "affine_depth":
-        raise ValueError(f"align_to takes affine_depth, got a prediction in the space {prediction.space}")
-    if method not in lines:
-        raise ValueError(f"unknown method {method!r}; known: {', '.join(lines)}")
-    if depth.shape != sparse_metres.shape:
-        raise ValueError(
-            f"the prediction is {tuple(depth.shape)} and the measurements are {tuple(sparse_metres.shape)}; put the "
-            "measurements on the prediction's pixels first"
-        )
-    if bool((sparse_metres < 0).any()):
-        raise ValueError("negative metres among the measurements; unknown pixels are 0")
-
-    def line(x: Points, y: Points) -> Line:
-        if np.ptp(x) == 0:
-            raise ValueError("scale and shift need two known pixels where the prediction differs")
-        return lines[method](x, y)
-
-    fit = _fit_each(depth, sparse_metres, sparse_metres != 0, line)
-    if spread is not None:
-        spread = apply_affine(spread, AffineFit(fit.scale.abs(), torch.zeros_like(fit.shift)))
-    return Prediction(apply_affine(depth, fit).clamp(min=0), spread, "metric_depth")
-
-
 def valid_pixels(
     pred: Float[Tensor, "1 H W"], target: Float[Tensor, "1 H W"], valid: Bool[Tensor, "1 H W"]
 ) -> tuple[Points, Points]:
@@ -197,10 +153,8 @@ def _least_absolute_line(x: Points, y: Points, weight: Points) -> Line:
 
 
 def huber_line(x: Points, y: Points) -> Line:
-    """Slope and intercept of y on x under Huber's loss at 1.345 robust standard deviations; float64 arrays.
-
-    A constant x gives slope 0 and the median of y.
-    """
+    """Slope and intercept of y on x, which varies, under Huber's loss at 1.345 robust standard deviations; float64."""
+    # The loss is convex; the least absolute errors of some of the points are a start that no outlier has moved.
     step = -(-len(x) // _ROBUST_GRID**2)
     start = _least_absolute_line(x[::step], y[::step], np.ones_like(x[::step]))
     deviation = _DEVIATIONS_PER_MAD * float(np.median(np.abs(start[0] * x + start[1] - y)))

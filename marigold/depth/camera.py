@@ -28,23 +28,23 @@ class CameraSettings:
         if self.fov is not None and self.focal is not None:
             raise ConfigError("camera.fov and camera.focal say the same thing; give one of them")
 
-    def of(self, picture: Path, height: int, width: int) -> tuple[Camera, str]:
+    def of(self, file: Path, height: int, width: int) -> tuple[Camera, str]:
         """The camera of an upright image of `height` x `width` pixels in a file, and where it is from, in words.
 
         Raises PictureError for a file that is damaged.
         """
         assumed = focal_length(self.assumed_fov, width), "assumed, camera.assumed_fov"
-        focal, source = self.known(picture, width) or assumed
+        focal, source = self.known(file, width) or assumed
         degrees = 2 * math.degrees(math.atan2(width / 2, focal))
         return Camera.centred(focal, height, width), f"{degrees:.1f} degrees wide, {focal:.1f} px ({source})"
 
-    def known(self, picture: Path, width: int) -> tuple[float, str] | None:
+    def known(self, file: Path, width: int) -> tuple[float, str] | None:
         """The focal length in px and where it is from, in words; None where it would be assumed."""
         if self.focal is not None:
             return self.focal, "camera.focal"
         if self.fov is not None:
             return focal_length(self.fov, width), "camera.fov"
-        return exif_focal(picture)
+        return exif_focal(file)
 
 
 def focal_length(fov: float, width: int) -> float:

@@ -1,18 +1,12 @@
 """Many affine-invariant predictions of one image into one: a closed-form alignment, then median or mean."""
 
 import math
-from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-
-from marigold.depth.alignment import fit_affine
-
-# Some other ensembling, such as a library's: the members to (depth, uncertainty), both (1, 1, H, W).
-Ensembler = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 # Pixels of a piece that is sorted: small enough for the processor's cache, large enough to hide the cost of a call,
 # and at most torch's grain of parallel work, so that its threads are not woken for every exchange of two rows.
@@ -22,6 +16,7 @@ _PIECE_DEVICE = 2**20  # of either, on a GPU
 _SAMPLE = 2**12  # pixels on which clipped members are found and fitted again
 _CLIPPED = 0.05  # share of pixels at a member's own lowest and highest value from which it counts as clipped
 _CLIPPED_AWAY = 0.75  # and from which too little of it is left
+_AGREES = 0.8  # share of the members' median correlation with the consensus below which a member is left out
 _LARGEST = 1e15
 _NEGLIGIBLE = 1e-12  # a member this much flatter than the others carries no information
 
@@ -38,26 +33,27 @@ class EnsembleResult(NamedTuple):
 def ensemble_depth(
     depth: Float[Tensor, "E 1 H W"],
     *,
-    method: str | Ensembler = "procrustes",
+    method: str = "procrustes",
     reduction: str = "median",
     alignment: str = "affine",
-    min_agreement: float = 0.8,
 ) -> EnsembleResult:
     """Align the members in closed form and reduce them to one map in [0, 1] with its uncertainty.
 
     The scales are the top eigenvector of the members' correlation matrix over their standard deviations: the
     minimum of all pairwise squared differences at fixed total variance. `alignment="scale"` does the same
     about 0 and divides by the maximum; `"none"` reduces the members as they are and keeps their units.
-    A member whose correlation with the consensus is below `min_agreement` times the members' median
-    correlation (so every constant or inverted one) is left out; its scale and shift are its best fit >= 0.
+    A member whose correlation with the consensus is below 0.8 times the members' median correlation (so every
+    constant or inverted one) is left out; its scale and shift are its best fit >= 0.
     A member of which more than 5 % of the pixels are at its ends was clipped, as a decoder's output is: its
     scale and shift are fitted again to the consensus, on the pixels between its ends ("affine" only).
     The median of an even number is the lower one, as torch.median's; the uncertainty is the median absolute
     deviation, or the standard deviation under `reduction="mean"`. A constant result is 0 everywhere.
-    A callable `method` ensembles instead. Raises ValueError naming the members that are not finite, and for a
-    consensus below 0 under `alignment="scale"`. Source: the objective of Ke et al., CVPR 2024, section 3.3,
-    squared and under the constraint that it lacks.
+    Raises ValueError naming the members that are not finite, for a consensus below 0 under `alignment="scale"` and
+    for an unknown `method`, of which there is one. Source: the objective of Ke et al., CVPR 2024, section 3.3, squared
+    and under the constraint that it lacks.
     """
+    if method != "procrustes":
+        raise ValueError(f"unknown ensembling method {method!r}; here it is 'procrustes'")
     if reduction not in ("median", "mean") or alignment not in ("affine", "scale", "none"):
         raise ValueError(
             "reduction is 'median' or 'mean' and alignment 'affine', 'scale' or 'none'; "
@@ -75,14 +71,7 @@ def ensemble_depth(
             f"ensemble member(s) {', '.join(map(str, bad))} of {len(members)} have NaN, infinity or values above "
             f"{_LARGEST:g}; predictions are expected in [0, 1]"
         )
-    if callable(method):
-        return _ensemble_by(method, depth)
-    if method != "procrustes":
-        raise ValueError(
-            f"unknown ensembling method {method!r}; here it is 'procrustes' or a function from the "
-            "members to (depth, uncertainty)"
-        )
-    kept, scale, shift = _align(mean, covariance, alignment, min_agreement)
+    kept, scale, shift = _align(mean, covariance, alignment)
     if alignment == "affine":
         _fit_clipped(members, kept, scale, shift)
     if len(kept) < len(members):
@@ -117,7 +106,7 @@ def _moments(members: Float[Tensor, "E N"]) -> tuple[Float[Tensor, "E"], Float[T
 
 
 def _align(
-    mean: Float[Tensor, "E"], covariance: Float[Tensor, "E E"], alignment: str, min_agreement: float
+    mean: Float[Tensor, "E"], covariance: Float[Tensor, "E E"], alignment: str
 ) -> tuple[list[int], Float[Tensor, "E"], Float[Tensor, "E"]]:
     """The members that count, and every member's scale and shift into their common frame."""
     everyone, zeros = list(range(len(mean))), torch.zeros_like(mean)
@@ -137,7 +126,7 @@ def _align(
         weight = _leading_vector(correlation[kept][:, kept])
         agreement = correlation[kept][:, kept] @ weight
         positive = agreement > 0
-        agrees = positive & (agreement >= min_agreement * agreement[positive].median())
+        agrees = positive & (agreement >= _AGREES * agreement[positive].median())
         if bool(agrees.all()):
             break
         kept = kept[agrees]
@@ -248,11 +237,3 @@ def _frame(center: Float[Tensor, "N"], alignment: str) -> tuple[float, float]:
             raise ValueError(f"scale-only ensembling needs members of 0 or more, but their consensus reaches {low:g}")
         low = 0.0
     return low, high - low if high > low else 1.0
-
-
-def _ensemble_by(ensembler: Ensembler, depth: Float[Tensor, "E 1 H W"]) -> EnsembleResult:
-    result, uncertainty = ensembler(depth)
-    everywhere = torch.ones_like(depth, dtype=torch.bool)
-    # A foreign ensembling keeps its alignment to itself; regression on its result recovers it.
-    scale, shift = fit_affine(depth, result.expand_as(depth), everywhere)
-    return EnsembleResult(result, uncertainty, scale.to(result), shift.to(result))

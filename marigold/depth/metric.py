@@ -64,53 +64,42 @@ def metric_depth(
     image: Float[Tensor, "3 H W"] | None = None,
     method: str = "residual",
     smoothing: float = SMOOTHING,
-    depth_length: float = DEPTH_LENGTH,
-    colour_length: float = COLOUR_LENGTH,
     name: str = "image",
 ) -> MetricDepth:
     """Dense metric depth from a prediction of one image and the metres (planar z) of a few of its points.
 
     `points` are x, y in the prediction's pixels, (0, 0) is the centre of the first one; `image` is in [0, 1]. `method`
     is "fit", the robust line alone, or "residual", which adds the interpolated residual. `smoothing` 0 meets every
-    point; the lengths say how far apart in the joint space, in image heights, the ends of the prediction and of a
-    colour channel are. The result is the same for every order of the points, and for every affine change of the
-    prediction up to rounding. Of more than `MOST_POINTS` points some are left out, which is logged, as outliers are.
+    point. The result is the same for every order of the points, and for every affine change of the prediction up to
+    rounding. Of more than `MOST_POINTS` points some are left out, which is logged, as outliers are.
     Raises ValueError, naming the image and the point, for a prediction that is not finite, a distance that is not
     positive or a point beyond the image, and for points that determine no scale.
     """
     if method not in ("fit", "residual"):
         raise ValueError(f"method={method!r}: expected fit or residual")
-    pixels = _Pixels.of(prediction, image, depth_length, colour_length, name)
+    pixels = _Pixels.of(prediction, image, name)
     check_points(prediction.depth.shape, points, metres, name)
     mapping = MAPPINGS[MAPPING_OF.get(prediction.space, "depth")]
     drawn = _drawn(points, metres)
     places, known = points.cpu().double()[drawn], metres.cpu().double()[drawn]
-    values, joint = mapping.of_depth(known), pixels.joint(places)
-    seen = sample(pixels.depth, places).sub(pixels.low) / pixels.range
+    seen, joint = pixels.at(places)
 
     wrong = _outliers(joint, seen, known, mapping, name)
-    slope, offset = _line(seen[~wrong], values[~wrong], name)
     used, outliers = (
         torch.zeros(len(points), dtype=torch.bool).index_fill(0, drawn[one], True) for one in (~wrong, wrong)
     )
     _state(name, points, metres, used, outliers)
+    values = mapping.of_depth(known)
+    joint, seen, known, values = (part[~wrong] for part in (joint, seen, known, values))
 
-    prior = _prior(known[~wrong], mapping)
-    residual = (values - (slope * seen + offset))[~wrong]
-    surface = _Surface.through(joint[~wrong], residual, smoothing, prior) if method == "residual" else None
+    prior = _prior(known, mapping)
+    slope, offset = _line(seen, values, name)
+    residual = values - (slope * seen + offset)
+    surface = _Surface.through(joint, residual, smoothing, prior) if method == "residual" else None
     # In-sample errors of a line, which has two parameters
     typical = (float(residual.abs().sum()) + prior) / max(1, len(residual) - 1)
-    bounds = _bounds(known[~wrong])
-    depth, uncertainty = (torch.empty(prediction.depth[0].shape) for _ in range(2))
-    for piece, seen in pixels.pieces(len(residual) if surface else 1):
-        value, error = slope * seen + offset, torch.full_like(seen, typical)
-        if surface:
-            added, error = surface.at(pixels.joint_of(piece, seen))
-            value += added
-        found, above, below = (mapping.to_depth(value + sign * error).clamp(*bounds) for sign in (0.0, 1.0, -1.0))
-        depth.view(-1)[piece], uncertainty.view(-1)[piece] = found.float(), ((above - below).abs() / 2).float()
-    scale = slope / pixels.range
-    device = prediction.depth.device
+    depth, uncertainty = _dense(pixels, (slope, offset), surface, typical, mapping, known)
+    scale, device = slope / pixels.range, prediction.depth.device
     return MetricDepth(
         depth.to(device),
         uncertainty.to(device),
@@ -119,6 +108,31 @@ def metric_depth(
         used.to(device),
         outliers.to(device),
     )
+
+
+def _dense(
+    pixels: "_Pixels",
+    line: tuple[float, float],
+    surface: "_Surface | None",
+    typical: float,
+    mapping: Mapping,
+    known: Float64[Tensor, "N"],
+) -> tuple[Float[Tensor, "1 H W"], Float[Tensor, "1 H W"]]:
+    """Metres and their expected absolute error at every pixel: the line, and the surface over what it leaves.
+
+    `typical` is the expected error of the line alone, in the mapping's quantity; `known` are the points' metres.
+    """
+    bounds = _bounds(known)
+    depth, uncertainty = (torch.empty(1, *pixels.depth.shape) for _ in range(2))
+    for piece, seen in pixels.pieces(len(known) if surface else 1):
+        value, error = line[0] * seen + line[1], torch.full_like(seen, typical)
+        if surface:
+            added, error = surface.at(pixels.joint_of(piece, seen))
+            value += added
+        # An error in the mapping's quantity is half of what it moves depth from below to above.
+        found, above, below = (mapping.to_depth(value + sign * error).clamp(*bounds) for sign in (0.0, 1.0, -1.0))
+        depth.view(-1)[piece], uncertainty.view(-1)[piece] = found.float(), ((above - below).abs() / 2).float()
+    return depth, uncertainty
 
 
 def sample(values: Float[Tensor, "*channels H W"], places: Float[Tensor, "N 2"]) -> Float64[Tensor, "*channels N"]:
@@ -158,13 +172,9 @@ class _Pixels(NamedTuple):
     image: Float[Tensor, "3 H W"] | None
     low: float
     range: float
-    depth_length: float
-    colour_length: float
 
     @classmethod
-    def of(
-        cls, prediction: Prediction, image: Tensor | None, depth_length: float, colour_length: float, name: str
-    ) -> "_Pixels":
+    def of(cls, prediction: Prediction, image: Tensor | None, name: str) -> "_Pixels":
         depth = prediction.depth.detach().cpu()
         if len(depth) != 1:
             raise ValueError(f"{name}: one image at a time, got a batch of {len(depth)}")
@@ -174,23 +184,23 @@ class _Pixels(NamedTuple):
         if not math.isfinite(high - low):
             raise ValueError(f"{name}: the prediction is not finite")
         image = None if image is None else image.detach().cpu()
-        return cls(depth[0, 0], image, low, high - low or 1.0, depth_length, colour_length)
+        return cls(depth[0, 0], image, low, high - low or 1.0)
 
-    def joint(self, places: Float64[Tensor, "N 2"]) -> Float64[Tensor, "N D"]:
-        """Coordinates in the joint space of x, y in pixels, in image heights: place, prediction, colour."""
+    def at(self, places: Float64[Tensor, "N 2"]) -> tuple[Float64[Tensor, "N"], Float64[Tensor, "N D"]]:
+        """The prediction in [0, 1] at x, y in pixels, and coordinates in the joint space, in image heights."""
         seen = (sample(self.depth, places) - self.low) / self.range
-        parts = [places / len(self.depth), self.depth_length * seen[:, None]]
+        parts = [places / len(self.depth), DEPTH_LENGTH * seen[:, None]]
         if self.image is not None:
-            parts.append(self.colour_length * sample(self.image, places).T)
-        return torch.cat(parts, 1)
+            parts.append(COLOUR_LENGTH * sample(self.image, places).T)
+        return seen, torch.cat(parts, 1)
 
     def joint_of(self, piece: slice, seen: Float64[Tensor, "N"]) -> Float64[Tensor, "N D"]:
-        """The same of consecutive pixels, whose prediction in [0, 1] is `seen`."""
+        """The joint coordinates of consecutive pixels, whose prediction in [0, 1] is `seen`."""
         height, width = self.depth.shape
         index = torch.arange(piece.start, piece.stop)
-        parts = [index % width / height, index // width / height, self.depth_length * seen]
+        parts = [index % width / height, index // width / height, DEPTH_LENGTH * seen]
         if self.image is not None:
-            parts.extend(self.colour_length * self.image.flatten(1)[:, piece])
+            parts.extend(COLOUR_LENGTH * self.image.flatten(1)[:, piece])
         return torch.stack([part.double() for part in parts], 1)
 
     def pieces(self, columns: int) -> Iterator[tuple[slice, Float64[Tensor, "N"]]]:

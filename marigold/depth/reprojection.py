@@ -44,7 +44,7 @@ def reproject(
     u = (x / z * camera.fx + camera.cx) / width
     v = (y / z * camera.fy + camera.cy) / height
 
-    photo = F.grid_sample(
+    view = F.grid_sample(
         resize_lanczos(image, scaled)[None].double(),
         torch.stack([u, v], dim=-1)[None] * 2 - 1,
         "bilinear",
@@ -63,18 +63,18 @@ def reproject(
     seen, known = (distance[row, column] / rays.norm(dim=-1)).float()[None], found[row, column][None]
     if known.any():
         known = known & (seen <= _DEEPEST * float(np.quantile(seen[known].numpy(), 0.01)))
-    return photo[0].float().clamp(0, 1), torch.where(known, seen, 0), known
+    return view[0].float().clamp(0, 1), torch.where(known, seen, 0), known
 
 
 def centred_view(
-    camera: Camera, photo_size: tuple[int, int], size: tuple[int, int]
+    camera: Camera, image_size: tuple[int, int], size: tuple[int, int]
 ) -> tuple[Float[np.ndarray, "3 3"], float]:
     """Return the rotation from the image's rays to the view's, and the view's focal length in its pixels.
 
     The axis goes through the image's middle and the field of view is the largest of the (h, w) shape `size`
     that the image covers.
     """
-    height, width = photo_size
+    height, width = image_size
     aspect = size[1] / size[0]
     middle = np.array([(width / 2 - camera.cx) / camera.fx, (height / 2 - camera.cy) / camera.fy, 1.0])
     axis = np.cross(middle, [0.0, 0.0, 1.0])
@@ -129,11 +129,11 @@ def _cells(length: int, count: int) -> list[tuple[Tensor, Tensor, Tensor]]:
     return found
 
 
-def _rays(camera: Camera, photo_size: tuple[int, int], size: tuple[int, int]) -> Float[Tensor, "h w 3"]:
+def _rays(camera: Camera, image_size: tuple[int, int], size: tuple[int, int]) -> Float[Tensor, "h w 3"]:
     """Directions with z = 1 of the pixels of an image that is scaled to (h, w) `size`."""
     y, x = (
         (torch.arange(count, dtype=torch.float64) + 0.5) * length / count
-        for length, count in zip(photo_size, size, strict=True)
+        for length, count in zip(image_size, size, strict=True)
     )
     down, right = torch.meshgrid((y - camera.cy) / camera.fy, (x - camera.cx) / camera.fx, indexing="ij")
     return torch.stack([right, down, torch.ones_like(right)], dim=-1)

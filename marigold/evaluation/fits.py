@@ -33,6 +33,7 @@ class LeastSquares:
 
     def __call__(self, prediction: Prediction, target: Map, valid: Mask, thin: Thinning) -> Map:
         """Depth in metres; raises EvaluationError where no pixel is left to fit."""
+        # Disparities at or below 0 have no depth: MiDaS' followers leave them out of the fit, not of the metrics.
         usable = valid & (prediction.depth > 0) if MAPPINGS[self.quantity].positive else valid
         seen = thin(usable)
         if not seen.any():
@@ -44,6 +45,7 @@ class LeastSquares:
         """`target` and `seen` are thinned."""
         quantity = MAPPINGS[self.quantity]
         values = prediction.depth
+        # Metres are no affine quantity: they are brought into the one that is fitted. TINY_DEPTH keeps it finite.
         if prediction.space == "metric_depth":
             values = quantity.of_depth(values.clamp_min(TINY_DEPTH))
         return quantity.to_depth(apply_affine(values, fit_affine(thin(values), quantity.of_depth(target), seen)))
@@ -59,7 +61,7 @@ class Prefit(LeastSquares):
 
     def _fitted(self, prediction: Prediction, target: Tensor, seen: Tensor, thin: Thinning) -> Map:
         own, quantity = MAPPINGS[MAPPING_OF.get(prediction.space, "depth")], MAPPINGS[self.quantity]
-        if own is quantity:
+        if own is quantity:  # then the problem is linear, and the closed form is its minimum
             return super()._fitted(prediction, target, seen, thin)
         values = prediction.depth
         return own.to_depth(apply_affine(values, fit_through(thin(values), target, seen, own, quantity)))
@@ -81,6 +83,7 @@ class LogRansac:
         values = prediction.depth
         if prediction.space == "metric_depth":
             values = values.clamp_min(0).log1p()
+        # In log(depth + 1), which is 0 at 0 m and has no pole there; expm1 is its inverse.
         line = fit_log_ransac(thin(values), thin(target), thin(valid), trials=self.trials, seed=self.seed)
         return apply_affine(values, line).expm1().clamp(1e-3, float(target[valid].max()))
 
@@ -103,7 +106,7 @@ class BestConstant:
     def __call__(self, prediction: Prediction, target: Map, valid: Mask, thin: Thinning) -> Map:
         """Depth in metres, the same everywhere."""
         depth = target[valid].double().sort().values
-        weight = (1 / depth).cumsum(0)
+        weight = (1 / depth).cumsum(0)  # each term |c - g| / g is piecewise linear with its knee at g
         return torch.full_like(target, float(depth[torch.searchsorted(weight, weight[-1] / 2)]))
 
 

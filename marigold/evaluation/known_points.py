@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,40 +13,11 @@ from scipy.spatial import QhullError
 from torch import Tensor
 
 from marigold.depth.metric import metric_depth
-from marigold.evaluation.errors import EvaluationError
-from marigold.evaluation.sparse import PATTERNS, draw_points
 from marigold.types import DepthSample, Prediction
 
 ALONE = "points_alone"
 METHODS = ("residual", "fit", ALONE)
 """The first one's metrics have their own names, the others' begin with the method: `fit.mae`."""
-
-
-@dataclass(frozen=True)
-class DrawnPoints:
-    """`points` in configs/eval.yaml: how many pixels' depth is known, 0 for an ordinary evaluation, and which."""
-
-    count: int
-    seed: int
-    pattern: str
-
-    def __post_init__(self) -> None:
-        if self.pattern not in PATTERNS:
-            raise EvaluationError(f"points.pattern={self.pattern}: expected one of {', '.join(PATTERNS)}")
-        if self.count < 0 or self.count == 1:
-            raise EvaluationError(f"points.count={self.count}: scale and shift need 2 or more; 0: none are drawn")
-
-    @property
-    def name(self) -> str:
-        """Suffix of the protocol's name, so that no table mixes results for different points."""
-        return f"+{self.count}-{self.pattern}-points-seed{self.seed}"
-
-    def drawn(self, valid: Bool[Tensor, "1 1 H W"], name: str) -> Bool[Tensor, "1 1 H W"]:
-        """The known ones of the valid pixels, a function of the sample's name and the seed."""
-        x, y = draw_points(valid[0], self.count, self.pattern, self.seed, name).long().unbind(1)
-        known = torch.zeros_like(valid)
-        known[0, 0, y, x] = True
-        return known
 
 
 class FromPoints:

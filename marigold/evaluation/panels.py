@@ -14,6 +14,7 @@ from marigold.visualization import PanelRow, panel
 def worst_and_median(rows: Sequence[Row], worst: int, median: int) -> list[tuple[str, Row]]:
     """("worst", row) for the `worst` images by AbsRel, then ("median", row) for those around the median."""
     ranked = sorted((row for row in rows if row.error is None), key=lambda row: (-row.metrics["abs_rel"], row.name))
+    # No image twice, where there are few
     first = max(worst, (len(ranked) - median) // 2)
     return [("worst", row) for row in ranked[:worst]] + [("median", row) for row in ranked[first : first + median]]
 

@@ -1,7 +1,6 @@
 """Predictors to evaluate: a user's function, or saved prediction files; `marigold.evaluate` adds the checkpoint."""
 
 import importlib
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,39 +42,6 @@ class Predictor:
 
 
 def of_function(path: str, space: str | None, device: torch.device) -> Predictor:
-    """The function `module:function`; see `imported`."""
-    function = imported(path, space)
-    source = sys.modules[path.partition(":")[0]].__file__
-    identity: dict[str, object] = {
-        "name": path,
-        "files": provenance.files_identity(Path(source)) if source else "built in",
-    }
-    return Predictor(identity, space, None, lambda seed: lambda sample: function(sample.image[None].to(device)))
-
-
-def of_files(folder: Path, space: str | None, unit: float) -> Predictor:
-    """Stored predictions; see `stored`."""
-    predict = stored(folder, space, unit)
-    files = provenance.files_identity(folder)
-    identity: dict[str, object] = {"name": folder.name, "path": str(folder), "files": files, "unit": unit}
-    return Predictor(identity, space, None, lambda seed: predict, stored=True)
-
-
-def run_name(checkpoint: Path) -> str:
-    """A checkpoint's name in tables: its folder's name, after the run's name if it comes from a training run."""
-    parts = checkpoint.resolve().parts
-    depth = 2 if checkpoint.name in ("final", "best") else 3 if parts[-2:-1] == ("checkpoints",) else 1
-    return "/".join(parts[-depth:])
-
-
-def require_space(space: str | None) -> str:
-    """The space, if it is one; otherwise an EvaluationError that lists them."""
-    if space not in SPACES:
-        raise EvaluationError(f"space={space}: say which of {', '.join(SPACES)} the predictions are in")
-    return space
-
-
-def imported(path: str, space: str | None) -> Callable[[Tensor], Prediction]:
     """The function `module:function`: (1, 3, H, W) image in [0, 1] -> Prediction, or a (1, 1, H, W) tensor in `space`.
 
     Raises EvaluationError for an unknown space, a path that cannot be imported and a result that is neither.
@@ -84,22 +50,26 @@ def imported(path: str, space: str | None) -> Callable[[Tensor], Prediction]:
         require_space(space)
     module_name, _, name = path.partition(":")
     try:
-        function = getattr(importlib.import_module(module_name), name)
+        module = importlib.import_module(module_name)
+        function = getattr(module, name)
     except (ImportError, AttributeError) as error:
         raise EvaluationError(f"predictor={path}: cannot be imported: {error}") from error
 
-    def predict(image: Tensor) -> Prediction:
-        result = function(image)
+    def predict(sample: DepthSample) -> Prediction:
+        result = function(sample.image[None].to(device))
         if isinstance(result, Prediction):
             return result
         if not isinstance(result, Tensor):
             raise EvaluationError(f"predictor={path} gave a {type(result).__name__}, not a Prediction or a tensor")
         return Prediction(result.reshape(1, 1, *result.shape[-2:]).float(), None, require_space(space))  # type: ignore[arg-type]
 
-    return predict
+    # Rows of another version of the module are not kept.
+    source = getattr(module, "__file__", None)
+    files = provenance.files_identity(Path(source)) if source else "built in"
+    return Predictor({"name": path, "files": files}, space, None, lambda seed: predict)
 
 
-def stored(folder: Path, space: str | None, unit: float) -> Predict:
+def of_files(folder: Path, space: str | None, unit: float) -> Predictor:
     """Predictions in files below `folder`, one per sample, found by the sample's name: see `stored_names`.
 
     unit: metres per count of metric pngs, see `read_prediction`. Raises EvaluationError for an unknown space, a folder
@@ -110,6 +80,7 @@ def stored(folder: Path, space: str | None, unit: float) -> Predict:
         raise EvaluationError(f"predictions={folder}: no such folder")
 
     def predict(sample: DepthSample) -> Prediction:
+        # The most specific name first: a folder may hold several of them.
         candidates = [folder / name for name in stored_names(sample.name)]
         found = [path for path in candidates if path.is_file()]
         if not found:
@@ -117,4 +88,21 @@ def stored(folder: Path, space: str | None, unit: float) -> Predict:
         values = read_prediction(found[0], known, unit)
         return Prediction(torch.from_numpy(values)[None, None], None, known)  # type: ignore[arg-type]
 
-    return predict
+    files = provenance.files_identity(folder)
+    identity: dict[str, object] = {"name": folder.name, "path": str(folder), "files": files, "unit": unit}
+    return Predictor(identity, space, None, lambda seed: predict, stored=True)
+
+
+def run_name(checkpoint: Path) -> str:
+    """A checkpoint's name in tables: its folder's name, after the run's name if it comes from a training run."""
+    parts = checkpoint.resolve().parts
+    # runs/NAME/final, runs/NAME/checkpoints/step_000100, or any other folder
+    depth = 2 if checkpoint.name in ("final", "best") else 3 if parts[-2:-1] == ("checkpoints",) else 1
+    return "/".join(parts[-depth:])
+
+
+def require_space(space: str | None) -> str:
+    """The space, if it is one; otherwise an EvaluationError that lists them."""
+    if space not in SPACES:
+        raise EvaluationError(f"space={space}: say which of {', '.join(SPACES)} the predictions are in")
+    return space

@@ -18,7 +18,8 @@ from marigold.depth.mapping import TINY_DEPTH
 from marigold.depth.reprojection import reproject
 from marigold.evaluation.errors import EvaluationError
 from marigold.evaluation.fits import Fit, LeastSquares, LogRansac, Prefit, Robust
-from marigold.evaluation.known_points import METHODS, DrawnPoints, FromPoints, fits_from_points
+from marigold.evaluation.known_points import METHODS, FromPoints, fits_from_points
+from marigold.evaluation.sparse import DrawnPoints
 from marigold.types import SPACES, DepthSample, Prediction
 
 PROTOCOL_OF: dict[str, str] = {
@@ -138,11 +139,13 @@ class Protocol:
         Raises EvaluationError for a space that this protocol cannot evaluate, a prediction that is not
         finite, a map of another size than the crop is meant for, and a sample with no valid pixel.
         """
+        # Fitting another space's values would give plausible, wrong numbers.
         self.require_space(prediction.space)
         target = sample.depth[None].to(prediction.depth.device)
         valid = sample.valid[None].to(prediction.depth.device)
         prediction = _at_size(_require_finite(prediction), (target.shape[-2], target.shape[-1]))
         if self.benchmark.judged_size is not None:
+            # Nearest neighbours: a mean over an edge would be a depth that nothing has.
             size = self.benchmark.judged_size
             prediction = replace(prediction, depth=_nearest(prediction.depth, size), uncertainty=None)
             target, valid = _nearest(target, size), _nearest(valid, size)
@@ -150,18 +153,21 @@ class Protocol:
         seen = valid
         fits: Mapping[str, Fit] = {"": self.fit}
         if self.points is not None:
-            seen, fits = self.points.drawn(valid, sample.name), fits_from_points(sample)
-            valid = valid & ~seen
+            x, y = self.points.draw(valid[0], sample.name).long().unbind(1)
+            seen, fits = torch.zeros_like(valid), fits_from_points(sample)
+            seen[0, 0, y, x] = True
+            valid = valid & ~seen  # what was given must not be scored
         if not valid.any():
             raise EvaluationError(
                 "no valid pixel is left to evaluate (after the data set's mask, range and crop, and known points)"
             )
 
         def in_metres(fit: Fit) -> Float[Tensor, "1 1 H W"]:
+            # The fit before any clip: clipped values would bend the line.
             depth = fit(prediction, target, seen, self._thin)
             if self.benchmark_clip and self.benchmark.clip is not None:
                 depth = depth.clamp(*self.benchmark.clip)
-            return depth.clamp_min(TINY_DEPTH)
+            return depth.clamp_min(TINY_DEPTH)  # logarithms and reciprocals follow
 
         depths = {method: in_metres(fit) for method, fit in fits.items()}
         return Aligned(sample.image, depths.pop(""), target, valid, depths)
@@ -193,6 +199,7 @@ class Protocol:
         """
         if isinstance(self.fit, Prefit):
             raise EvaluationError("protocol.prefit=true does nothing for points.count; leave one of them out")
+        # The class of fit is for `describe`; `align` makes one per sample, which sees its image.
         return replace(
             self, name=self.name + points.name, spaces=SPACES, fit=FromPoints(method=METHODS[0]), points=points
         )
@@ -208,10 +215,11 @@ class Protocol:
                     f"the crop is meant for {benchmark.crop_size[0]}x{benchmark.crop_size[1]} maps "
                     f"(height x width), this one is {height}x{width}"
                 )
+            # A mask, not a cut: the network has seen the whole image, and so have the published ones.
             mask = torch.zeros_like(mask)
             mask[..., slice(*benchmark.crop_rows), slice(*benchmark.crop_cols)] = True
         if benchmark.depth_range is not None:
-            low, high = benchmark.depth_range
+            low, high = benchmark.depth_range  # strict, as published: 0 and the sensor's limit are no measurements
             mask &= (target > low) & (target < high)
         if benchmark.largest_sobel is not None:
             mask &= _sobel(target) <= benchmark.largest_sobel
@@ -237,6 +245,7 @@ class Protocol:
             return values
         # A 3-D tensor makes this a 1-D resize of the width: see `alignment_max_resolution`.
         scale = min(longest / values.shape[-2], longest / values.shape[-1])
+        # Nearest neighbours on both maps and the mask, so that the fit sees pairs that belong together.
         return F.interpolate(values[0].float(), scale_factor=scale, mode="nearest")[None].to(values.dtype)
 
 

@@ -74,7 +74,7 @@ def stamps(result: Result) -> tuple[str, ...]:
         found.append(f"only {result.facts.limit} images of the set")
     if not result.complete:
         found.append(f"incomplete: {result.count} of {result.expected} images")
-    if result.facts.split.official is False:
+    if result.facts.split.official is False:  # None is a set that nobody has published a list of
         found.append(f"unofficial split ({result.facts.split.count} lines)")
     return tuple(found)
 
@@ -88,12 +88,14 @@ def compared(published: Entry, measured: Sequence[Entry]) -> Entry:
     beside = []
     for ours in measured:
         datasets = [dataset for dataset in published.values if dataset in ours.official]
+        # One step beside fifty, or another protocol, moves numbers by more than any mistake would.
         if not datasets or (ours.protocol, ours.setting) != (published.protocol, published.setting):
             continue
         off = [
             f"{dataset} {here - there:+.2f} {metric}"
             for dataset in datasets
             for metric, here, there in zip(TOLERANCE, ours.values[dataset], published.values[dataset], strict=True)
+            # Rounded: 96.4 - 96.2 is a little more than 0.2 in binary.
             if round(abs(here - there), 6) > TOLERANCE[metric]
         ]
         beside.append(f"{ours.method}: {', '.join(off) or 'reproduced'}")
@@ -104,7 +106,7 @@ def single_table(result: Result) -> str:
     """Markdown: this result above the published rows of its data set, those of the same protocol first."""
     dataset, ours = result.facts.dataset, measured_entries(result)
     others = [compared(entry, ours) for entry in published_entries() if dataset in entry.values]
-    others.sort(key=lambda entry: entry.protocol != result.protocol)
+    others.sort(key=lambda entry: entry.protocol != result.protocol)  # stable, so that a paper's rows stay together
     header = ("method", "steps x ensemble", "protocol", "source", "AbsRel %", "delta1 %", "notes")
     lines = [
         (

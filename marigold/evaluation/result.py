@@ -10,7 +10,7 @@ from marigold.evaluation.errors import EvaluationError
 from marigold.evaluation.rows import Group, Row, Score, summarise
 from marigold.files import write_atomically
 
-FORMAT = 1
+FORMAT = 1  # raised when a reader of the old one would misread the new one
 Plain = Mapping[str, object]
 """Values that JSON has, by name."""
 
@@ -96,6 +96,7 @@ class Result:
 
     def to_json(self, path: Path) -> None:
         """Write results.json whole or not at all."""
+        # Flat, the facts beside the numbers: a person reads this file too. JSON has no NaN, and no score is one.
         content = {"format": FORMAT, "date": self.date, **asdict(self.facts), **asdict(self)}
         del content["facts"]
         write_atomically(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
@@ -133,6 +134,7 @@ def make_result(
 
     `rows`: seed -> one row per image. `expected`: images that the data set lists.
     """
+    # The mean of per-image means, as every published table: pooled pixels would weigh images by their valid ones.
     summary = summarise(*rows.values(), groups=groups)
     alone = {seed: summarise(part).metrics for seed, part in rows.items()}
     return Result(
@@ -141,7 +143,7 @@ def make_result(
         seeds=tuple(rows),
         count=summary.count,
         expected=expected,
-        complete=summary.count == expected,
+        complete=summary.count == expected,  # a skipped image would bias the mean unseen
         metrics=summary.metrics,
         groups=summary.groups,
         per_seed=tuple(

@@ -21,7 +21,7 @@ from marigold.evaluation.protocol import Aligned, Protocol
 from marigold.files import csv_text, write_atomically
 from marigold.types import DepthSample, Prediction
 
-BOUNDARY = "boundary_f1"
+BOUNDARY = "boundary_f1"  # of pairs of pixels; AbsRel hardly moves with the quality of edges
 ALL_METRICS = (*METRICS, BOUNDARY)
 
 Predict = Callable[[DepthSample], Prediction]
@@ -57,6 +57,7 @@ def evaluate(
         raise EvaluationError(f"unknown metric(s) {', '.join(unknown)}; known: {', '.join(ALL_METRICS)}")
     for index in range(len(samples)) if indices is None else indices:
         try:
+            # Reading is inside: a damaged file is an image that failed, not the end of the others.
             sample = protocol.shown(samples[index])
             yield score(align(predict, sample, protocol), sample.name, metrics)
         except (ValueError, RuntimeError, OSError) as error:
@@ -87,6 +88,7 @@ def score(aligned: Aligned, name: str, metrics: Sequence[str]) -> Row:
         if BOUNDARY in metrics:
             values[BOUNDARY] = boundary_f1(depth, aligned.target, aligned.valid)
         scores.update({prefix + metric: float(values[metric]) for metric in metrics})
+    # One NaN would make a NaN of the mean over all images.
     for metric, value in scores.items():
         if not math.isfinite(value):
             raise EvaluationError(f"{name}: {metric} is {value}")
@@ -97,6 +99,7 @@ def share(count: int) -> range:
     """The indices that are this process's: r, r + w, ... for process r of w."""
     if not torch.distributed.is_initialized():
         return range(count)
+    # Nothing is padded to equal parts, as distributed samplers do: a doubled image would count twice.
     return range(torch.distributed.get_rank(), count, torch.distributed.get_world_size())
 
 
@@ -110,6 +113,7 @@ def gather_rows(mine: Sequence[Row], expected: int) -> list[Row]:
     if torch.distributed.is_initialized():
         parts *= torch.distributed.get_world_size()
         torch.distributed.all_gather_object(parts, list(mine))
+    # By name, so that files are the same to the byte for every number of processes.
     rows = sorted(itertools.chain(*parts), key=lambda row: row.name)
     twice = sorted({a.name for a, b in itertools.pairwise(rows) if a.name == b.name})
     if twice:
@@ -165,7 +169,7 @@ def summarise(*seeds: Sequence[Row], groups: Mapping[str, str] | None = None) ->
 
 def _group(seeds: Sequence[Sequence[Row]]) -> Group:
     metrics = {name: _score([[row.metrics[name] for row in rows] for rows in seeds]) for name in seeds[0][0].metrics}
-    return Group(min(map(len, seeds)), metrics)
+    return Group(min(map(len, seeds)), metrics)  # of the seed with the most failures
 
 
 def _score(seeds: Sequence[Sequence[float]]) -> Score:
@@ -173,6 +177,7 @@ def _score(seeds: Sequence[Sequence[float]]) -> Score:
     means = [math.fsum(values) / len(values) for values in seeds]
     spreads = [_deviation(values, mean, len(values)) for values, mean in zip(seeds, means, strict=True)]
     mean = math.fsum(means) / len(means)
+    # n over images, which are all there are; n - 1 over seeds, which are a sample.
     over_seeds = _deviation(means, mean, len(means) - 1) if len(means) > 1 else None
     return Score(mean, math.fsum(spreads) / len(spreads), over_seeds)
 
@@ -221,6 +226,7 @@ class RowStore:
         """Write one row; it survives the process being killed right after."""
         if row.error is not None:
             return
+        # Made with the first row: a run that fails before it leaves no folder behind.
         self.folder.mkdir(parents=True, exist_ok=True)
         with self.path.open("a+b") as file:
             # A half-written last line must not swallow this one.
@@ -233,6 +239,7 @@ class RowStore:
 
 def write_csv(path: Path, rows: Mapping[int, Sequence[Row]]) -> None:
     """One line per seed and image: seed, name, the metrics in full precision, and the error if there was one."""
+    # A failed image has no metrics to name the columns with.
     metrics = next((list(row.metrics) for part in rows.values() for row in part if row.error is None), [])
     lines = [
         [seed, row.name, *(row.metrics.get(metric, "") for metric in metrics), row.error or ""]

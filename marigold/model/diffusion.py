@@ -1,7 +1,7 @@
 """The diffusion process and its deterministic reversal (DDIM, Song et al. 2021), right for every number of steps."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from fractions import Fraction
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -29,19 +29,19 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True)
 class Diffusion:
-    """The settings of a diffusion process, named as in diffusers' DDIM scheduler configuration."""
+    """The settings of a diffusion process, named as in diffusers' DDIM scheduler configuration, with its defaults."""
 
-    num_train_timesteps: int
-    beta_schedule: str
-    beta_start: float
-    beta_end: float
-    prediction_type: str
-    timestep_spacing: str
-    steps_offset: int
-    set_alpha_to_one: bool
-    rescale_betas_zero_snr: bool
-    clip_sample: bool
-    clip_sample_range: float
+    num_train_timesteps: int = 1000
+    beta_schedule: str = "linear"
+    beta_start: float = 0.0001
+    beta_end: float = 0.02
+    prediction_type: str = "epsilon"
+    timestep_spacing: str = "leading"
+    steps_offset: int = 0
+    set_alpha_to_one: bool = True
+    rescale_betas_zero_snr: bool = False
+    clip_sample: bool = True
+    clip_sample_range: float = 1.0
 
     def __post_init__(self) -> None:
         """Refuse settings without a meaning; raises SamplerError naming the key."""
@@ -53,6 +53,7 @@ class Diffusion:
             if getattr(self, key) not in known:
                 raise SamplerError(f"scheduler: {key} is {getattr(self, key)!r}, known: {', '.join(known)}")
         if self.prediction_type == "epsilon" and self.rescale_betas_zero_snr:
+            # x_0 = (x_t - sigma eps) / signal, and the signal is 0.
             raise SamplerError(
                 "scheduler: prediction_type 'epsilon' cannot start from zero signal "
                 "(rescale_betas_zero_snr); use 'v_prediction' or 'sample'"
@@ -69,19 +70,7 @@ class Diffusion:
             unsupported.append("_class_name: LCMScheduler")
         if unsupported:
             raise SamplerError(f"scheduler: not supported: {', '.join(unsupported)}")
-        return cls(
-            num_train_timesteps=config.get("num_train_timesteps", 1000),
-            beta_schedule=config.get("beta_schedule", "linear"),
-            beta_start=config.get("beta_start", 0.0001),
-            beta_end=config.get("beta_end", 0.02),
-            prediction_type=config.get("prediction_type", "epsilon"),
-            timestep_spacing=config.get("timestep_spacing", "leading"),
-            steps_offset=config.get("steps_offset", 0),
-            set_alpha_to_one=config.get("set_alpha_to_one", True),
-            rescale_betas_zero_snr=config.get("rescale_betas_zero_snr", False),
-            clip_sample=config.get("clip_sample", True),
-            clip_sample_range=config.get("clip_sample_range", 1.0),
-        )
+        return cls(**{field.name: config[field.name] for field in fields(cls) if field.name in config})
 
     @cached_property
     def alphas_cumprod(self) -> Float[Tensor, "T"]:
@@ -91,7 +80,7 @@ class Diffusion:
         """
         power = 0.5 if self.beta_schedule == "scaled_linear" else 1.0
         betas = torch.linspace(self.beta_start**power, self.beta_end**power, self.num_train_timesteps) ** (1 / power)
-        alphas_cumprod = (1 - betas).cumprod(0)
+        alphas_cumprod = (1 - betas).cumprod(0)  # abar_t = prod over s <= t of 1 - beta_s (Ho et al. 2020, eq. 4)
         if not self.rescale_betas_zero_snr:
             return alphas_cumprod
         # Shift the last signal amplitude to 0 and stretch so that the first stays (Lin et al. 2024, algorithm 1).
@@ -106,7 +95,7 @@ class Diffusion:
     ) -> Float[Tensor, "B 4 h w"]:
         """Forward process: sqrt(a) latent + sqrt(1 - a) noise, a = alphas_cumprod at each sample's timestep."""
         signal, sigma = self._amplitudes(timestep, latent)
-        return signal * latent + sigma * noise
+        return signal * latent + sigma * noise  # x_t = sqrt(abar) x_0 + sqrt(1 - abar) eps (Ho et al. 2020, eq. 4)
 
     def target(
         self, latent: Float[Tensor, "B 4 h w"], noise: Float[Tensor, "B 4 h w"], timestep: Int[Tensor, "B"]
@@ -117,7 +106,7 @@ class Diffusion:
         if self.prediction_type == "sample":
             return latent
         signal, sigma = self._amplitudes(timestep, latent)
-        return signal * noise - sigma * latent
+        return signal * noise - sigma * latent  # v = alpha eps - sigma x (Salimans & Ho 2022, section 4)
 
     def steps(self, count: int) -> list[Step]:
         """List the `count` DDIM steps, noisiest first.
@@ -129,6 +118,7 @@ class Diffusion:
         if not 1 <= count <= total:
             raise SamplerError(f"sampler: {count} steps; the model was trained on 1 to {total}")
         if self.timestep_spacing == "trailing":
+            # Begins at the last timestep, so that pure noise is what the U-Net is told (Lin et al. 2024, section 3.3).
             timesteps = [round(Fraction(total * (count - i), count)) - 1 for i in range(count)]
         else:
             stride = total // count
@@ -136,6 +126,7 @@ class Diffusion:
             offset = min(self.steps_offset, total - 1 - (count - 1) * stride)
             timesteps = [i * stride + offset for i in reversed(range(count))]
         final = torch.tensor(1.0) if self.set_alpha_to_one else self.alphas_cumprod[0]
+        # Not alpha of t - T // count, which is diffusers' and misses the next step unless count divides T.
         alphas = [*self.alphas_cumprod[timesteps], final]
         return [Step(t, alphas[i], alphas[i + 1]) for i, t in enumerate(timesteps)]
 
@@ -164,6 +155,7 @@ class Diffusion:
         self, prediction: Float[Tensor, "B 4 h w"], latent: Float[Tensor, "B 4 h w"], timestep: int
     ) -> Float[Tensor, "B 4 h w"]:
         """From the noise level of `timestep` straight to the clean latent, whatever `set_alpha_to_one` says."""
+        # Stable Diffusion's `false` would leave the noise of timestep 0 in: 0.03 of the start.
         return self.step(prediction, latent, Step(timestep, self.alphas_cumprod[timestep], torch.tensor(1.0)))
 
     def sample(
@@ -183,7 +175,8 @@ class Diffusion:
 
     def _separate(self, prediction: Tensor, latent: Tensor, signal: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         """Clean latent and noise, of which `latent` = signal x clean + sigma x noise."""
-        if self.prediction_type == "v_prediction":  # v = signal x noise - sigma x clean
+        # The two equations, x_t of both and the prediction of both, solved for them (signal^2 + sigma^2 = 1).
+        if self.prediction_type == "v_prediction":
             return signal * latent - sigma * prediction, signal * prediction + sigma * latent
         if self.prediction_type == "epsilon":
             return (latent - sigma * prediction) / signal, prediction

@@ -46,6 +46,7 @@ def for_diffusers(model: MarigoldDepth) -> MarigoldDepth:
             "recipe.prediction=sample"
         )
     unet = copy.deepcopy(model.backbone.unet)
+    # What a recipe says beside the scheduler's configuration, diffusers reads there alone.
     changes: dict[str, Any] = {"prediction_type": diffusion.prediction_type}
     if switches.reconstruct:
         fold_task(unet)
@@ -91,6 +92,7 @@ def fold_timestep(unet: UNet2DConditionModel, told: int, asked: int) -> None:
     """Let the U-Net see timestep `told` when it is asked for `asked`, in place; it is right at no other one."""
     features = unet.time_proj(torch.tensor([told, asked], device=unet.device)).to(unet.dtype)
     embedding = unet.time_embedding(features)
+    # emb(asked) + (emb(told) - emb(asked)) = emb(told)
     unet.time_embedding.linear_2.bias.add_(embedding[0] - embedding[1])
 
 
@@ -102,7 +104,7 @@ def fold_prediction(unet: UNet2DConditionModel, diffusion: Diffusion) -> None:
     """
     one = torch.ones(1, LATENT_CHANNELS, 1, 1)
     last = torch.tensor([diffusion.num_train_timesteps - 1])
-    factor = float(diffusion.clean(one, torch.zeros_like(one), last)[0, 0])
+    factor = float(diffusion.clean(one, torch.zeros_like(one), last)[0, 0])  # -0.998 for v and Stable Diffusion 2
     for part in unet.conv_out.parameters():  # weight and bias
         part.mul_(factor)
 

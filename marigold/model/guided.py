@@ -25,7 +25,7 @@ from marigold.types import Prediction
 logger = logging.getLogger(__name__)
 
 STEPS = 50
-_LATENT_RATE, _AFFINE_RATE = 0.05, 0.005
+_LATENT_RATE, _AFFINE_RATE = 0.05, 0.005  # as published
 _TINY = 1e-8
 
 

@@ -11,6 +11,13 @@ from torch import Tensor
 
 from marigold.model.backbone import VAE_FACTOR
 
+logger = logging.getLogger(__name__)
+
+# Larger batches stop being quicker on a processor well before this many pixels, and memory stays small.
+CPU_PIXELS = 2**20
+# Full-resolution activations of the decoder that are alive at once; measured generously, OOM is backed off.
+LIVE_ACTIVATIONS = 6
+
 
 @torch.no_grad()
 def encode_image(vae: AutoencoderKL, image_norm: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 4 h w"]:
@@ -38,8 +45,8 @@ def decode_depth(
 
     A value that is not finite stays so, for the caller to see. Gradients pass, but for values that are clipped.
     """
-    picture = vae.decode(depth_latent.to(vae.device, vae.dtype) / vae.config["scaling_factor"]).sample
-    depth = picture.float().mean(dim=1, keepdim=True)
+    decoded = vae.decode(depth_latent.to(vae.device, vae.dtype) / vae.config["scaling_factor"]).sample
+    depth = decoded.float().mean(dim=1, keepdim=True)
     return depth.clip(-1, 1) if clipped else depth
 
 
@@ -65,14 +72,6 @@ def pad_to_latent(image_norm: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 h 
     """Repeat the last row and column until both sides are multiples of 8."""
     height, width = image_norm.shape[-2:]
     return F.pad(image_norm, (0, -width % VAE_FACTOR, 0, -height % VAE_FACTOR), mode="replicate")
-
-
-logger = logging.getLogger(__name__)
-
-# Larger batches stop being quicker on a processor well before this many pixels, and memory stays small.
-CPU_PIXELS = 2**20
-# Full-resolution activations of the decoder that are alive at once; measured generously, OOM is backed off.
-LIVE_ACTIVATIONS = 6
 
 
 class OutOfMemoryError(ValueError):
@@ -113,7 +112,7 @@ def in_batches(function: Callable[[slice], Tensor], count: int, batch_size: int)
         # Outside of the handler, whose traceback keeps the failed call's tensors alive.
         if failed:
             batch_size = size // 2
-            logger.warning("out of memory with %d members at once; going on with %d", size, batch_size)
+            logger.warning("out of memory with %d members at once; continuing with %d", size, batch_size)
             torch.cuda.empty_cache()
             continue
         done += size

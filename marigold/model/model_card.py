@@ -25,8 +25,8 @@ NOT_STOCK = (
     "output=DIR format=diffusers` writes a folder that it reads."
 )
 LIMITS = (
-    "Depth is affine-invariant: right up to one unknown scale and one unknown shift per picture. Metres need at least "
-    "two known distances (`marigold.depth.alignment.align_to`). Mirrors, glass and sky are guesses."
+    "Depth is affine-invariant: right up to one unknown scale and one unknown shift per image. Metres need at least "
+    "two known distances (`marigold.metric_depth`). Mirrors, glass and sky are guesses."
 )
 
 ALONE = " `adapter/` holds it alone, for peft or diffusers and the base."
@@ -65,27 +65,6 @@ def model_card(
     (`commit`, `steps`, ...), `notes`: a sentence on what this checkpoint is weak at. `lora`: the adapters that were
     merged into it. Unknown licences (None, "") are reported as unknown.
     """
-    results = [
-        EvalResult(
-            task_type="depth-estimation",
-            dataset_type=score.dataset,
-            dataset_name=f"{score.dataset} ({score.count} images)",
-            metric_type=score.metric,
-            metric_value=score.value,
-        )
-        for score in scores
-    ]
-    metadata = ModelCardData(
-        license=licence or "other",
-        # The hub links a base by its id; a folder would be a dead link.
-        base_model=base if base.count("/") == 1 and not base.startswith((".", "/")) else None,
-        library_name="diffusers",
-        pipeline_tag="depth-estimation",
-        tags=["depth", "monocular-depth-estimation", "marigold"],
-        model_name=name if results else None,
-        eval_results=results or None,
-        ignore_metadata_errors=False,
-    )
     source = f"{base} at {revision}" if revision else base
     by = f" By LoRA of {lora} on the projections of the U-Net's attention, merged into `unet/`.{ALONE}"
     sections = {
@@ -106,6 +85,7 @@ def model_card(
         "([arXiv 2312.02145](https://arxiv.org/abs/2312.02145)).",
     }
     body = "\n\n".join(f"## {title}\n\n{text}" for title, text in sections.items())
+    metadata = _metadata(name, base, licence, scores)
     return f"---\n{metadata.to_yaml()}\n---\n\n# {name}\n\nMonocular depth estimation with Marigold.\n\n{body}\n"
 
 
@@ -116,6 +96,31 @@ def exported_card(card: str, switches: Switches) -> str:
     """
     one_step, no_noise = ONE_STEP if switches.one_pass else "", NO_NOISE if switches.silent else ""
     return card.replace(ALONE, "").replace(NOT_STOCK, f"{STOCK} {EXPORTED}{one_step}{no_noise}.")
+
+
+def _metadata(name: str, base: str, licence: str | None, scores: Sequence[Score]) -> ModelCardData:
+    """What the hub reads: for its search, its links between models and its tables of results."""
+    results = [
+        EvalResult(
+            task_type="depth-estimation",
+            dataset_type=score.dataset,
+            dataset_name=f"{score.dataset} ({score.count} images)",
+            metric_type=score.metric,
+            metric_value=score.value,
+        )
+        for score in scores
+    ]
+    return ModelCardData(
+        license=licence or "other",  # the hub's word for one that it has no identifier of
+        # The hub links a base by its id; a folder would be a dead link.
+        base_model=base if base.count("/") == 1 and not base.startswith((".", "/")) else None,
+        library_name="diffusers",
+        pipeline_tag="depth-estimation",
+        tags=["depth", "monocular-depth-estimation", "marigold"],
+        model_name=name if results else None,  # belongs to the results; alone it would be a key that the hub has not
+        eval_results=results or None,
+        ignore_metadata_errors=False,
+    )
 
 
 def _bullets(lines: Iterable[str]) -> str:

@@ -10,17 +10,11 @@ from torch import Tensor
 MAX_LEVELS = 10
 
 
-def gaussian_noise(shape: tuple[int, ...], *, generator: torch.Generator) -> Float[Tensor, "B 4 h w"]:
-    """Draw standard normal noise of `shape` (B, 4, h, w) with a CPU generator."""
-    _require_cpu(generator)
-    return torch.randn(shape, generator=generator)
-
-
 def start_noise(seed: int, member: int, shape: tuple[int, int, int]) -> Float[Tensor, "1 4 h w"]:
     """Draw the noise that a member starts from: a function of the arguments alone, on the CPU."""
     # Hashing keeps (seed 0, member 1) and (seed 1, member 0) apart; manual_seed reads 32 bits.
     number = int(np.random.SeedSequence([seed, member]).generate_state(1)[0])
-    return gaussian_noise((1, *shape), generator=torch.Generator().manual_seed(number))
+    return torch.randn((1, *shape), generator=torch.Generator().manual_seed(number))
 
 
 def multi_resolution_noise(
@@ -33,13 +27,14 @@ def multi_resolution_noise(
     last level is the first with a side of one pixel. Raises ValueError for a strength outside [0, 1) and for a
     generator that is not on the CPU. Source: the reference implementation's training noise (CVPR 2024, section 3.3).
     """
-    _require_cpu(generator)
+    if generator.device.type != "cpu":
+        raise ValueError(f"noise is drawn on the CPU, and the generator is on {generator.device}")
     batch, channels, height, width = shape
     weight = torch.as_tensor(strength, dtype=torch.float32).cpu().reshape(-1, 1, 1, 1)
     if not bool(((weight >= 0) & (weight < 1)).all()):
         raise ValueError(f"multi_resolution_noise: strength has to be in [0, 1), got {strength}")
     noise = torch.randn(shape, generator=generator)
-    h, w = height, width
+    h, w = height, width  # compounded: each level divides the one before
     for level in range(MAX_LEVELS):
         ratio = (2 + 2 * torch.rand(1, generator=generator).item()) ** level
         h, w = max(1, int(h / ratio)), max(1, int(w / ratio))
@@ -47,7 +42,7 @@ def multi_resolution_noise(
         noise += weight**level * F.interpolate(coarse, (height, width), mode="bilinear")
         if h == 1 or w == 1:
             break
-    return noise / noise.std()
+    return noise / noise.std()  # one number for the micro-batch, as published, not one per sample
 
 
 def annealed_strength(
@@ -55,8 +50,3 @@ def annealed_strength(
 ) -> Float[Tensor, "B"]:
     """Scale the strength of multi-resolution noise with the timestep: full at the noisiest, 0 at the cleanest."""
     return strength * timestep.float() / num_train_timesteps
-
-
-def _require_cpu(generator: torch.Generator) -> None:
-    if generator.device.type != "cpu":
-        raise ValueError(f"noise is drawn on the CPU, and the generator is on {generator.device}")

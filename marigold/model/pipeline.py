@@ -17,7 +17,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from marigold.depth.ensemble import EnsembleResult, ensemble_depth
+from marigold.depth.ensemble import ensemble_depth
 from marigold.model.backbone import (
     LATENT_CHANNELS,
     VAE_FACTOR,
@@ -227,6 +227,7 @@ class MarigoldDepth:
             if value < least:
                 raise ValueError(f"{name} has to be at least {least}, got {value}")
         size = processing_size(batch.shape[-2], batch.shape[-1], longest)
+        # Padded and cropped again as in diffusers; stretching to multiples of 8 would change the aspect ratio.
         image_norm = pad_to_latent(resize(batch.to(self.device) * 2 - 1, size))
         start = self._start_noise(image_norm, ensemble_size, seed, latents)
         depth = self._predict(image_norm, start, steps, batch_size, on_step)[..., : size[0], : size[1]]
@@ -234,11 +235,11 @@ class MarigoldDepth:
 
     def combine(self, members: "Members", *, method: str = "procrustes", reduction: str = "median") -> Prediction:
         """Ensemble the members of each image and resize the result to the image's own size."""
-        depth, uncertainty = self._ensemble(members.depth.flatten(0, 1), members.depth.shape[1], method, reduction)
-        depth = resize(depth, members.size).clip(0, 1)
-        if uncertainty is not None:
-            uncertainty = resize(uncertainty, members.size)
-        return Prediction(depth, uncertainty, self.space)
+        if members.depth.shape[1] == 1:
+            return Prediction(resize(members.depth[:, 0], members.size).clip(0, 1), None, self.space)
+        pairs = [self._ensemble(depth, method, reduction) for depth in members.depth]
+        depth, uncertainty = (resize(torch.cat(parts), members.size) for parts in zip(*pairs, strict=True))
+        return Prediction(depth.clip(0, 1), uncertainty, self.space)
 
     def with_spacing(self, spacing: str) -> "MarigoldDepth":
         """The same modules, sampled at other timesteps: leading or trailing; raises SamplerError for another."""
@@ -270,13 +271,14 @@ class MarigoldDepth:
         if self.switches.silent:
             if latents is not None:
                 raise ValueError("latents: this model sees no noise")
-            return torch.zeros(batch, *shape, device=self.device)
+            return torch.zeros(batch, *shape, device=self.device)  # E2E-FT's input; others read its shape alone
         if latents is not None:
             if latents.shape != (batch * ensemble_size, *shape):
                 raise ValueError(
                     f"latents: expected the shape {(batch * ensemble_size, *shape)}, got {tuple(latents.shape)}"
                 )
             return latents.to(self.device, torch.float32)
+        # The same for every image of a batch: an image's result must not depend on its place there.
         members = [start_noise(seed, member, shape) for member in range(ensemble_size)]
         return torch.cat(members * batch).to(self.device)
 
@@ -293,6 +295,7 @@ class MarigoldDepth:
         if batch_size is None:
             pixels = image_norm.shape[-2] * image_norm.shape[-1]
             batch_size = choose_batch_size(pixels, vae.config["block_out_channels"][0], vae.dtype, self.device)
+        # Once per image, however many members and steps read it
         condition = in_batches(lambda part: encode_image(vae, image_norm[part]), len(image_norm), batch_size)
         owner = torch.arange(len(start), device=self.device) // (len(start) // len(image_norm))
         latent = in_batches(
@@ -307,6 +310,7 @@ class MarigoldDepth:
                     f"the model's prediction is not finite (members {bad.tolist()}); its weights are broken"
                 )
             logger.warning("%d of %d members are not finite in %s; again in float32", len(bad), len(depth), vae.dtype)
+            # Those members alone: the others' bits must not depend on their company.
             again = self._in_float32._predict(image_norm[owner[bad]], start[bad], steps, batch_size)
             depth[bad] = again * 2 - 1
         return (depth + 1) / 2
@@ -333,7 +337,7 @@ class MarigoldDepth:
         if not switches.one_pass:
             return self.diffusion.sample(predict, start, steps)
         total = self.diffusion.num_train_timesteps
-        told = switches.timestep(total)
+        told = switches.timestep(total)  # DepthMaster tells 1, the others the last
         # An input without a signal is at the last noise level, whatever timestep the U-Net is told.
         return self.diffusion.one_pass(
             predict(start, told).to(start.dtype), start, total - 1 if switches.silent else told
@@ -356,25 +360,16 @@ class MarigoldDepth:
         return unet(given, at, encoder_hidden_states=prompt, class_labels=task, return_dict=False)[0]
 
     def _ensemble(
-        self, members: Tensor, ensemble_size: int, method: str, reduction: str
-    ) -> tuple[Tensor, Tensor | None]:
-        if ensemble_size == 1:
-            return members, None
-        if method not in ("procrustes", "diffusers"):
-            raise ValueError(f"ensemble_method: expected procrustes or diffusers, got {method!r}")
-        results = [self._ensemble_one(group, method, reduction) for group in members.split(ensemble_size)]
-        return torch.cat([result.depth for result in results]), torch.cat([result.uncertainty for result in results])
-
-    def _ensemble_one(self, members: Tensor, method: str, reduction: str) -> EnsembleResult:
+        self, members: Float[Tensor, "E 1 H W"], method: str, reduction: str
+    ) -> tuple[Float[Tensor, "1 1 H W"], Float[Tensor, "1 1 H W"]]:
+        """Depth and uncertainty of one image; what a model is invariant to is what its members are aligned in."""
         scale, shift = self.settings.scale_invariant, self.settings.shift_invariant
-        if method == "procrustes":
-            alignment = "affine" if shift else "scale" if scale else "none"
-            return ensemble_depth(members, reduction=reduction, alignment=alignment)
-
-        def published(depth: Tensor) -> tuple[Tensor, Tensor]:
-            return MarigoldDepthPipeline.ensemble_depth(depth, scale, shift, True, reduction=reduction)
-
-        return ensemble_depth(members, method=published)
+        if method == "diffusers":  # the published optimiser, for tables that must match published practice
+            return MarigoldDepthPipeline.ensemble_depth(members, scale, shift, True, reduction=reduction)
+        if method != "procrustes":
+            raise ValueError(f"ensemble_method: expected procrustes or diffusers, got {method!r}")
+        alignment = "affine" if shift else "scale" if scale else "none"
+        return ensemble_depth(members, reduction=reduction, alignment=alignment)[:2]
 
     @cached_property
     def prompt(self) -> Float[Tensor, "1 T width"]:

@@ -17,9 +17,9 @@ from marigold.types import Space
 VERSION = 1
 KEY = "_marigold_recipe"  # in model_index.json; diffusers ignores private keys without a warning
 EXPORTED_FROM = "exported_from"  # in the recipe of a folder that `marigold.model.export` made: the original recipe
-SILENT = ("none", "zeros")
+SILENT = ("none", "zeros")  # GenPercept, DepthMaster and Lotus-D; E2E-FT
 NOISES = (*SILENT, "gaussian", "multi_resolution", "annealed")
-PROMPT_TOKENS = (2, 77)
+PROMPT_TOKENS = (2, 77)  # start and end, or CLIP's whole context
 
 
 class RecipeError(ValueError):
@@ -75,7 +75,7 @@ class Switches:
     @property
     def stock(self) -> bool:
         """Whether diffusers' own Marigold pipeline samples such a model as this package does."""
-        known = self.mapping in ("depth", "disparity")
+        known = self.mapping in ("depth", "disparity")  # its `prediction_type` has no other
         return known and not self.one_pass and self.prompt_tokens == 2 and not self.reconstruct
 
     @property
@@ -131,11 +131,6 @@ def stored_switches(index: Mapping[str, Any], where: Path) -> Switches:
         return Switches(**chosen)
     except RecipeError as error:
         raise BaseModelError(f"{where}: {error}") from error
-
-
-def stored_recipe(folder: Path) -> dict[str, Any] | None:
-    """All that a checkpoint says of its recipe, as plain values, or None; raises BaseModelError for broken JSON."""
-    return read_index(folder).get(KEY)
 
 
 def read_index(folder: Path) -> dict[str, Any]:

@@ -25,6 +25,7 @@ class DepthSettings:
 
     def __post_init__(self) -> None:
         """Raises BaseModelError for a combination without a meaning."""
+        # Ensembling would have to fit shifts alone; no model is trained so.
         if self.shift_invariant and not self.scale_invariant:
             raise BaseModelError("a model that is shift-invariant but not scale-invariant is not supported")
 
@@ -47,6 +48,7 @@ class DepthSettings:
             "shift_invariant": self.shift_invariant,
             "default_denoising_steps": self.default_denoising_steps,
             "default_processing_resolution": self.default_processing_resolution,
+            # Of a model that was not trained here at least the switches, or it would be read back as the paper's.
             KEY: self.recipe or {"version": VERSION, **asdict(switches)},
         }
 
@@ -94,5 +96,5 @@ class Sampling:
         """Keyword arguments of a MarigoldDepth's call."""
         chosen = asdict(self)
         if chosen.pop("exact"):
-            chosen["batch_size"] = 1
+            chosen["batch_size"] = 1  # kernels are chosen by shape, and others round otherwise
         return {**chosen, "steps": default_steps if self.steps is None else self.steps}

@@ -80,8 +80,8 @@ def test_depth_of_a_plane_is_that_of_the_turned_plane():
 
 
 def test_the_view_is_the_largest_that_the_photo_covers():
-    camera, photo_size, size = Camera(150.0, 140.0, 55.0, 52.0), (96, 130), (96, 128)
-    turn, focal = centred_view(camera, photo_size, size)
+    camera = Camera(150.0, 140.0, 55.0, 52.0)
+    turn, focal = centred_view(camera, (96, 130), (96, 128))
 
     def outermost(focal):
         edge = np.array([[x, y, focal] for x in (-64, 64) for y in (-48, 48)]) @ turn

@@ -62,13 +62,10 @@ def test_the_points_are_those_of_the_pixels_with_known_depth():
     np.testing.assert_array_equal(found["positions"][-1], [0.75, 0.25, 2])
     np.testing.assert_array_equal(found["colours"][-1], [255, 128, 0])
     assert "7 of 8 points, in metres" in text
+    thinned = scene(page(torch.full((1, 40, 60), 2.0), torch.rand(3, 40, 60), largest=600))
+    assert (thinned["count"], thinned["stride"]) == (600, 2)
     with pytest.raises(ValueError, match="no points"):
         page(torch.zeros(1, 2, 2), torch.zeros(3, 2, 2))
-
-
-def test_a_large_map_is_thinned():
-    found = scene(page(torch.full((1, 40, 60), 2.0), torch.rand(3, 40, 60), largest=600))
-    assert (found["count"], found["stride"]) == (600, 2)
 
 
 def test_the_page_asks_for_nothing_and_its_title_is_text():

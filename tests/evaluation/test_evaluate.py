@@ -7,19 +7,13 @@ import os
 from dataclasses import replace
 
 import pytest
-import torch
 
 from marigold.evaluation.errors import EvaluationError
 from marigold.evaluation.panels import worst_and_median
-from marigold.evaluation.protocol import Benchmark, least_squares
 from marigold.evaluation.result import Facts, Result, Split, make_result
 from marigold.evaluation.rows import Row, RowStore, evaluate, gather_rows, summarise, write_csv
-from marigold.types import DepthSample, Prediction
-
-PROTOCOL = least_squares(
-    name="p", spaces=["affine_depth"], quantity="depth", benchmark_clip=False, benchmark=Benchmark()
-)
-
+from marigold.types import Prediction
+from samples import PLAIN, sample
 
 FACTS = Facts("made", {"name": "p"}, Split("s", "s.txt", 7, "0" * 64, None), {}, None, {"name": "m"}, None, "c", "f")
 
@@ -27,27 +21,22 @@ FACTS = Facts("made", {"name": "p"}, Split("s", "s.txt", 7, "0" * 64, None), {},
 class Samples(list):
     @property
     def names(self):
-        return [sample.name for sample in self]
+        return [one.name for one in self]
 
 
 def samples(n=7):
-    made = Samples()
-    for k in range(n):
-        generator = torch.Generator().manual_seed(k)
-        depth = 1 + torch.rand(1, 8, 8, generator=generator)
-        made.append(DepthSample(f"s{k}", torch.rand(3, 8, 8, generator=generator), depth, depth > 0))
-    return made
+    return Samples(sample(seed, 8, 8) for seed in range(n))
 
 
-def grey(sample):
-    return Prediction(sample.image.mean(0, keepdim=True)[None], None, "affine_depth")
+def grey(shown):
+    return Prediction(shown.image.mean(0, keepdim=True)[None], None, "affine_depth")
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 10])
 def test_any_number_of_processes_gives_the_same_rows(world):
     data = samples()
-    alone = gather_rows(list(evaluate(grey, data, PROTOCOL)), 7)
-    parts = [list(evaluate(grey, data, PROTOCOL, indices=range(rank, 7, world))) for rank in range(world)]
+    alone = gather_rows(list(evaluate(grey, data, PLAIN)), 7)
+    parts = [list(evaluate(grey, data, PLAIN, indices=range(rank, 7, world))) for rank in range(world)]
     assert [len(part) for part in parts] == [len(range(rank, 7, world)) for rank in range(world)]
     assert gather_rows([row for part in parts for row in part], 7) == alone
 
@@ -71,13 +60,13 @@ def test_the_mean_is_over_images_and_not_over_pixels():
 
 
 def test_an_image_that_fails_stops_the_run_or_is_reported():
-    def sometimes(sample):
-        return Prediction(grey(sample).depth / (0 if sample.name == "s3" else 1), None, "affine_depth")
+    def sometimes(shown):
+        return Prediction(grey(shown).depth / (0 if shown.name == "s3" else 1), None, "affine_depth")
 
     data = samples()
     with pytest.raises(EvaluationError, match=r"s3: .* not finite"):
-        list(evaluate(sometimes, data, PROTOCOL))
-    rows = list(evaluate(sometimes, data, PROTOCOL, on_error="report"))
+        list(evaluate(sometimes, data, PLAIN))
+    rows = list(evaluate(sometimes, data, PLAIN, on_error="report"))
     assert [row.name for row in rows if row.error] == ["s3"]
     result = make_result(FACTS, {0: rows}, 7, None)
     assert (result.count, result.expected, result.complete) == (6, 7, False)
@@ -88,11 +77,11 @@ def test_an_image_that_fails_stops_the_run_or_is_reported():
 
 def test_an_unknown_metric_is_named():
     with pytest.raises(EvaluationError, match="absrel"):
-        next(evaluate(grey, samples(), PROTOCOL, metrics=["absrel"]))
+        next(evaluate(grey, samples(), PLAIN, metrics=["absrel"]))
 
 
 def test_rows_of_a_stopped_run_are_read_back_to_the_bit(tmp_path):
-    whole = list(evaluate(grey, samples(), PROTOCOL))
+    whole = list(evaluate(grey, samples(), PLAIN))
     store = RowStore(tmp_path, "f" * 64, rank=1)
     for row in whole[:3]:
         store.append(0, row)

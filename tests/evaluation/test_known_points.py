@@ -5,25 +5,15 @@ import torch
 
 from marigold.depth.mapping import MAPPINGS
 from marigold.evaluation.errors import EvaluationError
-from marigold.evaluation.known_points import METHODS, DrawnPoints, interpolate
-from marigold.evaluation.protocol import Benchmark, least_squares
+from marigold.evaluation.known_points import interpolate
 from marigold.evaluation.rows import evaluate
-from marigold.evaluation.sparse import PATTERNS, draw_points
+from marigold.evaluation.sparse import DrawnPoints
 from marigold.types import DepthSample, Prediction
-
-PLAIN = least_squares(name="p", spaces=["affine_depth"], quantity="depth", benchmark_clip=False, benchmark=Benchmark())
-
-
-def sample(name="a", height=24, width=32):
-    generator = torch.Generator().manual_seed(len(name))
-    coarse = 1 + 8 * torch.rand(1, 1, 4, 5, generator=generator)
-    depth = torch.nn.functional.interpolate(coarse, (height, width), mode="bilinear", align_corners=True)[0]
-    valid = torch.rand(1, height, width, generator=generator) > 0.2
-    return DepthSample(name, torch.rand(3, height, width, generator=generator), depth * valid, valid)
+from samples import PLAIN, sample
 
 
-def protocol(count=20, seed=0, pattern="random"):
-    return PLAIN.with_points(DrawnPoints(count, seed, pattern))
+def protocol(count=20, seed=0):
+    return PLAIN.with_points(DrawnPoints(count, seed, "random"))
 
 
 def row(predicted, space, samples, protocol):
@@ -47,7 +37,7 @@ def test_linear_within_the_points_and_the_nearest_beyond():
 def test_the_known_pixels_are_not_evaluated():
     depth = torch.rand(1, 4, 4, generator=torch.Generator().manual_seed(0)) + 1
     everywhere = torch.ones_like(depth, dtype=torch.bool)
-    known = draw_points(everywhere, 15, "random", 3, "a").long()
+    known = DrawnPoints(15, 3, "random").draw(everywhere, "a").long()
     everywhere[0, known[:, 1], known[:, 0]] = False
     y, x = everywhere[0].nonzero()[0].tolist()
     others = interpolate(known, depth[0, known[:, 1], known[:, 0]], depth)
@@ -68,34 +58,7 @@ def test_a_prediction_that_is_right_up_to_scale_and_shift_becomes_right_in_its_o
     assert found["points_alone.mae"] > 0.01
 
 
-@pytest.mark.parametrize("pattern", PATTERNS)
-def test_a_row_depends_on_the_name_and_the_seed_alone(pattern):
-    samples = [sample(name) for name in ("a", "bb", "ccc")]
-
-    def rows(seed, indices):
-        grey = lambda one: Prediction(one.image.mean(0, keepdim=True)[None], None, "affine_disparity")  # noqa: E731
-        return list(evaluate(grey, samples, protocol(20, seed, pattern), metrics=("mae",), indices=indices))
-
-    assert rows(0, [0, 1, 2]) == [rows(0, [k])[0] for k in range(3)]
-    assert rows(0, [0]) != rows(1, [0])
-
-
-def test_the_protocol_says_its_points():
-    described = protocol(20, 1, "grid").describe()
-    assert described["name"] == "p+20-grid-points-seed1"
-    assert described["points"] == {"count": 20, "seed": 1, "pattern": "grid"}
-    assert described["fit"] == {"kind": "FromPoints", "method": METHODS[0]}
-
-
-def test_what_cannot_be_drawn_is_refused():
-    with pytest.raises(EvaluationError, match=r"points\.pattern"):
-        DrawnPoints(20, 0, "spiral")
-    with pytest.raises(EvaluationError, match=r"points\.count"):
-        DrawnPoints(1, 0, "grid")
-    with pytest.raises(EvaluationError, match=r"points\.count=700.*a "):
-        row(sample().depth, "affine_depth", sample(), protocol(700))
+def test_where_all_pixels_are_known_nothing_is_left_to_evaluate():
     everything = DepthSample("a", torch.ones(3, 4, 4), torch.ones(1, 4, 4), torch.ones(1, 4, 4, dtype=torch.bool))
     with pytest.raises(EvaluationError, match=r"^a: .*known points"):
         row(everything.depth, "affine_depth", everything, protocol(16))
-    with pytest.raises(EvaluationError, match="prefit"):
-        PLAIN.prefitted().with_points(DrawnPoints(20, 0, "random"))

@@ -1,11 +1,11 @@
 import diffusers
 import pytest
 import transformers
+from tiny_models import tiny_model
 
 from marigold.miniature.random_base import SIZES, build_components
 from marigold.model.backbone import Backbone
-from marigold.model.pipeline import DepthSettings, MarigoldDepth
-from marigold.model.recipe import Switches
+from marigold.model.pipeline import MarigoldDepth
 
 diffusers.utils.logging.disable_progress_bar()
 transformers.utils.logging.disable_progress_bar()
@@ -20,5 +20,4 @@ def base() -> Backbone:
 @pytest.fixture(scope="session")
 def depth_model() -> MarigoldDepth:
     """A depth estimator with random weights; not to be changed."""
-    base = build_components(0, *SIZES["tiny"], in_channels=8)
-    return MarigoldDepth(base, DepthSettings(Switches(), True, True, 2, 0))
+    return tiny_model()

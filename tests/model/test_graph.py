@@ -7,7 +7,7 @@ import onnxruntime
 import pytest
 import torch
 from test_export import made_by_recipe
-from test_parity import picture, start, with_scheduler
+from tiny_models import picture, start, with_scheduler
 from torch import Tensor
 
 from marigold.model.export import ExportError

@@ -1,4 +1,3 @@
-import json
 import logging
 import subprocess
 import sys
@@ -11,23 +10,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_models import tiny_model
 
 import marigold
-from marigold.miniature.random_base import SIZES, build_components
-from marigold.model.backbone import Backbone, BaseModelError
 from marigold.model.latents import pad_to_latent, processing_size, resize
 from marigold.model.noise import start_noise
-from marigold.model.pipeline import DepthSettings, MarigoldDepth
-from marigold.model.recipe import Switches
+from marigold.model.pipeline import MarigoldDepth
 
 
 def photos(batch: int, height: int = 32, width: int = 40) -> torch.Tensor:
     return torch.rand(batch, 3, height, width, generator=torch.Generator().manual_seed(0))
-
-
-def fresh() -> MarigoldDepth:
-    base = build_components(0, *SIZES["tiny"], in_channels=8)
-    return MarigoldDepth(base, DepthSettings(Switches(), True, True, 2, 0))
 
 
 def test_the_package_exports_it_and_imports_lightly():
@@ -39,14 +31,13 @@ def test_the_package_exports_it_and_imports_lightly():
 
 
 def test_the_result_of_a_member_does_not_depend_on_its_company(depth_model: MarigoldDepth):
-    image = photos(3)
-    together = depth_model(image, ensemble_size=4, seed=5).depth
-    for batch_size in (1, 5):
-        again = depth_model(image, ensemble_size=4, seed=5, batch_size=batch_size).depth
+    image = photos(2)
+    together = depth_model(image, ensemble_size=3, seed=5).depth
+    for batch_size in (1, 4):
+        again = depth_model(image, ensemble_size=3, seed=5, batch_size=batch_size).depth
         torch.testing.assert_close(again, together, atol=1e-5, rtol=0)
-    for index in range(3):
-        alone = depth_model(image[index : index + 1], ensemble_size=4, seed=5).depth
-        torch.testing.assert_close(alone[0], together[index], atol=1e-5, rtol=0)
+    alone = depth_model(image[1:], ensemble_size=3, seed=5).depth
+    torch.testing.assert_close(alone[0], together[1], atol=1e-5, rtol=0)
 
 
 def test_the_seed_decides_the_start_and_explicit_latents_are_one(depth_model: MarigoldDepth):
@@ -69,27 +60,22 @@ def test_an_image_is_encoded_once_and_every_step_of_every_member_announced(depth
     assert torch.equal(told.depth, depth_model(photos(1), steps=2, ensemble_size=3, batch_size=2).depth)
 
 
-def test_one_member_has_no_uncertainty_and_several_are_in_range(depth_model: MarigoldDepth):
-    assert depth_model(photos(1)).uncertainty is None
-    several = depth_model(photos(2, 33, 41), ensemble_size=3)
-    assert several.depth.shape == several.uncertainty.shape == (2, 1, 33, 41)
-    assert 0 <= several.depth.min() <= several.depth.max() <= 1
-    assert several.uncertainty.min() >= 0
-
-
 def test_any_kind_of_image_is_taken(depth_model: MarigoldDepth):
     values = (photos(1)[0].permute(1, 2, 0).numpy() * 255).astype(np.uint8)
-    expected = depth_model(torch.from_numpy(values).permute(2, 0, 1)[None] / 255).depth
+    expected = depth_model(torch.from_numpy(values).permute(2, 0, 1)[None] / 255)
+    assert expected.uncertainty is None
     for image in (Image.fromarray(values), values, torch.from_numpy(values).permute(2, 0, 1)):
-        torch.testing.assert_close(depth_model(image).depth, expected)
+        torch.testing.assert_close(depth_model(image).depth, expected.depth)
 
 
-@pytest.mark.parametrize("size", [(1, 1), (8, 200), (200, 3)])
-@pytest.mark.parametrize("resolution", [0, 16])
-def test_small_and_long_images(depth_model: MarigoldDepth, size: tuple[int, int], resolution: int):
-    prediction = depth_model(photos(1, *size), processing_resolution=resolution, steps=1)
-    assert prediction.depth.shape == (1, 1, *size)
-    assert prediction.depth.isfinite().all()
+@pytest.mark.parametrize(
+    ("size", "resolution"), [((1, 1), 0), ((8, 200), 16), ((200, 3), 16), ((200, 3), 0), ((33, 41), 0)]
+)
+def test_small_long_and_odd_images(depth_model: MarigoldDepth, size: tuple[int, int], resolution: int):
+    made = depth_model(photos(1, *size), processing_resolution=resolution, steps=1, ensemble_size=2)
+    assert made.depth.shape == made.uncertainty.shape == (1, 1, *size)
+    assert 0 <= made.depth.min() <= made.depth.max() <= 1
+    assert made.uncertainty.min() >= 0
 
 
 @pytest.mark.slow
@@ -97,14 +83,17 @@ def test_twenty_megapixels(depth_model: MarigoldDepth):
     assert depth_model(photos(1, 3840, 5120), processing_resolution=64).depth.shape == (1, 1, 3840, 5120)
 
 
-def test_processing_size():
-    for given, expected in {
-        (480, 640, 0): (480, 640),
-        (375, 1242, 768): (231, 768),
-        (640, 480, 100): (100, 75),
-        (1, 5000, 768): (1, 768),
-    }.items():
-        assert processing_size(*given) == expected
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ((480, 640, 0), (480, 640)),
+        ((375, 1242, 768), (231, 768)),
+        ((640, 480, 100), (100, 75)),
+        ((1, 5000, 768), (1, 768)),
+    ],
+)
+def test_processing_size(given: tuple[int, int, int], expected: tuple[int, int]):
+    assert processing_size(*given) == expected
 
 
 def test_padding_repeats_the_last_row_and_column_and_shrinking_is_antialiased():
@@ -116,50 +105,51 @@ def test_padding_repeats_the_last_row_and_column_and_shrinking_is_antialiased():
     assert (resize(stripes, (8, 8)) - 0.5).abs().max() < 0.1
 
 
-def test_defaults_come_from_the_checkpoint_or_are_asked_for():
-    model, image = fresh(), photos(1)
-    model.settings = replace(model.settings, default_denoising_steps=3, default_processing_resolution=16)
+def test_defaults_come_from_the_checkpoint_or_are_asked_for(depth_model: MarigoldDepth):
+    image = photos(1)
+    settings = replace(depth_model.settings, default_denoising_steps=3, default_processing_resolution=16)
+    model = MarigoldDepth(depth_model.backbone, settings)
     assert model.default_steps == 3
     assert torch.equal(model(image).depth, model(image, steps=3, processing_resolution=16).depth)
-    model.settings = replace(model.settings, default_denoising_steps=None)
     with pytest.raises(ValueError, match="steps"):
-        model(image)
+        MarigoldDepth(depth_model.backbone, replace(settings, default_denoising_steps=None))(image)
+
+
+def spoilt(value: float) -> torch.Tensor:
+    image = photos(1)
+    image[0, 1, 2, 3] = value
+    return image
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "key"),
     [
-        ({"steps": 0}, "steps has to be at least 1"),
+        ({"steps": 0}, "steps"),
         ({"steps": 1001}, "1 to 1000"),
         ({"ensemble_size": 0}, "ensemble_size"),
         ({"processing_resolution": -1}, "processing_resolution"),
         ({"batch_size": 0}, "batch_size"),
-        ({"latents": torch.zeros(1, 4, 9, 9)}, "latents: expected the shape"),
+        ({"latents": torch.zeros(1, 4, 9, 9)}, "latents"),
         ({"ensemble_size": 2, "ensemble_method": "magic"}, "ensemble_method"),
         ({"ensemble_size": 2, "reduction": "mode"}, "reduction"),
+        ({"image": photos(1)[:, :2]}, "image"),
+        ({"image": spoilt(-0.1)}, "image"),
+        ({"image": spoilt(1.1)}, "image"),
+        ({"image": spoilt(float("nan"))}, "image"),
     ],
 )
-def test_arguments_without_meaning_are_named(depth_model: MarigoldDepth, arguments: dict, message: str):
-    with pytest.raises(ValueError, match=message):
-        depth_model(photos(1), **arguments)
-
-
-@pytest.mark.parametrize("value", [-0.1, 1.1, float("nan")])
-def test_values_out_of_range_are_refused(depth_model: MarigoldDepth, value: float):
-    image = photos(1)
-    image[0, 1, 2, 3] = value
-    with pytest.raises(ValueError, match=r"expected finite values in \[0, 1\]"):
-        depth_model(image)
+def test_arguments_without_meaning_are_named(depth_model: MarigoldDepth, arguments: dict, key: str):
+    with pytest.raises(ValueError, match=key):
+        depth_model(**{"image": photos(1), **arguments})
 
 
 def test_overflow_in_half_precision_is_done_again_in_float32(caplog: pytest.LogCaptureFixture):
     """A weight of 60000 is in float16's range, and its products are not."""
-    exact = fresh()
+    exact, half = tiny_model(), tiny_model()
     with torch.no_grad():
         exact.backbone.vae.decoder.conv_norm_out.weight.mul_(0).add_(3000)
         exact.backbone.vae.decoder.conv_out.weight.mul_(1e-3).clamp_(-60, 60)
         exact.backbone.vae.decoder.conv_in.weight.mul_(1e6)
-    half = fresh()
     for name in ("unet", "vae", "text_encoder"):
         module = getattr(half.backbone, name)
         module.load_state_dict(getattr(exact.backbone, name).state_dict())
@@ -167,60 +157,18 @@ def test_overflow_in_half_precision_is_done_again_in_float32(caplog: pytest.LogC
     with torch.no_grad():
         for parameter in half.backbone.vae.parameters():
             parameter.clamp_(-60000, 60000)
-    image = photos(1)
     with caplog.at_level(logging.WARNING):
-        prediction = half(image, steps=1)
+        prediction = half(photos(1), steps=1)
     assert prediction.depth.isfinite().all()
-    assert "not finite in torch.float16; again in float32" in caplog.text
+    assert "float32" in caplog.text
 
 
 def test_broken_weights_are_an_error():
-    model = fresh()
+    model = tiny_model()
     with torch.no_grad():
         model.backbone.unet.conv_out.weight[0, 0, 0, 0] = torch.nan
     with pytest.raises(ValueError, match="not finite"):
         model(photos(1))
-
-
-def test_a_base_is_not_a_depth_model(base: Backbone, random_base: Path):
-    with pytest.raises(BaseModelError, match="image generator"):
-        MarigoldDepth.from_pretrained(random_base)
-
-
-@pytest.fixture
-def rewritten(depth_model: MarigoldDepth, tmp_path: Path):
-    """rewritten(change): a saved model whose model_index.json a function has changed."""
-
-    def rewritten(change) -> Path:
-        depth_model.save_pretrained(tmp_path, card="# A card\n")
-        file = tmp_path / "model_index.json"
-        changed = change(json.loads(file.read_text()))
-        file.write_text(changed if isinstance(changed, str) else json.dumps(changed))
-        return tmp_path
-
-    return rewritten
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda index: index | {"prediction_type": "normals"}, "normals"),
-        (lambda index: index | {"scale_invariant": False}, "shift-invariant but not"),
-        (lambda _: "{", r"model_index\.json is not JSON"),
-    ],
-)
-def test_models_of_something_else_are_refused(rewritten, change, message):
-    with pytest.raises(BaseModelError, match=message):
-        MarigoldDepth.from_pretrained(rewritten(change))
-
-
-def test_older_folders_are_depth(rewritten):
-    """The first published folders do not say what they predict, nor with how many steps."""
-    keys = ("prediction_type", "default_denoising_steps")
-    folder = rewritten(lambda index: {key: value for key, value in index.items() if key not in keys})
-    assert (folder / "README.md").read_text() == "# A card\n"
-    model = MarigoldDepth.from_pretrained(folder)
-    assert (model.space, model.default_steps) == ("affine_depth", None)
 
 
 def test_a_model_is_pushed_as_it_is_saved(depth_model: MarigoldDepth, monkeypatch: pytest.MonkeyPatch):
@@ -228,6 +176,7 @@ def test_a_model_is_pushed_as_it_is_saved(depth_model: MarigoldDepth, monkeypatc
 
     def upload(*, repo_id: str, folder_path: Path, commit_message: str) -> SimpleNamespace:
         uploaded.append(MarigoldDepth.from_pretrained(folder_path))
+        assert (folder_path / "README.md").read_text() == "# Depth"
         return SimpleNamespace(commit_url=f"https://hub/{repo_id}/commit/1")
 
     hub = MagicMock(return_value=MagicMock(upload_folder=upload))

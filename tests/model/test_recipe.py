@@ -1,38 +1,28 @@
 """What a checkpoint says of its recipe, and how a model of one pass predicts."""
 
 import json
-from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from tiny_models import tiny_model
 
-from marigold.miniature.random_base import SIZES, build_components
-from marigold.model.backbone import BaseModelError, add_task_switch, narrow_conv_in, task_labels
+from marigold.model.backbone import Backbone, BaseModelError, task_labels
 from marigold.model.pipeline import DepthSettings, MarigoldDepth
 from marigold.model.recipe import KEY, RecipeError, Switches
 
+ZEROS = Switches(mapping="depth", noise="zeros", timesteps="terminal")
 SILENT = [
-    Switches(mapping="depth", noise="zeros", timesteps="terminal"),
-    Switches(mapping="disparity", noise="none", timesteps="terminal", prediction="sample", reconstruct=True),
-    Switches(mapping="sqrt_disparity", noise="none", timesteps="1", prediction="sample"),
-    Switches(mapping="log_depth", noise="none", timesteps="terminal", prompt_tokens=77),
+    Switches(mapping="disparity", noise="none", timesteps="1", prediction="sample", reconstruct=True),
+    Switches(mapping="log_depth", noise="zeros", timesteps="terminal", prompt_tokens=77),
 ]
 FROM_NOISE = Switches(mapping="disparity", noise="gaussian", timesteps="terminal", prediction="sample")
 IMAGE = torch.rand(2, 3, 32, 48, generator=torch.Generator().manual_seed(0))
 
 
-def model_of(switches: Switches) -> MarigoldDepth:
-    base = build_components(0, *SIZES["tiny"], in_channels=8)
-    if switches.in_channels == 4:
-        narrow_conv_in(base.unet)
-    if switches.reconstruct:
-        add_task_switch(base.unet, seed=1)
-    return MarigoldDepth(base, DepthSettings(switches, True, True, 4, 0))
-
-
 @pytest.mark.parametrize("switches", SILENT, ids=lambda one: one.mapping)
 def test_without_noise_a_prediction_depends_on_no_seed_and_survives_saving(switches, tmp_path):
-    model = model_of(switches)
+    model = tiny_model(switches)
     made = model(IMAGE, seed=0)
     assert (made.space, made.uncertainty) == (switches.space, None)
     assert torch.equal(made.depth, model(IMAGE, seed=5).depth)
@@ -46,7 +36,7 @@ def test_without_noise_a_prediction_depends_on_no_seed_and_survives_saving(switc
 
 
 def test_one_pass_from_noise_takes_members_and_seeds():
-    model = model_of(FROM_NOISE)
+    model = tiny_model(FROM_NOISE)
     assert not torch.equal(model(IMAGE, seed=0).depth, model(IMAGE, seed=1).depth)
     assert model(IMAGE, ensemble_size=3).uncertainty is not None
     with pytest.raises(RecipeError, match="steps"):
@@ -57,16 +47,14 @@ def test_one_pass_from_noise_takes_members_and_seeds():
 @pytest.mark.parametrize("prediction", ["v_prediction", "sample", "epsilon"])
 def test_one_pass_is_the_formula(prediction):
     """x0 = -sqrt(1 - abar) v, x0 itself, -sqrt(1 - abar) / sqrt(abar) epsilon: from zeros, at the last timestep."""
-    model = model_of(Switches(noise="zeros", timesteps="terminal", prediction=prediction))
+    model = tiny_model(Switches(noise="zeros", timesteps="terminal", prediction=prediction))
     unet, vae = model.backbone.unet, model.backbone.vae
     latent = 0.18215 * vae.encode(IMAGE * 2 - 1).latent_dist.mean
     seen = torch.cat([latent, torch.zeros_like(latent)], 1)
     made = unet(seen, 999, model.prompt.expand(2, -1, -1)).sample
     abar = torch.linspace(0.00085**0.5, 0.012**0.5, 1000).double().square().neg().add(1).prod()
-    factor = {"v_prediction": -((1 - abar) ** 0.5), "sample": 1.0, "epsilon": -(((1 - abar) / abar) ** 0.5)}[
-        prediction
-    ]
-    x0 = made * float(factor)
+    factors = {"v_prediction": -((1 - abar) ** 0.5), "sample": 1.0, "epsilon": -(((1 - abar) / abar) ** 0.5)}
+    x0 = made * float(factors[prediction])
     expected = (vae.decode(x0 / 0.18215).sample.mean(1, keepdim=True).clip(-1, 1) + 1) / 2
     torch.testing.assert_close(model(IMAGE).depth, expected, atol=1e-5, rtol=1e-4)
 
@@ -78,25 +66,55 @@ def test_the_task_is_a_one_hot_pair_by_sines_and_cosines():
         torch.testing.assert_close(labels[0], torch.tensor(expected))
 
 
-def test_a_folder_without_a_recipe_is_a_model_like_the_papers_or_what_is_said(tmp_path):
-    model_of(SILENT[0]).save_pretrained(tmp_path)
-    file = tmp_path / "model_index.json"
-    index = json.loads(file.read_text())
-    with pytest.raises(BaseModelError, match="says itself"):
-        MarigoldDepth.from_pretrained(tmp_path, switches=SILENT[0])
-    stored = index.pop(KEY)
-    file.write_text(json.dumps(index))
-    assert MarigoldDepth.from_pretrained(tmp_path).switches == Switches()
-    assert MarigoldDepth.from_pretrained(tmp_path, switches=SILENT[0]).switches == SILENT[0]
-    for change, key in (({"version": 2}, "version"), ({"mapping": 1}, "mapping"), ({"noise": "pink"}, "noise")):
-        file.write_text(json.dumps({**index, KEY: {**stored, **change}}))
-        with pytest.raises(BaseModelError, match=key):
-            MarigoldDepth.from_pretrained(tmp_path)
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory) -> Path:
+    """A saved model, whose model_index.json the tests below rewrite."""
+    return tiny_model(ZEROS).save_pretrained(tmp_path_factory.mktemp("saved"))
 
 
-def test_a_unet_that_does_not_fit_its_recipe_is_refused():
-    base = build_components(0, *SIZES["tiny"])
+@pytest.fixture
+def index(saved: Path):
+    """What its model_index.json says; put back after the test."""
+    file = saved / "model_index.json"
+    text = file.read_text()
+    yield json.loads(text)
+    file.write_text(text)
+
+
+def test_a_folder_without_a_recipe_is_a_model_like_the_papers_or_what_is_said(saved, index):
+    """The first published folders do not even say what they predict, nor with how many steps."""
+    with pytest.raises(BaseModelError, match="recipe=NAME"):
+        MarigoldDepth.from_pretrained(saved, switches=ZEROS)
+    for key in (KEY, "prediction_type", "default_denoising_steps"):
+        del index[key]
+    (saved / "model_index.json").write_text(json.dumps(index))
+    model = MarigoldDepth.from_pretrained(saved)
+    assert (model.switches, model.space, model.default_steps) == (Switches(), "affine_depth", None)
+    assert MarigoldDepth.from_pretrained(saved, switches=ZEROS).switches == ZEROS
+
+
+@pytest.mark.parametrize(
+    ("where", "change", "key"),
+    [
+        (KEY, {"version": 2}, "version"),
+        (KEY, {"mapping": 1}, "mapping"),
+        (KEY, {"noise": "pink"}, "noise"),
+        (KEY, {"timesteps": "soon"}, "timesteps"),
+        (None, {"prediction_type": "normals"}, "normals"),
+        (None, {"scale_invariant": False}, "scale-invariant"),
+        (None, None, r"model_index\.json"),
+    ],
+)
+def test_what_a_folder_says_without_meaning_is_refused_by_name(saved, index, where, change, key):
+    changed = {**index, where: {**index[where], **change}} if where else {**index, **(change or {})}
+    (saved / "model_index.json").write_text(json.dumps(changed) if change else "{")
+    with pytest.raises(BaseModelError, match=key):
+        MarigoldDepth.from_pretrained(saved)
+
+
+def test_a_unet_that_does_not_fit_its_recipe_is_refused(base: Backbone):
+    """An image generator for example."""
     for switches in (Switches(), Switches(noise="none", reconstruct=True)):
         with pytest.raises(BaseModelError, match="recipe=NAME"):
-            MarigoldDepth(base, DepthSettings(switches, True, True, 1, 0))
-    MarigoldDepth(base, DepthSettings(replace(Switches(), noise="none"), True, True, 1, 0))
+            MarigoldDepth(base, DepthSettings(switches))
+    MarigoldDepth(base, DepthSettings(Switches(noise="none")))
