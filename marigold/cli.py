@@ -48,6 +48,20 @@ VERBS = {
     "compare-constant": Verb("marigold.compare_constant", "compare_constant"),
     "pretrain-tiny": Verb("marigold.miniature.pretrain_tiny", "pretrain_tiny"),
 }
+# Keys of earlier versions -> what took their place.
+RETIRED = {
+    "point_cloud.field_of_view": "camera.fov",
+    "point_cloud": "distances.near, distances.far",
+    "mixture": "the weight of a training set stands with the set: data.NAME.weight",
+    "export.data": "the sets of nonzero weight and their data.NAME.licence are what the model card lists",
+    "noise.strength": "recipe.noise_strength",
+    "noise.annealed": "recipe.noise=annealed, or noise=annealed",
+    "noise.terminal_share": "recipe.terminal_share",
+    "diffusion.rescale_betas_zero_snr": "recipe.zero_terminal_snr",
+    "diffusion.timestep_spacing": "recipe.timestep_spacing",
+    "train.shard": "no base that is supported needs it: train.optimizer=adam8bit and "
+    "performance.gradient_checkpointing=true save memory",
+}
 
 
 class OwnConfigs(SearchPathPlugin):
@@ -94,7 +108,7 @@ def launch(name: str) -> NoReturn:
         codes[" ".join(HydraConfig.get().overrides.task)] = run_job(verb, config)
 
     try:
-        refuse_no_choice(words)
+        refuse_retired(words)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(verb.error)
@@ -148,10 +162,13 @@ def hydra_words(words: list[str], scratch: str) -> list[str]:
     return ["-m", *words] if several else words
 
 
-def refuse_no_choice(words: list[str]) -> None:
-    """Raise ConfigError for GROUP=null, which Hydra answers by a traceback."""
+def refuse_retired(words: list[str]) -> None:
+    """Raise ConfigError for a key of an earlier version, and for GROUP=null, which Hydra answers by a traceback."""
     for word in words:
         key, _, value = word.lstrip("+~").partition("=")
         if "=" in word and value in ("null", "") and key and (installed("configs") / key).is_dir():
             known = ", ".join(sorted(file.stem for file in (installed("configs") / key).glob("*.yaml")))
             raise ConfigError(f"{word}: {key} is chosen by name; known are {known}")
+        for old, successor in RETIRED.items():
+            if key == old or key.startswith(f"{old}."):
+                raise ConfigError(f"{word}: there is no {old} any more; {successor}")

@@ -1,11 +1,11 @@
-"""What configurations promise: the paper's numbers, and commands that fit together."""
+"""What configurations promise: the paper's numbers, commands that fit together, successors of retired keys."""
 
 from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
 
-from marigold.cli import refuse_no_choice
+from marigold.cli import refuse_retired
 from marigold.config import ConfigError
 from runs import CONFIGS, composed
 
@@ -38,7 +38,15 @@ def test_the_commands_that_get_a_data_set_compose(dataset, monkeypatch):
     assert found[1].raw == found[0].out  # what the first brings the second takes
 
 
-@pytest.mark.parametrize("word", ["validation=null", "+exp=null"])
-def test_the_names_that_can_be_chosen_are_listed(word):
-    with pytest.raises(ConfigError, match="known"):
-        refuse_no_choice([word])
+@pytest.mark.parametrize(
+    ("word", "successor"),
+    [
+        ("validation=null", "held_out, none, paper"),
+        ("+exp=null", "quickstart"),
+        ("mixture.hypersim=0.95", "data.NAME.weight"),
+        ("point_cloud.field_of_view=70", "camera.fov"),
+    ],
+)
+def test_what_was_meant_is_named(word, successor):
+    with pytest.raises(ConfigError, match=successor):
+        refuse_retired([word])
