@@ -70,7 +70,7 @@ def write(
         rank=state.process_index,
         world=state.num_processes,
     )
-    # Of this process; shards are shared out whole, so it is about right.
+    # Of this process; shards are shared out whole, so the number is approximate.
     total = len(part.samples) // state.num_processes
     with tqdm(total=total, desc=f"encode {part.name}", disable=not state.is_main_process, mininterval=2) as bar:
         for done in written:

@@ -123,7 +123,7 @@ def run(config: DictConfig) -> bool:
         rows: dict[int, list[Row]] = {}
         names, mine = samples.names, share(len(samples))
         on_error: OnError = "report" if settings.on_error == "report" else "raise"
-        # A row is kept by seed and name, and the store by what its numbers depend on: what is there is not done again.
+        # The store has only rows of the same fingerprint: what is found in it by seed and name is not evaluated again.
         for seed in settings.all_seeds:
             left = [index for index in mine if (seed, names[index]) not in done]
             found = [done[seed, names[index]] for index in mine if (seed, names[index]) in done]
@@ -141,7 +141,7 @@ def run(config: DictConfig) -> bool:
                 found.append(row)
                 bar.set_postfix_str(mean_abs_rel(found), refresh=False)
             rows[seed] = gather_rows(found, len(samples))
-        # Every process has all rows by now: a failure anywhere is everybody's exit code.
+        # Every process has all rows by now, so that a failure on one gives all of them the same exit code.
         result = make_result(facts, rows, len(samples), protocol.benchmark.groups)
         if state.is_main_process:
             write_csv(folder / "per_image.csv", rows)
@@ -211,7 +211,7 @@ def of_checkpoint(path: str, settings: EvalSettings, device: torch.device) -> Pr
     arguments = sampling.arguments(model.default_steps)
     of_recipe = {"recipe": settings.recipe} if settings.recipe else {}
     folder = Path(path)
-    # The content, for a folder may be written again under its name; of a hub's model the name has to do.
+    # By content, for a folder may be overwritten under its name; a model on the hub is known by its name alone.
     files = provenance.files_identity(folder) if folder.is_dir() else path
     return Predictor(
         {"name": predictors.run_name(folder), "path": path, "files": files, **of_recipe},

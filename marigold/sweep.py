@@ -74,12 +74,12 @@ def run(config: DictConfig) -> None:
     chosen = open_set(config, settings.limit, protocol_for(config, model.space))
     samples, protocol = chosen.samples, chosen.protocol
     protocol.require_space(model.space)
-    # A line per spacing of the timesteps: of few steps it decides the quality (Garcia et al., WACV 2025).
+    # One line per spacing of the timesteps, which decides the quality of few steps (Garcia et al., WACV 2025).
     lines, values = {settings.sampler.ensemble_method: model}, settings.ensemble_sizes
     if settings.curve == "steps":
         lines, values = {spacing: model.with_spacing(spacing) for spacing in settings.spacings}, settings.steps
     facts = describe(model, chosen, settings)
-    # Where the files go is no part of what they say.
+    # The output folder decides no number.
     digest = fingerprint({**facts, "settings": asdict(replace(settings, output=None))})
     name = f"{samples.name}-{protocol.name}-{settings.curve}-{digest[:8]}"
     folder = output_folder(settings.output, Path(config.paths.runs) / "sweep", name)
@@ -124,7 +124,7 @@ def predict(model: MarigoldDepth, sample: DepthSample, settings: SweepSettings) 
         largest = members(steps=chosen.steps, ensemble_size=max(settings.ensemble_sizes))
         points = (largest.first(size) for size in settings.ensemble_sizes)
     else:
-        # Other steps, another path: nothing of one point serves the next.
+        # Another number of steps is another trajectory: no point can reuse one of another point.
         points = (members(steps=steps, ensemble_size=chosen.ensemble_size) for steps in settings.steps)
     for made in points:
         yield model.combine(made, method=chosen.ensemble_method, reduction=chosen.reduction)

@@ -159,7 +159,7 @@ def train(run: TrainingRun, checkpoint: Checkpoint | None) -> bool:
     resumed = resume(run, checkpoint)
     best = resumed.best
     tracker = make_tracker(run, Start(resumed.step, not resumed.validation_due)) if main else None
-    # By the monotonic clock: one that is set right meanwhile must not end a run.
+    # The monotonic clock: a correction of the wall clock must not end a run.
     deadline = math.inf if settings.time_limit is None else time.monotonic() + 3600 * settings.time_limit
     warned = False
     try:
@@ -191,7 +191,7 @@ def train(run: TrainingRun, checkpoint: Checkpoint | None) -> bool:
                 validating = done % settings.validate_every == 0 or last
                 if validating or stopping or done % settings.checkpoint_every == 0:
                     trainer.check_finite(done)
-                    # Saved before it is validated: who is killed in the validation repeats that alone.
+                    # Saved before it is validated: a run that is killed during the validation repeats that alone.
                     with trainer.evaluation_weights():
                         saved = save(run, done, best)
                         if validating:

@@ -65,7 +65,7 @@ def validation_nodes(config: DictConfig, *, held_out: bool) -> dict[str, DictCon
 def open_validation_set(name: str, node: DictConfig, protocol: DictConfig, switches: Switches) -> ValidationSet:
     """A data set to validate on; raises DataError as `open_samples` does."""
     made = make_protocol(protocol, node)
-    made.require_space(switches.space)  # before the files are looked up: of a wrong protocol nothing can be measured
+    made.require_space(switches.space)  # before thousands of files are looked up
     samples, read = open_samples(node, protocol.name, f"validation.{name}.reader")
     return ValidationSet(name, samples, read, made)
 

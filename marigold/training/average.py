@@ -24,7 +24,7 @@ class MovingAverage:
     def update(self) -> None:
         """Take the parameters into the average, after an optimiser step."""
         # average <- d average + (1 - d) weights, with d = min(decay, (1 + n) / (10 + n)) at the update after n others
-        # and d = 0 at the first: diffusers' warm-up, so that the random start does not count for long.
+        # and d = 0 at the first: diffusers' warm-up, so that the starting weights do not count for long.
         if self.average is not None:
             self.average.step(self.parameters)
 

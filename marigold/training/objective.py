@@ -127,7 +127,7 @@ class Objective:
                 target = self.diffusion.target(depth, noise, level)
                 value = compare(prediction, target, there["valid_latent"], **options)
             else:
-                # The clean latent that the prediction stands for, decoded once for all terms on pixels.
+                # The clean latent that the prediction implies, decoded once for all terms on pixels.
                 if decoded is None:
                     decoded = self._decode(self.diffusion.clean(prediction, noisy[0], level))
                 value = compare(decoded, *(there[name] for name in PIXELS), **options)
