@@ -42,8 +42,6 @@ from marigold.types import DepthSample, Prediction
 from runs import CONFIGS, composed
 from stub_tree import write_tree
 
-RECIPES = ("quickstart", "hypersim_vkitti")
-
 
 def names(group: str) -> list[str]:
     """The choices of a group of configurations."""
@@ -118,8 +116,17 @@ def no_latents(
     return LatentBatch(chosen, image, depth, torch.ones(count, 1, 1, 1, dtype=torch.bool))
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
-@pytest.mark.parametrize("experiment", names("exp"))
+def unless_quick(quick: bool, *values: object) -> Any:
+    return pytest.param(*values, marks=[] if quick else [pytest.mark.slow])
+
+
+@pytest.mark.parametrize(
+    ("recipe", "experiment"),
+    [
+        *(("hypersim_vkitti", experiment) for experiment in names("exp")),
+        *(unless_quick(one in ("quickstart", "marigold"), "quickstart", one) for one in names("exp")),
+    ],
+)
 def test_every_experiment_starts_on_every_recipe(start, recipe, experiment):
     chosen = [recipe] if experiment == recipe else [recipe, experiment]
     # Of Virtual KITTI's 20,148 images, whose look-up is the same without a cache.
@@ -192,7 +199,10 @@ def test_adapters_of_stable_diffusion_train_on_a_few_numbers():
     assert trained == 64 * projections + conv_in == 13_302_592
 
 
-@pytest.mark.parametrize("dataset", names("dataset"))
+# Of 24 and of 5 million pixels.
+@pytest.mark.parametrize(
+    "dataset", [unless_quick(one not in ("eth3d", "motorcycle"), one) for one in names("dataset")]
+)
 def test_every_data_set_is_read_under_every_protocol(dataset):
     config = composed("eval", f"dataset={dataset}", "predictor=module:function", "device=cpu")
     EvalSettings.read(config)
@@ -205,9 +215,9 @@ def test_every_data_set_is_read_under_every_protocol(dataset):
         made = make_protocol(node, config.dataset)
         assert made.name == protocol
         shown = made.shown(read[reader])
-        if shown.image.shape[-1] > 4000:  # seconds for each fit of ETH3D's 24 million pixels
-            thinned = (part[..., ::8, ::8] for part in (shown.image, shown.depth, shown.valid))
-            shown = DepthSample(shown.name, *thinned)
+        step = max(1, shown.image.shape[-1] // 256)  # a fit to ETH3D's 24 million pixels takes seconds
+        thinned = (part[..., ::step, ::step] for part in (shown.image, shown.depth, shown.valid))
+        shown = DepthSample(shown.name, *thinned)
         aligned = made.align(Prediction(shown.depth[None].clamp_min(1e-3), None, "metric_depth"), shown)
         assert aligned.valid.any()
         assert torch.allclose(aligned.depth[aligned.valid], aligned.target[aligned.valid], rtol=1e-3)
