@@ -39,6 +39,7 @@ def run(config: DictConfig) -> None:
     vae = backbone.vae.to(state.device)
     for part in sets:
         folder = Path(settings.cache.folder) / part.name
+        # Set by set: another run may train from one that is finished.
         with lock_folder(folder) if state.is_main_process else nullcontext():
             if state.is_main_process:
                 remove_partial_files(folder)
@@ -69,6 +70,7 @@ def write(
         rank=state.process_index,
         world=state.num_processes,
     )
+    # Of this process; shards are shared out whole, so the number is approximate.
     total = len(part.samples) // state.num_processes
     with tqdm(total=total, desc=f"encode {part.name}", disable=not state.is_main_process, mininterval=2) as bar:
         for done in written:

@@ -48,7 +48,7 @@ def to_dataclass(cls: type[T], node: DictConfig, where: str = "") -> T:
     `where` is the node's place in the whole configuration, for the message. Raises ConfigError on an
     unknown key, a missing key and a value of the wrong type, and what `cls` itself raises.
     """
-    hints = typing.get_type_hints(cls)
+    hints = typing.get_type_hints(cls)  # not the fields' own types, which may be strings
     fields = [(field.name, hints[field.name], field.default) for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
     return cls(**_checked(fields, node, where))
 
@@ -112,6 +112,7 @@ def _checked(fields: list[Field], node: DictConfig, where: str) -> dict[str, Any
         ],
         kw_only=True,
     )
+    # OmegaConf checks and converts by a dataclass of flat fields, and names the key that does not fit.
     try:
         merged = OmegaConf.merge(OmegaConf.structured(schema), plain)
         missing = sorted(str(key) for key in OmegaConf.missing_keys(merged))

@@ -123,6 +123,7 @@ def run(config: DictConfig) -> bool:
         rows: dict[int, list[Row]] = {}
         names, mine = samples.names, share(len(samples))
         on_error: OnError = "report" if settings.on_error == "report" else "raise"
+        # The store has only rows of the same fingerprint: what is found in it by seed and name is not evaluated again.
         for seed in settings.all_seeds:
             left = [index for index in mine if (seed, names[index]) not in done]
             found = [done[seed, names[index]] for index in mine if (seed, names[index]) in done]
@@ -140,6 +141,7 @@ def run(config: DictConfig) -> bool:
                 found.append(row)
                 bar.set_postfix_str(mean_abs_rel(found), refresh=False)
             rows[seed] = gather_rows(found, len(samples))
+        # Every process has all rows by now, so that a failure on one gives all of them the same exit code.
         result = make_result(facts, rows, len(samples), protocol.benchmark.groups)
         if state.is_main_process:
             write_csv(folder / "per_image.csv", rows)
@@ -201,6 +203,7 @@ def of_checkpoint(path: str, settings: EvalSettings, device: torch.device) -> Pr
     switches = named_switches(settings.recipe)
     model = MarigoldDepth.from_pretrained(path, PRECISIONS[precision], switches=switches).to(device)
     model.switches.check_sampling(sampling.steps, sampling.ensemble_size)
+    # Equal rows would look like a spread of 0 over the seeds.
     if model.switches.silent and settings.seeds > 1:
         raise EvaluationError(
             f"seeds={settings.seeds}: this model sees no noise, so all seeds are equal; leave it at 1"
@@ -208,6 +211,7 @@ def of_checkpoint(path: str, settings: EvalSettings, device: torch.device) -> Pr
     arguments = sampling.arguments(model.default_steps)
     of_recipe = {"recipe": settings.recipe} if settings.recipe else {}
     folder = Path(path)
+    # By content, for a folder may be overwritten under its name; a model on the hub is known by its name alone.
     files = provenance.files_identity(folder) if folder.is_dir() else path
     return Predictor(
         {"name": predictors.run_name(folder), "path": path, "files": files, **of_recipe},

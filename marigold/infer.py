@@ -135,7 +135,7 @@ def predict_all(jobs: Sequence[Job], model: MarigoldDepth, settings: InferConfig
             prediction = model(image[None], seed=settings.seed, **settings.sampler.arguments())
             metres = in_metres(job, image, prediction, known, model, settings, shown) if known else (None, None)
             write(job, image, prediction, camera, settings.distances, *metres)
-        except ValueError as error:
+        except ValueError as error:  # concerns this image alone; a full disk and exhausted memory end the run
             message = str(error)
             failures.append(message if str(job.picture) in message else f"{job.picture}: {message}")
     return failures
@@ -157,9 +157,10 @@ def run(config: DictConfig) -> bool:
         precision = PRECISIONS[settings.precision]
         model = MarigoldDepth.from_pretrained(settings.checkpoint, precision, settings.revision, switches)
         model.switches.check_sampling(settings.sampler.steps, settings.sampler.ensemble_size)
-        if settings.points and settings.points.chosen == "guided":
+        if settings.points and settings.points.chosen == "guided":  # it steers the latent of a sampler
             check_model(model)
         model.to(settings.device or state.device)
+        # Each predicts alone: an image depends on the seed and itself, so shares change nothing.
         mine = todo[state.process_index :: state.num_processes]
         failures = gather_object(predict_all(mine, model, settings, state.is_main_process))
     if state.is_main_process:

@@ -34,6 +34,7 @@ def check_lists(config: DictConfig) -> bool:
     """Check every list of the set that is there, each as it is read in training or evaluation."""
     if "split_list" not in config.dataset.reader:
         raise ConfigError("this data set has no lists to check")
+    # A list may be read in several ways, such as by two protocols, and is checked as each of them reads it.
     readers = {}
     for name, changes in (config.get("check") or {"reader": {}}).items():
         readers[name] = changed_reader(config.dataset, changes)

@@ -74,10 +74,12 @@ def run(config: DictConfig) -> None:
     chosen = open_set(config, settings.limit, protocol_for(config, model.space))
     samples, protocol = chosen.samples, chosen.protocol
     protocol.require_space(model.space)
+    # One line per spacing of the timesteps, which decides the quality of few steps (Garcia et al., WACV 2025).
     lines, values = {settings.sampler.ensemble_method: model}, settings.ensemble_sizes
     if settings.curve == "steps":
         lines, values = {spacing: model.with_spacing(spacing) for spacing in settings.spacings}, settings.steps
     facts = describe(model, chosen, settings)
+    # The output folder decides no number.
     digest = fingerprint({**facts, "settings": asdict(replace(settings, output=None))})
     name = f"{samples.name}-{protocol.name}-{settings.curve}-{digest[:8]}"
     folder = output_folder(settings.output, Path(config.paths.runs) / "sweep", name)
@@ -87,6 +89,7 @@ def run(config: DictConfig) -> None:
             share(len(samples)), desc=f"{settings.curve} curve", unit="image", disable=not state.is_main_process
         )
         for index in bar:
+            # Image by image and not point by point: each is decoded once, and its members are sampled once.
             sample = protocol.shown(samples[index])
             for line, sampled in lines.items():
                 predictions = predict(sampled, sample, settings)
@@ -117,9 +120,11 @@ def predict(model: MarigoldDepth, sample: DepthSample, settings: SweepSettings) 
         batch_size=arguments["batch_size"],
     )
     if settings.curve == "ensemble":
+        # Member k starts from noise of (seed, k) alone, so a smaller ensemble is the beginning of a larger one.
         largest = members(steps=chosen.steps, ensemble_size=max(settings.ensemble_sizes))
         points = (largest.first(size) for size in settings.ensemble_sizes)
     else:
+        # Another number of steps is another trajectory: no point can reuse one of another point.
         points = (members(steps=steps, ensemble_size=chosen.ensemble_size) for steps in settings.steps)
     for made in points:
         yield model.combine(made, method=chosen.ensemble_method, reduction=chosen.reduction)

@@ -23,6 +23,7 @@ from marigold import provenance
 from marigold.data.training_sets import TrainingSet
 from marigold.files import lock_folder
 from marigold.inputs import Settings, open_inputs, require_same_run, run_folder, run_identity
+from marigold.model.backbone import Backbone
 from marigold.model.base import licence
 from marigold.model.lora import save_merged
 from marigold.model.model_card import Score, model_card
@@ -106,15 +107,10 @@ def run(config: DictConfig) -> bool:
             require_same_run(checkpoint, depends_on, folder, settings.train.steps)
         # Nothing below draws from the global generators; a fixed seed makes sure that it would not matter.
         set_seed(settings.train.seed)
-        depth_settings = DepthSettings(
-            switches=recipe.switches,
-            default_denoising_steps=1 if recipe.switches.one_pass else settings.export.default_denoising_steps,
-            default_processing_resolution=settings.export.default_processing_resolution,
-            recipe=recipe.stored(),
-        )
         unet = inputs.backbone.unet
-        model = MarigoldDepth(inputs.backbone, depth_settings).to(accelerator.device)
+        model = depth_model(inputs.backbone, settings).to(accelerator.device)
         settings.performance.apply(unet)
+        # Latents from the cache need no encoder, and without a term on pixels there is nothing to decode.
         vae = None if settings.cache.enabled and not recipe.pixels else inputs.backbone.vae
         objective = Objective(recipe, model.diffusion, model.prompt, vae, settings.train.seed)
         if accelerator.device.type == "cuda":  # the prompt is encoded, and the encoder has 1.4 GB
@@ -145,12 +141,25 @@ def run(config: DictConfig) -> bool:
     return finished
 
 
+def depth_model(backbone: Backbone, settings: Settings) -> MarigoldDepth:
+    """The base as a depth estimator with what its checkpoints say of themselves: recipe, and how to sample it."""
+    recipe, export = settings.recipe, settings.export
+    chosen = DepthSettings(
+        switches=recipe.switches,
+        default_denoising_steps=1 if recipe.switches.one_pass else export.default_denoising_steps,
+        default_processing_resolution=export.default_processing_resolution,
+        recipe=recipe.stored(),
+    )
+    return MarigoldDepth(backbone, chosen)
+
+
 def train(run: TrainingRun, checkpoint: Checkpoint | None) -> bool:
     """The steps from the checkpoint, or from nothing, to the last, with what happens every N of them."""
     settings, trainer, main = run.settings.train, run.trainer, run.accelerator.is_main_process
     resumed = resume(run, checkpoint)
     best = resumed.best
     tracker = make_tracker(run, Start(resumed.step, not resumed.validation_due)) if main else None
+    # The monotonic clock: a correction of the wall clock must not end a run.
     deadline = math.inf if settings.time_limit is None else time.monotonic() + 3600 * settings.time_limit
     warned = False
     try:
@@ -182,6 +191,7 @@ def train(run: TrainingRun, checkpoint: Checkpoint | None) -> bool:
                 validating = done % settings.validate_every == 0 or last
                 if validating or stopping or done % settings.checkpoint_every == 0:
                     trainer.check_finite(done)
+                    # Saved before it is validated: a run that is killed during the validation repeats that alone.
                     with trainer.evaluation_weights():
                         saved = save(run, done, best)
                         if validating:
@@ -226,6 +236,7 @@ def save(run: TrainingRun, done: int, best: Best | None) -> Path:
     if run.accelerator.is_main_process:
         saved_best = None if best is None else asdict(best)
         metadata = {"identity": run.depends_on, "best": saved_best, "pending": pending}
+        # The card of a checkpoint has no metrics yet; best/ and final/ get their own.
         export: Callable[[Path], object] = partial(run.model.save_pretrained, card=make_card(run, {}))
         if run.settings.model.lora.on:
             export = partial(save_trained, run.trainer.unet)

@@ -17,7 +17,7 @@ from marigold.model.pipeline import MarigoldDepth
 from marigold.model.recipe import Switches
 from marigold.model.settings import Sampling
 
-METRICS = ("abs_rel", "delta1")
+METRICS = ("abs_rel", "delta1")  # of the published tables; the first chooses best/ unless train.select_by does
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def validation_nodes(config: DictConfig, *, held_out: bool) -> dict[str, DictCon
 def open_validation_set(name: str, node: DictConfig, protocol: DictConfig, switches: Switches) -> ValidationSet:
     """A data set to validate on; raises DataError as `open_samples` does."""
     made = make_protocol(protocol, node)
-    made.require_space(switches.space)
+    made.require_space(switches.space)  # before thousands of files are looked up
     samples, read = open_samples(node, protocol.name, f"validation.{name}.reader")
     return ValidationSet(name, samples, read, made)
 
@@ -97,6 +97,7 @@ def evaluate_on(part: ValidationSet, model: MarigoldDepth, how: Validation) -> d
     """`NAME/abs_rel` and `NAME/delta1`; every process takes its share of the images, and all get the same values."""
     count = len(part.samples)
     rows = evaluate(predictor(part, model, how), part.samples, part.protocol, metrics=METRICS, indices=share(count))
+    # The mean is taken once, over all rows in one order: the number of processes moves no bit of it.
     summary = summarise(gather_rows(list(rows), count))
     return {f"{part.name}/{metric}": summary.metrics[metric].mean for metric in METRICS}
 
@@ -112,5 +113,6 @@ def draw_panel(path: Path, part: ValidationSet, model: MarigoldDepth, how: Valid
 def predictor(part: ValidationSet, model: MarigoldDepth, how: Validation) -> Predict:
     """The model as validation samples it."""
     resolution = part.protocol.benchmark.processing_resolution
+    # One seed for all images and validations: curves over the training show the weights and not the noise.
     arguments = Sampling(how.steps, how.ensemble_size, processing_resolution=resolution).arguments()
     return lambda sample: model(sample.image[None], seed=how.seed, **arguments)

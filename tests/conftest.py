@@ -1,7 +1,8 @@
 """Shared by all tests: the library's shape promises are checked, and the scripts can be imported."""
 
+import copy
+import functools
 import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -25,13 +26,13 @@ TRAINING = [
     "device=cpu",
     "cache.enabled=false",
     "data.vkitti.reader.crop=[32,96]",
-    "train.steps=6",
+    "train.steps=4",
     "train.micro_batch=2",
     "train.effective_batch=4",
     "train.warmup_steps=2",
     "train.log_every=2",
     "train.checkpoint_every=2",
-    "train.validate_every=6",
+    "train.validate_every=4",
     "validation.panel=0",
 ]
 
@@ -46,35 +47,12 @@ def pytest_runtest_makereport():
 
 
 @pytest.fixture(scope="session")
-def in_two_processes() -> Callable[..., None]:
-    """in_two_processes(script, *arguments): by torchrun, as accelerate's launcher quietly runs one on CPUs."""
-
-    def start(script: str, *arguments: str) -> None:
-        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-        command = [*launcher, str(ROOT / "scripts" / script), *arguments]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr[-9000:]
-
-    return start
-
-
-@pytest.fixture(scope="session")
 def rooms_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data folder with a few small rooms and streets, rendered and prepared as the quickstart does it."""
-    from omegaconf import OmegaConf
-
-    from marigold.config import build
-    from marigold.miniature.rooms import write_rooms
     from marigold.miniature.rooms.write import RoomsSize
+    from runs import write_data
 
-    data = tmp_path_factory.mktemp("data")
-    size = RoomsSize(6, 2, 4, 1, 2, 2, (48, 64), (48, 136), seed=5)
-    write_rooms(out=str(data / "rooms"), workers=1, size=size)
-    node = OmegaConf.load(ROOT / "configs/prepare/hypersim.yaml")
-    settings = {"raw": str(data / "rooms/hypersim_raw"), "out": str(data / "rooms/hypersim"), "official": None}
-    build(OmegaConf.merge(node, settings, {"workers": 1, "dry_run": False, "max_broken": 0.0}), "prepare")
-    return data
+    return write_data(tmp_path_factory.mktemp("data"), RoomsSize(4, 1, 3, 1, 1, 2, (48, 64), (48, 136), seed=5))
 
 
 @pytest.fixture(scope="session")
@@ -109,15 +87,33 @@ def configure(arguments: list[str]) -> Callable[..., Any]:
     """configure(run_dir, *overrides) -> the configuration that scripts/train.py would get."""
     from runs import composed
 
-    return lambda run_dir, *overrides: composed("train", *arguments, f"run_dir={run_dir}", *overrides)
+    compose_once = functools.cache(composed)  # half a second each
+
+    def configure(run_dir: Path, *overrides: str) -> Any:
+        config = copy.deepcopy(compose_once("train", *arguments, *overrides))
+        if "run_dir=null" not in overrides:
+            config.run_dir = str(run_dir)
+        return config
+
+    return configure
 
 
 @pytest.fixture(scope="session")
-def whole(tmp_path_factory: pytest.TempPathFactory, configure: Callable[..., Any]) -> Path:
-    """One undisturbed run for all tests, validated after steps 2, 4 and 6; not to be written to."""
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, configure: Callable[..., Any]) -> Callable[..., Path]:
+    """undisturbed(*overrides) -> such a run, validated after steps 2 and 4, made once; not to be written to."""
     from marigold.train import run
     from runs import OFTEN
 
-    folder = tmp_path_factory.mktemp("whole") / "run"  # model cards tell the folder's name
-    assert run(configure(folder, *OFTEN))
-    return folder
+    @functools.cache
+    def undisturbed(*overrides: str) -> Path:
+        folder = tmp_path_factory.mktemp("undisturbed") / "run"  # model cards tell the folder's name
+        assert run(configure(folder, *OFTEN, *overrides))
+        return folder
+
+    return undisturbed
+
+
+@pytest.fixture(scope="session")
+def whole(undisturbed: Callable[..., Path]) -> Path:
+    """The run that most tests compare with."""
+    return undisturbed()

@@ -15,19 +15,18 @@ from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
-from hydra import compose, initialize_config_dir
 from mini_archives import TARS, write_archive
 from PIL import Image
 from raw_hypersim import COLUMNS, random_frame, write_frame
 
-from marigold.config import build
 from marigold.data.splits import VKITTI_SPLITS, vkitti_lines
 from marigold.miniature.rooms import write as rooms
 from marigold.miniature.rooms.render import Rendering
 from marigold.miniature.rooms.write import RoomsSize
+from marigold.prepare import run
+from runs import composed
 
 Views = Callable[[str, int, RoomsSize], list[Rendering]]
-CONFIGS = Path(__file__).parent.parent / "configs"
 SIZES = {"nyu": (480, 640), "kitti": (375, 1242), "eth3d": (4032, 6048), "scannet": (480, 640), "diode": (768, 1024)}
 FRAMES = {"train": 16, "val": 2, "test": 2}  # of Hypersim; 16 fill the quickstart's micro-batch
 
@@ -46,9 +45,7 @@ def write_tree(root: Path) -> None:
 def prepare(root: Path, *overrides: str) -> None:
     """scripts/prepare.py in the folder `root`."""
     paths = [f"paths.data={root}/data", f"paths.downloads={root}/downloads"]
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = compose("prepare", [*paths, *overrides])
-    build(config.prepare, "prepare")
+    assert run(composed("prepare", *paths, *overrides))
 
 
 def write_hypersim(root: Path) -> None:
@@ -61,10 +58,10 @@ def write_hypersim(root: Path) -> None:
     with (raw / "metadata_images_split_scene_v1.csv").open("w", newline="") as file:
         csv.writer(file).writerows([COLUMNS, *rows])
     prepare(root, "dataset=hypersim")
-    with image_pair(root, (768, 1024), 1000) as (photo, depth):
+    with image_pair(root, (768, 1024), 1000) as (image, depth):
         for name in (root / "data/hypersim").glob("*/*/*.png"):
             name.unlink()
-            os.link(photo if name.name.startswith("rgb_") else depth, name)
+            os.link(image if name.name.startswith("rgb_") else depth, name)
 
 
 def write_vkitti(root: Path) -> None:
@@ -80,21 +77,21 @@ def write_vkitti(root: Path) -> None:
 
 @contextmanager
 def image_pair(root: Path, size: tuple[int, int], units: float) -> Iterator[tuple[str, str]]:
-    """Names of a photo and of a depth map from 2 to 3 m to be linked to."""
+    """Names of an image and of a depth map from 2 to 3 m to be linked to."""
     metres = np.linspace(2, 3, size[0] * size[1]).reshape(size)
     with tempfile.TemporaryDirectory(dir=root) as folder:
-        pixels = {"photo": np.zeros((*size, 3), np.uint8), "depth": (metres * units).astype(np.uint16)}
+        pixels = {"image": np.zeros((*size, 3), np.uint8), "depth": (metres * units).astype(np.uint16)}
         for name, values in pixels.items():
             Image.fromarray(values).save(f"{folder}/{name}", "PNG")
-        yield f"{folder}/photo", f"{folder}/depth"
+        yield f"{folder}/image", f"{folder}/depth"
 
 
 def write_teacher(root: Path) -> None:
-    """Photos of a user's own and what a model may have predicted of them."""
+    """Images of a user's own and what a model may have predicted of them."""
     folder = root / "data/teacher"
-    with image_pair(root, (375, 500), 1000) as (photo, depth):
+    with image_pair(root, (375, 500), 1000) as (image, depth):
         for number in range(4):
-            for name, file in ((f"images/{number}.png", photo), (f"labels/{number}.png", depth)):
+            for name, file in ((f"images/{number}.png", image), (f"labels/{number}.png", depth)):
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 os.link(file, folder / name)
 

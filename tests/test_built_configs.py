@@ -1,10 +1,10 @@
 """Every configuration is built, not only composed, on a data folder as the documented commands leave it.
 
 Real: the lists and the look-up of every listed name, the first sample of each set at its real size, protocols,
-mixture, networks of Stable Diffusion 2's shapes, objective and optimiser. Stubbed: the content of the data (see
-stub_tree.py), weights and their hashes (all networks are on the meta device, which has shapes and no values), the
-latents of a cache, the steps after the first one, and, for downloads and the publishers' preparations, the function
-that the configuration's checked arguments go to.
+mixture, objective and optimiser. Stubbed: the content of the data (see stub_tree.py), the runs' networks, which are
+tiny, the weights of Stable Diffusion's size (on the meta device, which has shapes and no values), the latents of a
+cache, all steps, and, for downloads and the publishers' preparations, the function that the configuration's checked
+arguments go to.
 """
 
 import functools
@@ -13,21 +13,20 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from accelerate import Accelerator, PartialState
 from omegaconf import DictConfig, OmegaConf
 
 import marigold.cache_latents
 import marigold.inputs
-import marigold.miniature.random_base
 import marigold.model.base
 import marigold.prepare
 import marigold.train
-from marigold.config import build
+from marigold.config import build, to_dataclass
 from marigold.data import base
 from marigold.data.base import DepthDataset
 from marigold.data.latent_cache import LatentBatch
@@ -35,15 +34,13 @@ from marigold.data.splits import KNOWN_SPLITS, Line
 from marigold.evaluate import EvalSettings
 from marigold.evaluation_set import make_protocol, named_protocol, open_set, reader_of
 from marigold.miniature.random_base import build_sd2_sized
-from marigold.model.backbone import Backbone
-from marigold.model.base import ModelConfig, random_unet_like
+from marigold.model.base import ModelConfig, load_trainable
+from marigold.model.lora import Lora
 from marigold.model.recipe import Switches
 from marigold.train import TrainingRun
 from marigold.types import DepthSample, Prediction
 from runs import CONFIGS, composed
 from stub_tree import write_tree
-
-RECIPES = ("quickstart", "hypersim_vkitti")
 
 
 def names(group: str) -> list[str]:
@@ -55,16 +52,13 @@ def names(group: str) -> list[str]:
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     root = tmp_path_factory.mktemp("tree")
     write_tree(root)
-    for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler"):
-        (root / "checkpoints/stable-diffusion-2" / part).mkdir(parents=True)
-    (root / "checkpoints/stable-diffusion-2/model_index.json").write_text("{}")
     yield root
     shutil.rmtree(root)  # 51,000 names, which pytest would keep three times
 
 
 @pytest.fixture(scope="module")
 def once() -> dict[str, Any]:
-    """What was loaded or looked up before, by all that it depends on."""
+    """What was looked up before, by all that it depends on."""
     return {}
 
 
@@ -89,66 +83,28 @@ def at_home(tree: Path, once: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(DepthDataset, "check_files", check_once)
 
 
-class MetaState(PartialState):
-    """The process, on the meta device."""
-
-    device = property(lambda self: torch.device("meta"), lambda self, device: None)
-
-
 @pytest.fixture
-def start(
-    once: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> Iterator[Callable[..., TrainingRun]]:
+def start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., TrainingRun]:
     """start(*overrides): scripts/train.py up to its first step, after scripts/cache_latents.py where it is needed."""
     runs: list[TrainingRun] = []
-    load_trainable = marigold.inputs.load_trainable
 
-    def load_once(model: ModelConfig, switches: Switches, scheduler: dict[str, Any], seed: int) -> Backbone:
-        key = repr([model, switches, scheduler, seed])
-        once[key] = once.get(key) or load_trainable(model, switches, scheduler, seed)
-        return once[key]
+    def tiny(model: ModelConfig, *more: Any) -> Any:
+        return load_trainable(replace(model, maker="runs.made_base"), *more)
 
-    PartialState(cpu=True)
-    monkeypatch.setattr(Accelerator, "device", MetaState.device)
-    load_base = marigold.model.base.load_base
-    for module, function, stub in (
-        (marigold.miniature.random_base, "build_sd2_sized", on_meta(build_sd2_sized)),
-        (marigold.model.base, "random_unet_like", on_meta(random_unet_like)),
-        (
-            marigold.model.base,
-            "load_base",
-            lambda folder: on_meta(build_sd2_sized)() if folder.name == "stable-diffusion-2" else load_base(folder),
-        ),
-        (marigold.inputs, "load_trainable", load_once),
-        (marigold.inputs, "base_identity", lambda backbone: "base"),
-        (marigold.inputs, "latents_identity", lambda vae: "vae"),
-        (marigold.cache_latents, "latents_identity", lambda vae: "vae"),
-        (marigold.cache_latents, "PartialState", MetaState),
-        (marigold.cache_latents, "encode", no_latents),
-        (marigold.train.provenance, "write", lambda folder, processes: None),
-        (marigold.train, "train", lambda run, checkpoint: bool(runs.append(run))),
-    ):
-        monkeypatch.setattr(module, function, stub)
+    monkeypatch.setattr(marigold.inputs, "load_trainable", tiny)
+    monkeypatch.setattr(marigold.cache_latents, "encode", no_latents)
+    monkeypatch.setattr(marigold.train, "licence", lambda model: None)
+    monkeypatch.setattr(marigold.train, "train", lambda run, checkpoint: bool(runs.append(run)))
 
     def start(*overrides: str) -> TrainingRun:
-        config = composed(
-            "train", "device=cpu", f"run_dir={tmp_path}/run", f"cache.folder={tmp_path}/cache", *overrides
-        )
+        places = ("device=cpu", f"run_dir={tmp_path}/run", f"cache.folder={tmp_path}/cache")
+        config = composed("train", *places, *overrides)
         if config.cache.enabled:
             marigold.cache_latents.run(config)
         marigold.train.run(config)
         return runs.pop()
 
     return start
-
-
-def on_meta(make: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(make)
-    def made(*arguments: Any, **named: Any) -> Any:
-        with torch.device("meta"):
-            return make(*arguments, **named)
-
-    return made
 
 
 def no_latents(
@@ -160,8 +116,17 @@ def no_latents(
     return LatentBatch(chosen, image, depth, torch.ones(count, 1, 1, 1, dtype=torch.bool))
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
-@pytest.mark.parametrize("experiment", names("exp"))
+def unless_quick(quick: bool, *values: object) -> Any:
+    return pytest.param(*values, marks=[] if quick else [pytest.mark.slow])
+
+
+@pytest.mark.parametrize(
+    ("recipe", "experiment"),
+    [
+        *(("hypersim_vkitti", experiment) for experiment in names("exp")),
+        *(unless_quick(one in ("quickstart", "marigold"), "quickstart", one) for one in names("exp")),
+    ],
+)
 def test_every_experiment_starts_on_every_recipe(start, recipe, experiment):
     chosen = [recipe] if experiment == recipe else [recipe, experiment]
     # Of Virtual KITTI's 20,148 images, whose look-up is the same without a cache.
@@ -180,15 +145,19 @@ SETS = {"teacher": (["data.teacher.reader.space=affine_depth"], {"teacher": 1.0}
 PAPER: tuple[list[str], dict[str, float]] = ([], {"hypersim": 0.9, "vkitti": 0.1})
 
 
-@pytest.mark.parametrize("data", names("data"))
-@pytest.mark.parametrize("validation", names("validation"))
+@pytest.mark.parametrize(
+    ("data", "validation"),
+    [
+        *((data, "held_out") for data in names("data")),
+        *(("hypersim_vkitti", one) for one in names("validation") if one != "held_out"),
+    ],
+)
 def test_training_starts_on_every_data_and_validation(start, data, validation):
     said, weights = SETS.get(data, PAPER)
     run = start("+exp=hypersim_vkitti", f"data={data}", f"validation={validation}", *said)
     held_out = [] if validation == "none" or data in SETS else list(weights)
-    assert [part.name for part in run.validation_sets] == held_out + (
-        ["nyu", "kitti"] if validation == "paper" else []
-    )
+    benchmarks = ["nyu", "kitti"] if validation == "paper" else []
+    assert [part.name for part in run.validation_sets] == held_out + benchmarks
     assert run.select_by == (f"{run.validation_sets[0].name}/abs_rel" if run.validation_sets else None)
     assert {part.name: part.weight for part in run.sets} == weights
 
@@ -201,17 +170,39 @@ def test_the_headline_commands_first_loss_has_its_shapes(start):
     assert (loss.shape, loss.requires_grad) == ((), True)
 
 
-def test_adapters_of_the_headline_command_train_on_a_few_numbers(start):
+def load(model: ModelConfig) -> Any:
+    """The base of a training, its networks of Stable Diffusion's size without numbers."""
+    with torch.device("cpu" if "tiny" in model.location else "meta"):
+        return load_trainable(model, Switches(), {}, seed=0).unet
+
+
+@pytest.mark.parametrize("name", names("model"))
+def test_every_base_gets_the_inputs_of_a_depth_model(tree, name, monkeypatch):
+    (tree / "checkpoints/stable-diffusion-2").mkdir(parents=True, exist_ok=True)
+    (tree / "checkpoints/stable-diffusion-2/model_index.json").write_text("{}")
+    load_base = marigold.model.base.load_base
+    monkeypatch.setattr(
+        marigold.model.base, "load_base", lambda place: load_base(place) if name == "tiny" else build_sd2_sized()
+    )
+    unet = load(to_dataclass(ModelConfig, composed("train", f"model={name}").model))
+    assert unet.conv_in.in_channels == 8
+
+
+def test_adapters_of_stable_diffusion_train_on_a_few_numbers():
     """Rank r of a projection from m to n channels takes r (m + n) of them; 16 transformer blocks of width d."""
-    run = start("+exp=hypersim_vkitti", "model.lora.rank=64")
     widths = [320] * 5 + [640] * 5 + [1280] * 6  # levels of two blocks down and three up, and the middle
     projections = sum(8 * d + 4 * d + 2 * (1024 + d) for d in widths)  # the prompt has 1024 channels
     conv_in = 320 * (8 * 9 + 1)
-    trained = run.trainer.optimizer.param_groups[0]["params"]
-    assert sum(parameter.numel() for parameter in trained) == 64 * projections + conv_in == 13_302_592
+    model = to_dataclass(ModelConfig, composed("train", "model=sd2_random").model)
+    unet = load(replace(model, lora=Lora(64, None)))
+    trained = sum(parameter.numel() for parameter in unet.parameters() if parameter.requires_grad)
+    assert trained == 64 * projections + conv_in == 13_302_592
 
 
-@pytest.mark.parametrize("dataset", names("dataset"))
+# Of 24 and of 5 million pixels.
+@pytest.mark.parametrize(
+    "dataset", [unless_quick(one not in ("eth3d", "motorcycle"), one) for one in names("dataset")]
+)
 def test_every_data_set_is_read_under_every_protocol(dataset):
     config = composed("eval", f"dataset={dataset}", "predictor=module:function", "device=cpu")
     EvalSettings.read(config)
@@ -224,9 +215,9 @@ def test_every_data_set_is_read_under_every_protocol(dataset):
         made = make_protocol(node, config.dataset)
         assert made.name == protocol
         shown = made.shown(read[reader])
-        if shown.image.shape[-1] > 4000:  # seconds for each fit of ETH3D's 24 million pixels
-            thinned = (part[..., ::8, ::8] for part in (shown.image, shown.depth, shown.valid))
-            shown = DepthSample(shown.name, *thinned)
+        step = max(1, shown.image.shape[-1] // 256)  # a fit to ETH3D's 24 million pixels takes seconds
+        thinned = (part[..., ::step, ::step] for part in (shown.image, shown.depth, shown.valid))
+        shown = DepthSample(shown.name, *thinned)
         aligned = made.align(Prediction(shown.depth[None].clamp_min(1e-3), None, "metric_depth"), shown)
         assert aligned.valid.any()
         assert torch.allclose(aligned.depth[aligned.valid], aligned.target[aligned.valid], rtol=1e-3)

@@ -1,15 +1,11 @@
 """A result is compared with constants on the very pixels that it was measured on, or not at all."""
 
-from pathlib import Path
-
 import pytest
-from hydra import compose, initialize_config_dir
 
-from marigold.compare_constant import run
-from marigold.evaluate import run as evaluate
+from marigold import compare_constant, evaluate
 from marigold.evaluation.result import Result
+from runs import composed
 
-CONFIGS = Path(__file__).parent.parent / "configs"
 FLAT = """
 def flat(image):
     return 0 * image[:, :1]
@@ -19,25 +15,21 @@ def half(image):
 CHOSEN = ["predictor=flat_prediction:flat", "space=affine_depth", "device=cpu", "panel.worst=0", "panel.median=0"]
 
 
-def composed(name, data, *overrides):
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return compose(name, ["dataset=rooms", f"paths.data={data}", *overrides])
-
-
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Where somebody's function lies that predicts one value everywhere."""
-    folder = tmp_path_factory.mktemp("evaluated")
+def words(tmp_path_factory, rooms_data):
+    """Where the rooms lie; and a folder that can be imported from has somebody's functions of one value everywhere."""
+    folder = tmp_path_factory.mktemp("functions")
     (folder / "flat_prediction.py").write_text(FLAT)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(folder)
-        yield folder
+        yield ["dataset=rooms", f"paths.data={rooms_data}"]
 
 
 @pytest.fixture(scope="module")
-def evaluated(folder, rooms_data):
+def evaluated(tmp_path_factory, words):
     """All rooms, evaluated with that function."""
-    evaluate(composed("eval", rooms_data, *CHOSEN, f"output={folder}"))
+    folder = tmp_path_factory.mktemp("evaluated")
+    evaluate.run(composed("eval", *words, *CHOSEN, f"output={folder}"))
     return folder
 
 
@@ -51,23 +43,21 @@ def evaluated(folder, rooms_data):
         ["predictor=flat_prediction:half", "space=affine_disparity", "protocol.prefit=true"],
     ],
 )
-def test_a_constant_scores_what_the_aligned_constant_scores_on_the_same_pixels(
-    folder, rooms_data, choice, tmp_path, capsys
-):
-    evaluate(composed("eval", rooms_data, *CHOSEN, *choice, f"output={tmp_path}"))
+def test_a_constant_scores_what_the_aligned_constant_scores_on_the_same_pixels(words, choice, tmp_path, capsys):
+    evaluate.run(composed("eval", *words, *CHOSEN, *choice, f"output={tmp_path}"))
     ours = Result.from_json(tmp_path / "results.json")
     assert ours.facts.limit == (1 if "limit=1" in " ".join(choice) else None)
     capsys.readouterr()
-    run(composed("compare_constant", rooms_data, f"results={tmp_path}"))
+    compare_constant.run(composed("compare_constant", *words, f"results={tmp_path}"))
     text, mean = capsys.readouterr().out, ours.metrics["abs_rel"].mean
     assert f"AbsRel {mean:.4f}" in text
     assert text.count(f"{mean:.4f}, ratio 1.000") == 1
 
 
-def test_a_fit_that_is_not_least_squares_is_refused(folder, rooms_data, tmp_path):
-    evaluate(composed("eval", rooms_data, *CHOSEN, f"output={tmp_path}", "protocol=moge"))
+def test_a_fit_that_is_not_least_squares_is_refused(words, tmp_path):
+    evaluate.run(composed("eval", *words, *CHOSEN, f"output={tmp_path}", "protocol=moge"))
     with pytest.raises(ValueError, match="'moge'"):
-        run(composed("compare_constant", rooms_data, f"results={tmp_path}"))
+        compare_constant.run(composed("compare_constant", *words, f"results={tmp_path}"))
 
 
 @pytest.mark.parametrize(
@@ -79,6 +69,6 @@ def test_a_fit_that_is_not_least_squares_is_refused(folder, rooms_data, tmp_path
         ("dataset.reader.limit=1", "split"),
     ],
 )
-def test_other_pixels_are_refused(evaluated, rooms_data, change, reason):
+def test_other_pixels_are_refused(evaluated, words, change, reason):
     with pytest.raises(ValueError, match=reason):
-        run(composed("compare_constant", rooms_data, f"results={evaluated}", change))
+        compare_constant.run(composed("compare_constant", *words, f"results={evaluated}", change))

@@ -5,8 +5,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig
 
 from marigold import serve
 from marigold.config import ConfigError, to_dataclass
@@ -14,8 +12,8 @@ from marigold.miniature.random_base import build_components
 from marigold.model.pipeline import MarigoldDepth
 from marigold.model.recipe import Switches
 from marigold.model.settings import DepthSettings
+from runs import ROOT, composed, environment
 
-ROOT = Path(__file__).parent.parent
 # gradio leaves an event loop and its sockets to the garbage collector.
 pytestmark = pytest.mark.filterwarnings(
     "ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning", "ignore::DeprecationWarning"
@@ -27,11 +25,6 @@ def collected() -> Iterator[None]:
     """What gradio leaves is collected here, and not in the middle of another test."""
     yield
     gc.collect()
-
-
-def composed(*overrides: str) -> DictConfig:
-    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        return compose("demo", overrides=list(overrides))
 
 
 @pytest.mark.slow
@@ -61,11 +54,11 @@ def test_every_key_is_documented_and_checked(monkeypatch: pytest.MonkeyPatch):
 
     for name in ("GRADIO_TEMP_DIR", "GRADIO_EXAMPLES_CACHE"):
         monkeypatch.setenv(name, "")  # is put back afterwards
-    settings = to_dataclass(DemoConfig, composed("checkpoint=DIR"))
+    settings = to_dataclass(DemoConfig, composed("demo", "checkpoint=DIR"))
     assert (settings.host, settings.port) == ("127.0.0.1", 7860)
     for override, key in {"precision=int8": "precision", "limits.steps=many": "steps", "+share=true": "share"}.items():
         with pytest.raises(ConfigError, match=key):
-            serve.run(composed("checkpoint=DIR", override))
+            serve.run(composed("demo", "checkpoint=DIR", override))
 
 
 @pytest.mark.slow
@@ -85,4 +78,4 @@ import gradio, huggingface_hub
 assert not gradio.analytics.analytics_enabled() and huggingface_hub.constants.HF_HUB_OFFLINE
 assert not os.path.exists(os.environ["GRADIO_TEMP_DIR"])
 """
-    subprocess.run([sys.executable, "-c", code, checkpoint], cwd=ROOT, check=True)
+    subprocess.run([sys.executable, "-c", code, checkpoint], cwd=ROOT, env=environment(), check=True)

@@ -1,7 +1,5 @@
 import json
 import re
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,8 +7,6 @@ import numpy as np
 import pytest
 import torch
 from diffusers import MarigoldDepthPipeline
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 from PIL import Image
 
 from marigold import export
@@ -21,8 +17,8 @@ from marigold.model.model_card import model_card
 from marigold.model.pipeline import MarigoldDepth
 from marigold.model.recipe import Switches
 from marigold.model.settings import DepthSettings
+from runs import ROOT, composed
 
-ROOT = Path(__file__).parent.parent
 SWITCHES = Switches(mapping="sqrt_disparity", noise="none", timesteps="1", prediction="sample")
 
 
@@ -36,18 +32,15 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(*overrides: str) -> None:
-    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        export.run(compose("export", overrides=list(overrides)))
+    export.run(composed("export", *overrides))
 
 
-@pytest.mark.slow
-def test_from_the_command_line(source: Path, tmp_path: Path):
+def test_diffusers_predicts_the_same_from_what_was_exported(source: Path, tmp_path: Path):
     output = tmp_path / "new/exported"
-    command = [sys.executable, "scripts/export.py", f"checkpoint={source}", f"output={output}", "format=diffusers"]
-    finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert finished.returncode == 0, finished.stderr
-    assert str(output) in finished.stdout
+    output.mkdir(parents=True)  # an empty folder may be there
+    run(f"checkpoint={source}", f"output={output}", "format=diffusers")
     assert list(output.parent.iterdir()) == [output]
+    assert json.loads((output / "model_index.json").read_text())["_class_name"] == "MarigoldDepthPipeline"
     card = (output / "README.md").read_text()
     assert "refuses it" not in card
     assert card.startswith("---\n")
@@ -67,12 +60,6 @@ def test_an_output_that_holds_something_is_left_alone(source: Path, tmp_path: Pa
     with pytest.raises(ConfigError, match="output"):
         run(f"checkpoint={source}", f"output={output}")
     assert mine.read_text() == "mine"
-
-
-def test_an_empty_output_is_filled(source: Path, tmp_path: Path):
-    (tmp_path / "output").mkdir()
-    run(f"checkpoint={source}", f"output={tmp_path / 'output'}")
-    assert json.loads((tmp_path / "output/model_index.json").read_text())["_class_name"] == "MarigoldDepthPipeline"
 
 
 def test_a_failure_leaves_nothing_behind(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -121,8 +108,3 @@ def test_the_snippet_of_the_docs_predicts_as_the_model_does(
     exec(snippet, names)
     expected = MarigoldDepth.from_pretrained(source)(Image.open("photo.jpg")).depth[0, 0]
     torch.testing.assert_close(torch.from_numpy(names["depth"]), expected, atol=1e-5, rtol=0)
-
-
-def test_every_key_of_the_configuration_is_read():
-    keys = OmegaConf.load(ROOT / "configs/export.yaml").keys() - {"defaults", "hydra"}
-    assert keys == set(export.ExportConfig.__dataclass_fields__)

@@ -7,28 +7,12 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "marigold"
 GROUND = {"types", "config", "pictures", "files", "precision", "identity", "provenance"}
-# On top of everything; only they and `config` know Hydra.
-VERBS = {
-    "__main__",
-    "cli",
-    "train",
-    "inputs",
-    "validation",
-    "cache_latents",
-    "evaluate",
-    "evaluation_set",
-    "sweep",
-    "report",
-}
-VERBS |= {"compare_constant", "infer", "export", "prepare", "download", "demo", "known_points", "page", "serve"}
 FLOORS = {"depth", "data", "model", "evaluation", "training", "visualization", "prediction_files", "point_files"}
+# On top of everything is every other module; only these and `config` know Hydra.
+VERBS = {path.stem for path in PACKAGE.glob("*.py")} - GROUND - FLOORS - {"__init__"}
 # What each floor may import from the package, besides itself.
 BELOW = {
-    "types": set(),
-    "pictures": set(),
-    "files": set(),
-    "precision": set(),
-    "identity": set(),
+    **{module: set() for module in GROUND},
     "provenance": {"files"},
     "depth": GROUND,
     "data": GROUND | {"depth", "prediction_files"},
@@ -38,7 +22,6 @@ BELOW = {
     "visualization": GROUND,
     "prediction_files": GROUND | {"depth", "visualization"},
     "point_files": GROUND | {"depth", "prediction_files"},
-    "config": set(),
     "miniature": GROUND | FLOORS,
     **{verb: GROUND | FLOORS | VERBS for verb in VERBS},
     "__init__": GROUND | {"depth", "model"},

@@ -1,13 +1,11 @@
-import subprocess
-import sys
+"""scripts/infer.py: which files it writes of which images, their content, and one line for every mistake."""
+
 from pathlib import Path
 
 import numpy as np
 import OpenEXR
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 from PIL import ExifTags, Image
 
 from marigold import infer
@@ -20,13 +18,12 @@ from marigold.model.settings import DepthSettings
 from marigold.pictures import read_grey16, read_picture
 from marigold.prediction_files import Distances, plan, write
 from marigold.types import Camera, Prediction
-
-ROOT = Path(__file__).parent.parent
+from runs import call_script, composed
 
 
 @pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    """Two photos, one in a subfolder, and a file that is none."""
+def photos(tmp_path):
+    """Two images, one in a subfolder."""
     folder = tmp_path / "photos"
     (folder / "sub").mkdir(parents=True)
     for seed, name in enumerate(["a.jpg", "sub/b.png"]):
@@ -35,156 +32,153 @@ def photos(tmp_path: Path) -> Path:
     return folder
 
 
-def run(*overrides: str) -> bool:
-    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        return infer.run(compose("infer", overrides=list(overrides)))
+@pytest.fixture
+def predict(checkpoint):
+    """predict(source, output, *overrides) -> whether every image was done."""
+    return lambda *given: infer.run(composed("infer", *arguments(checkpoint, *given)))
 
 
-def arguments(photos: object, output: Path, checkpoint: Path) -> list[str]:
-    return [f"input='{photos}'", f"output={output}", f"checkpoint={checkpoint}"]
+def arguments(checkpoint, source, output, *overrides):
+    return [f"input='{source}'", f"output={output}", f"checkpoint={checkpoint}", *overrides]
 
 
-def written(output: Path) -> list[str]:
+@pytest.fixture(scope="module")
+def model(checkpoint):
+    return MarigoldDepth.from_pretrained(checkpoint)
+
+
+def written(output):
     return sorted(path.relative_to(output).as_posix() for path in output.rglob("*") if path.is_file())
 
 
-def test_every_kind_of_file(photos: Path, tmp_path: Path, checkpoint: Path):
+def test_every_kind_of_file(photos, tmp_path, predict, model):
     output = tmp_path / "out"
-    everything = [
-        "save.uncertainty=true",
-        "save.point_cloud=true",
-        "save.mesh=true",
-        "save.viewer=true",
-        "save.exr=true",
-        "sampler.ensemble_size=3",
-    ]
-    assert run(*arguments(photos, output, checkpoint), *everything)
+    asked = [f"save.{kind}=true" for kind in ("uncertainty", "point_cloud", "mesh", "viewer", "exr")]
+    assert predict(photos, output, *asked, "sampler.ensemble_size=3")
     kinds = {"depth_npy": "npy", "depth_png": "png", "depth_colour": "png", "uncertainty_npy": "npy"}
     kinds |= {"point_cloud": "ply", "mesh": "glb", "viewer": "html", "exr": "exr"}
     expected = [f"{kind}/{name}.{ending}" for kind, ending in kinds.items() for name in ("a", "sub/b")]
     assert written(output) == sorted(expected)
-    model = MarigoldDepth.from_pretrained(checkpoint)
     prediction = model(read_picture(photos / "sub/b.png")[None], ensemble_size=3)
     depth = np.load(output / "depth_npy/sub/b.npy")
     assert (depth.dtype, depth.shape) == (np.float32, (24, 33))
     np.testing.assert_array_equal(depth, prediction.depth[0, 0].numpy())
     np.testing.assert_array_equal(np.load(output / "uncertainty_npy/sub/b.npy"), prediction.uncertainty[0, 0].numpy())
-    with Image.open(output / "depth_png/sub/b.png") as picture:
-        grey = np.asarray(picture)
-    np.testing.assert_allclose(grey / 65535, depth, atol=0.51 / 65535)
+    np.testing.assert_allclose(read_grey16(output / "depth_png/sub/b.png") / 65535, depth, atol=0.51 / 65535)
     assert read_picture(output / "depth_colour/sub/b.png").shape == (3, 24, 33)
 
 
-def test_what_stands_in_space_has_the_camera_that_the_log_names(
-    photos: Path, tmp_path: Path, checkpoint: Path, caplog: pytest.LogCaptureFixture
-):
+def vertices(path):
+    """Positions of a point cloud's vertices, (N, 3)."""
+    _, _, body = path.read_bytes().partition(b"end_header\n")
+    return np.frombuffer(body, [("position", "<f4", 3), ("colour", "u1", 3)])["position"]
+
+
+def depth_of(exr):
+    return OpenEXR.File(str(exr)).channels()["Z"].pixels
+
+
+def test_what_stands_in_space_has_the_camera_that_the_log_names(photos, tmp_path, predict, caplog):
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
     exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.FocalLengthIn35mmFilm.value] = 26
     Image.open(photos / "a.jpg").save(photos / "a.jpg", exif=exif)
     caplog.set_level("INFO", "marigold.infer")
     kinds = ["save.point_cloud=true", "save.exr=true", "distances.near=2", "distances.far=6"]
-    for name, focal, given in (
-        ("exif", 26 / np.hypot(36, 24) * np.hypot(33, 24), []),
-        ("given", 100.0, ["camera.focal=100"]),
-    ):
-        assert run(*arguments(photos / "a.jpg", tmp_path / name, checkpoint), *kinds, *given)
-        assert "a.jpg" in caplog.text
-        assert f"{focal:.1f} px" in caplog.text
-        _, _, body = (tmp_path / name / "point_cloud/a.ply").read_bytes().partition(b"end_header\n")
-        vertices = np.frombuffer(body, [("position", "<f4", 3), ("colour", "u1", 3)])["position"].reshape(33, 24, 3)
-        x, y, z = np.moveaxis(vertices, -1, 0)  # upright: 24 px wide
-        np.testing.assert_allclose(x / z, np.broadcast_to((np.arange(24) + 0.5 - 12) / focal, z.shape), rtol=1e-5)
-        np.testing.assert_allclose(
-            (y / z).T, np.broadcast_to((np.arange(33) + 0.5 - 16.5) / focal, z.T.shape), atol=1e-6
-        )
-        np.testing.assert_allclose(z, 2 + 4 * np.load(tmp_path / name / "depth_npy/a.npy"), rtol=1e-6)
-        exr = OpenEXR.File(str(tmp_path / name / "exr/a.exr")).channels()["Z"].pixels
-        assert exr.dtype == np.float32
-        np.testing.assert_array_equal(exr, z)
-    assert "EXIF" in caplog.text
-    assert "camera.focal" in caplog.text
+    of_film = 26 / np.hypot(36, 24) * np.hypot(33, 24)
+    for name, focal, given in (("EXIF", of_film, []), ("camera.focal", 100.0, ["camera.focal=100"])):
+        caplog.clear()
+        output = tmp_path / name
+        assert predict(photos / "a.jpg", output, *kinds, *given)
+        assert all(said in caplog.text for said in ("a.jpg", name, f"{focal:.1f} px"))
+        x, y, z = np.moveaxis(vertices(output / "point_cloud/a.ply").reshape(33, 24, 3), -1, 0)  # upright: 24 px wide
+        columns, rows = np.arange(24) + 0.5 - 12, np.arange(33) + 0.5 - 16.5
+        np.testing.assert_allclose(x / z, np.broadcast_to(columns / focal, z.shape), rtol=1e-5)
+        np.testing.assert_allclose((y / z).T, np.broadcast_to(rows / focal, z.T.shape), atol=1e-6)
+        np.testing.assert_allclose(z, 2 + 4 * np.load(output / "depth_npy/a.npy"), rtol=1e-6)
+        np.testing.assert_array_equal(depth_of(output / "exr/a.exr"), z)
 
 
-def test_metres_count_before_the_assumed_distances(tmp_path: Path):
+def test_metres_count_before_the_assumed_distances(tmp_path):
     metres = torch.full((1, 3, 4), 5.0)
     metres[0, 0, 0] = 0  # unknown
-    kinds = ("point_cloud", "mesh", "viewer", "exr")
     (tmp_path / "a.png").touch()
-    (job,) = plan(tmp_path / "a.png", tmp_path / "out", kinds)
+    (job,) = plan(tmp_path / "a.png", tmp_path / "out", ("point_cloud", "mesh", "viewer", "exr"))
     prediction = Prediction(torch.rand(1, 1, 3, 4), None, "affine_depth")
     write(job, torch.rand(3, 3, 4), prediction, Camera.centred(4.0, 3, 4), Distances(1, 4), metres)
-    _, _, body = job.files["point_cloud"].read_bytes().partition(b"end_header\n")
-    assert len(body) == 11 * 15
-    np.testing.assert_array_equal(OpenEXR.File(str(job.files["exr"])).channels()["Z"].pixels, metres[0].numpy())
+    assert len(vertices(job.files["point_cloud"])) == 11
+    np.testing.assert_array_equal(depth_of(job.files["exr"]), metres[0].numpy())
     assert "11 of 12 points, in metres" in job.files["viewer"].read_text()
     assert job.files["mesh"].read_bytes().startswith(b"glTF")
 
 
-def test_an_extra_that_is_not_installed_is_named(photos, tmp_path, checkpoint, monkeypatch):
-    monkeypatch.setattr(infer, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"\[exr\]"):
-        run(*arguments(photos, tmp_path / "out", checkpoint), "save.exr=true")
-
-
-def test_an_unreadable_picture_is_reported_and_the_others_are_done(
-    photos: Path, tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture
-):
-    (photos / "broken.png").write_bytes(b"not a picture")
+def test_an_unreadable_image_is_reported_and_the_others_are_done(photos, tmp_path, predict, capsys):
+    (photos / "broken.png").write_bytes(b"not an image")
     output = tmp_path / "out"
-    assert not run(*arguments(photos, output, checkpoint))
+    assert not predict(photos, output)
     said = capsys.readouterr()
     assert "2 done, 0 skipped (done before), 1 failed" in said.out
-    assert "broken.png: cannot be read" in said.err
+    assert "broken.png" in said.err
     assert [name for name in written(output) if name.endswith("npy")] == ["depth_npy/a.npy", "depth_npy/sub/b.npy"]
 
 
-def test_what_is_done_is_skipped_unless_overwritten(
-    photos: Path, tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture
-):
+def test_what_is_done_is_skipped_unless_overwritten(photos, tmp_path, predict, capsys):
     output = tmp_path / "out"
-    run(*arguments(photos, output, checkpoint))
+    assert predict(photos, output)
     (output / "depth_npy/a.npy").write_bytes(b"mine")
     (output / "depth_png/sub/b.png").unlink()
-    run(*arguments(photos, output, checkpoint))
+    assert predict(photos, output)
     assert "1 done, 1 skipped" in capsys.readouterr().out
     assert (output / "depth_npy/a.npy").read_bytes() == b"mine"
     assert (output / "depth_png/sub/b.png").exists()
-    run(*arguments(photos, output, checkpoint), "overwrite=true")
+    assert predict(photos, output, "overwrite=true")
     assert np.load(output / "depth_npy/a.npy").shape == (24, 33)
 
 
-def test_globs_lists_and_single_files(photos: Path, tmp_path: Path, checkpoint: Path):
+def test_folders_globs_lists_and_single_files(photos):
+    """And images of one name do not overwrite each other, nor is output below the input input the next time."""
     (photos / "list.txt").write_text("sub/b.png\n")
+    (photos / "a.png").touch()
+    (photos / "depth").mkdir()
+    (photos / "depth/c.png").touch()
     for source, expected in (
-        (photos / "**/*.png", "depth_npy/sub/b.npy"),
-        (photos / "list.txt", "depth_npy/sub/b.npy"),
-        (photos / "a.jpg", "depth_npy/a.npy"),
+        (photos, ["a.jpg", "a.png", "sub/b"]),
+        (photos / "**/*.png", ["a", "sub/b"]),
+        (photos / "list.txt", ["sub/b"]),
+        (photos / "a.jpg", ["a"]),
     ):
-        output = tmp_path / f"out_{source.suffix}_{source.stem.strip('*')}"
-        assert run(*arguments(source, output, checkpoint), "save.png=false", "save.colour=false")
-        assert written(output) == [expected]
+        jobs = plan(source, photos / "depth", ["npy"])
+        assert [str(job.files["npy"]) for job in jobs] == [f"{photos}/depth/depth_npy/{name}.npy" for name in expected]
 
 
-def test_pictures_of_one_name_do_not_overwrite_each_other(photos: Path, tmp_path: Path, checkpoint: Path):
-    Image.new("RGB", (16, 16)).save(photos / "a.png")
-    output = tmp_path / "out"
-    assert run(*arguments(photos, output, checkpoint), "save.png=false", "save.colour=false")
-    assert written(output) == ["depth_npy/a.jpg.npy", "depth_npy/a.png.npy", "depth_npy/sub/b.npy"]
+def test_an_image_does_not_depend_on_the_others(photos, tmp_path, predict):
+    assert predict(photos, tmp_path / "both")
+    assert predict(photos / "sub", tmp_path / "one")
+    assert (tmp_path / "both/depth_npy/sub/b.npy").read_bytes() == (tmp_path / "one/depth_npy/b.npy").read_bytes()
 
 
-def test_output_below_the_input_is_not_input_the_next_time(photos: Path, checkpoint: Path):
-    output = photos / "depth"
-    for _ in range(2):
-        run(*arguments(photos, output, checkpoint))
-    assert len(written(output)) == 6
+def test_half_precision(photos, tmp_path, predict):
+    for precision in ("float32", "bfloat16"):
+        assert predict(photos / "a.jpg", tmp_path / precision, f"precision={precision}")
+    exact, half = (np.load(tmp_path / name / "depth_npy/a.npy") for name in ("float32", "bfloat16"))
+    assert 0 < np.abs(exact - half).max() < 0.05
 
 
-def test_a_picture_does_not_depend_on_the_others(photos: Path, tmp_path: Path, checkpoint: Path):
-    run(*arguments(photos, tmp_path / "both", checkpoint))
-    run(*arguments(photos / "sub", tmp_path / "one", checkpoint))
-    both, one = np.load(tmp_path / "both/depth_npy/sub/b.npy"), np.load(tmp_path / "one/depth_npy/b.npy")
-    np.testing.assert_array_equal(both, one)
+@pytest.mark.slow
+def test_two_processes_do_the_same_images_and_a_mistake_is_one_line(photos, tmp_path, predict, checkpoint):
+    (photos / "broken.png").write_bytes(b"not an image")
+    assert not predict(photos, tmp_path / "one")
+    words = arguments(checkpoint, photos, tmp_path / "two")
+    done = call_script("infer.py", *words, processes=2)
+    assert done.returncode == 1, done.stderr
+    assert "broken.png" in done.stderr
+    assert written(tmp_path / "one") == written(tmp_path / "two")
+    for name in ("a", "sub/b"):
+        one, two = (np.load(tmp_path / folder / f"depth_npy/{name}.npy") for folder in ("one", "two"))
+        np.testing.assert_allclose(one, two, atol=1e-5)
+    misspelt = call_script("infer.py", *words, "sampler.step=1")
+    assert (misspelt.returncode, "Traceback" in misspelt.stderr) == (1, False)
+    assert "step" in misspelt.stderr
 
 
 PLACES = [(3, 2), (20, 5), (30, 20), (7, 17), (15, 11), (28, 9)]  # x, y
@@ -205,20 +199,16 @@ def known_points(folder: Path, names: tuple[str, ...], ending: str = ".csv", fac
     return folder
 
 
-def test_known_points_give_metres_the_same_from_a_csv_and_a_png(photos: Path, tmp_path: Path, checkpoint: Path):
+def test_known_points_give_metres_the_same_from_a_csv_and_a_png(photos, tmp_path, predict, model):
     for ending in (".csv", ".png"):
         points = known_points(tmp_path / f"points{ending}", ("a", "sub/b"), ending)
-        output = tmp_path / f"out{ending}"
-        assert run(*arguments(photos, output, checkpoint), f"points.from={points}", "save.point_cloud=true")
+        assert predict(photos, tmp_path / f"out{ending}", f"points.from={points}", "save.point_cloud=true")
     for folder, kind in (("depth_metres", "npy"), ("depth_metres_png", "png"), ("uncertainty_metres", "npy")):
         for name in ("a", "sub/b"):
             one, two = ((tmp_path / f"out{e}" / folder / f"{name}.{kind}").read_bytes() for e in (".csv", ".png"))
             assert one == two
-    model = MarigoldDepth.from_pretrained(checkpoint)
-    image = read_picture(photos / "sub/b.png")
-    prediction = model(image[None])
-    expected = metric_depth(prediction, torch.tensor(PLACES).float(), torch.tensor(COUNTS) / 1000, image=image)
-    output = tmp_path / "out.csv"
+    image, output = read_picture(photos / "sub/b.png"), tmp_path / "out.csv"
+    expected = metric_depth(model(image[None]), torch.tensor(PLACES).float(), torch.tensor(COUNTS) / 1000, image=image)
     depth = np.load(output / "depth_metres/sub/b.npy")
     assert (depth.dtype, depth.shape) == (np.float32, (24, 33))
     np.testing.assert_array_equal(depth, expected.depth[0].numpy())
@@ -226,16 +216,14 @@ def test_known_points_give_metres_the_same_from_a_csv_and_a_png(photos: Path, tm
     np.testing.assert_allclose(read_grey16(output / "depth_metres_png/sub/b.png") / 1000, depth, atol=0.51e-3)
     with Image.open(output / "depth_metres_png/sub/b.png") as picture:
         assert picture.text["Comment"].startswith("0.001 metres")
-    vertex = np.dtype([("position", "<f4", 3), ("colour", "u1", 3)])
-    vertices = np.frombuffer((output / "point_cloud/sub/b.ply").read_bytes().split(b"end_header\n")[1], vertex)
-    np.testing.assert_array_equal(vertices["position"][:, 2], depth.ravel())
+    np.testing.assert_array_equal(vertices(output / "point_cloud/sub/b.ply")[:, 2], depth.ravel())
 
 
 @pytest.mark.parametrize(("factor", "reach"), [(1, 0), (20, 65.535), (100, 256)])
-def test_far_metres_are_never_wrapped(photos: Path, tmp_path: Path, checkpoint: Path, factor, reach, caplog):
+def test_far_metres_are_never_wrapped(photos, tmp_path, predict, factor, reach, caplog):
     points = known_points(tmp_path / "points", ("b",), factor=factor)
     only = [f"save.{kind}=false" for kind in ("npy", "png", "colour")]
-    run(*arguments(photos / "sub", tmp_path / "out", checkpoint), *only, f"points.from={points}", "points.method=fit")
+    assert predict(photos / "sub", tmp_path / "out", *only, f"points.from={points}", "points.method=fit")
     depth = np.load(tmp_path / "out/depth_metres/b.npy")
     assert depth.max() > reach
     unit = 1 / 256 if reach else 0.001
@@ -244,37 +232,30 @@ def test_far_metres_are_never_wrapped(photos: Path, tmp_path: Path, checkpoint: 
     assert any("depth_metres_png" in record.getMessage() for record in caplog.records) == bool(reach)
 
 
-def test_another_models_metric_depth_gives_scale_and_shift(photos: Path, tmp_path: Path, checkpoint: Path):
-    prediction = MarigoldDepth.from_pretrained(checkpoint)(read_picture(photos / "sub/b.png")[None])
-    wanted = 2 + 3 * prediction.depth[0, 0].numpy()
+def test_another_models_metric_depth_gives_scale_and_shift(photos, tmp_path, predict, model):
+    wanted = 2 + 3 * model(read_picture(photos / "sub/b.png")[None]).depth[0, 0].numpy()
     (tmp_path / "theirs").mkdir()
     np.save(tmp_path / "theirs/b.npy", wanted)
-    assert run(*arguments(photos / "sub", tmp_path / "out", checkpoint), f"points.reference={tmp_path}/theirs")
+    assert predict(photos / "sub", tmp_path / "out", f"points.reference={tmp_path}/theirs")
     np.testing.assert_allclose(np.load(tmp_path / "out/depth_metres/b.npy"), wanted, rtol=1e-4)
 
 
-def test_distances_along_the_ray_need_a_camera_that_is_known(
-    photos: Path, tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture
-):
+def test_distances_along_the_ray_need_a_camera_that_is_known(photos, tmp_path, predict, model, capsys):
     chosen = [f"points.from={known_points(tmp_path / 'points', ('b',))}", "points.distance=ray"]
-    assert not run(*arguments(photos / "sub", tmp_path / "out", checkpoint), *chosen)
+    assert not predict(photos / "sub", tmp_path / "out", *chosen)
     assert "points.distance=ray" in capsys.readouterr().err
-    assert run(*arguments(photos / "sub", tmp_path / "out", checkpoint), *chosen, "camera.focal=20")
+    assert predict(photos / "sub", tmp_path / "out", *chosen, "camera.focal=20")
     image = read_picture(photos / "sub/b.png")
-    prediction = MarigoldDepth.from_pretrained(checkpoint)(image[None])
     slopes = (torch.tensor(PLACES) - torch.tensor([16.0, 11.5])) / 20  # 33 x 24 pixels
     planar = torch.tensor(COUNTS) / 1000 / (1 + slopes.square().sum(1)).sqrt()
-    expected = metric_depth(prediction, torch.tensor(PLACES).float(), planar, image=image).depth[0]
+    expected = metric_depth(model(image[None]), torch.tensor(PLACES).float(), planar, image=image).depth[0]
     np.testing.assert_allclose(np.load(tmp_path / "out/depth_metres/b.npy"), expected, rtol=1e-4)
 
 
-def test_guided_writes_its_own_metres_and_refuses_a_model_before_the_first_image(
-    photos: Path, tmp_path: Path, checkpoint: Path
-):
+def test_guided_writes_its_own_metres_and_refuses_a_model_before_the_first_image(photos, tmp_path, predict, model):
     points = known_points(tmp_path / "points", ("b",))
     chosen = [f"points.from={points}", "points.method=guided", "sampler.steps=2"]
-    assert run(*arguments(photos / "sub", tmp_path / "out", checkpoint), *chosen)
-    model = MarigoldDepth.from_pretrained(checkpoint)
+    assert predict(photos / "sub", tmp_path / "out", *chosen)
     image = read_picture(photos / "sub/b.png")[None]
     order = sorted(range(len(PLACES)), key=lambda k: PLACES[k][::-1])  # as it is read: row by row
     places, metres = torch.tensor(PLACES).float()[order], (torch.tensor(COUNTS) / 1000)[order]
@@ -283,27 +264,25 @@ def test_guided_writes_its_own_metres_and_refuses_a_model_before_the_first_image
     assert not (tmp_path / "out/uncertainty_metres").exists()
     disparity = MarigoldDepth(model.backbone, DepthSettings(Switches("disparity"))).save_pretrained(tmp_path / "other")
     with pytest.raises(ValueError, match="guided"):
-        run(*arguments(photos / "sub", tmp_path / "never", disparity), *chosen)
+        predict(photos / "sub", tmp_path / "never", *chosen, f"checkpoint={disparity}")
     assert not (tmp_path / "never").exists()
 
 
-def test_a_mistake_in_the_points_is_named_and_the_others_are_done(
-    photos: Path, tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture
-):
+def test_a_mistake_in_the_points_is_named_and_the_others_are_done(photos, tmp_path, predict, capsys):
     points = known_points(tmp_path / "points", ("a", "sub/b"))
     (points / "a.csv").write_text("x,y,metres\n3,2,1.5\n33,2,1.5\n")
-    assert not run(*arguments(photos, tmp_path / "out", checkpoint), f"points.from={points}")
+    assert not predict(photos, tmp_path / "out", f"points.from={points}")
     said = capsys.readouterr()
     assert "1 done, 0 skipped (done before), 1 failed" in said.out
     assert "a.csv, line 3" in said.err
     (points / "a.csv").unlink()
     with pytest.raises(ValueError, match=r"a\.jpg.*a\.csv"):
-        run(*arguments(photos, tmp_path / "never", checkpoint), f"points.from={points}")
+        predict(photos, tmp_path / "never", f"points.from={points}")
     assert not (tmp_path / "never").exists()
 
 
 @pytest.mark.parametrize(
-    ("overrides", "message"),
+    ("overrides", "key"),
     [
         (["points.from=nowhere"], "nowhere"),
         (["points.from=.", "points.method=spline"], "points.method"),
@@ -312,55 +291,18 @@ def test_a_mistake_in_the_points_is_named_and_the_others_are_done(
         (["precision=float8"], "precision"),
         (["sampler.steps=many"], "steps"),
         (["save.uncertainty=true"], "ensemble_size"),
-        (["checkpoint=missing/folder/here"], "no model at"),
+        (["checkpoint=missing/folder/here"], "missing"),
         (["input=missing"], "missing"),
         (["camera.fov=180"], r"camera\.fov"),
     ],
 )
-def test_a_wrong_value_is_one_error(
-    photos: Path, tmp_path: Path, checkpoint: Path, overrides: list[str], message: str
-):
-    with pytest.raises(ValueError, match=message):
-        run(*arguments(photos, tmp_path / "out", checkpoint), *overrides)
+def test_a_wrong_value_is_one_error(photos, tmp_path, predict, overrides, key):
+    with pytest.raises(ValueError, match=key):
+        predict(photos, tmp_path / "out", *overrides)
     assert not (tmp_path / "out").exists()
 
 
-def test_every_key_of_the_configuration_is_read():
-    keys = OmegaConf.load(ROOT / "configs/infer.yaml").keys() - {"defaults", "hydra"}
-    assert keys == set(infer.InferConfig.__dataclass_fields__)
-
-
-def test_half_precision(photos: Path, tmp_path: Path, checkpoint: Path):
-    for precision in ("float32", "bfloat16"):
-        run(*arguments(photos, tmp_path / precision, checkpoint), f"precision={precision}")
-    exact, half = (np.load(tmp_path / name / "depth_npy/a.npy") for name in ("float32", "bfloat16"))
-    assert 0 < np.abs(exact - half).max() < 0.05
-
-
-@pytest.mark.slow
-def test_from_the_command_line(photos: Path, tmp_path: Path, checkpoint: Path):
-    (photos / "broken.png").write_bytes(b"not a picture")
-    command = [sys.executable, "scripts/infer.py", *arguments(photos, tmp_path / "out", checkpoint)]
-    finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert finished.returncode == 1, finished.stderr
-    assert "Traceback" not in finished.stderr
-    assert "broken.png" in finished.stderr
-    assert len(written(tmp_path / "out")) == 6
-    misspelt = subprocess.run([*command, "sampler.step=1"], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert misspelt.returncode == 1
-    assert "step" in misspelt.stderr
-
-
-@pytest.mark.slow
-def test_two_processes_do_the_same_pictures(photos: Path, tmp_path: Path, checkpoint: Path):
-    run(*arguments(photos, tmp_path / "one", checkpoint))
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
-    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-    command += ["scripts/infer.py", *arguments(photos, tmp_path / "two", checkpoint)]
-    finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert finished.returncode == 0, finished.stderr
-    assert written(tmp_path / "one") == written(tmp_path / "two")
-    for name in written(tmp_path / "one"):
-        if name.endswith(".npy"):
-            one, two = np.load(tmp_path / "one" / name), np.load(tmp_path / "two" / name)
-            torch.testing.assert_close(torch.from_numpy(one), torch.from_numpy(two), atol=1e-5, rtol=0)
+def test_an_extra_that_is_not_installed_is_named(photos, tmp_path, predict, monkeypatch):
+    monkeypatch.setattr(infer, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"\[exr\]"):
+        predict(photos, tmp_path / "out", "save.exr=true")

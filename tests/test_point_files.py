@@ -53,11 +53,6 @@ def test_all_kinds_of_files_say_the_same_to_the_last_bit(tmp_path: Path):
         assert torch.equal(known.metres, found[".csv"].metres)
 
 
-def test_every_count_of_millimetres_is_its_decimal_in_a_csv():
-    counts = np.arange(1, 65536)
-    np.testing.assert_array_equal((counts * 0.001).astype(np.float32), np.float32([f"{k / 1000:.3f}" for k in counts]))
-
-
 def test_the_unit_of_a_png_and_sub_pixel_places(tmp_path: Path):
     write(tmp_path / "sub/a.png", unit=1 / 256)
     assert points(tmp_path, unit=1 / 256).read(job(tmp_path), SIZE, None).metres[2] == 2.5

@@ -2,61 +2,49 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 
 from marigold.miniature.pretrain_tiny import run as pretrain
 from marigold.miniature.pretraining import cartoon
 from marigold.model.backbone import load_base
+from runs import call_script, composed, files
 
-CONFIGS = Path(__file__).parent.parent / "configs"
 SETTINGS = """
     workers=1 room_scenes=2 street_scenes=1 unet_channels=[16,16,16] vae_channels=[8,8,8,8]
     vae_steps=[2,1] vae_lr=[1e-3,1e-3] unet_steps=[2,1] vae_batch=2 unet_batch=2
 """
-MINIATURE = SETTINGS.split()
 
 
-def miniature(tmp_path):
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return compose("pretrain_tiny", [*MINIATURE, f"work={tmp_path / 'work'}", f"out={tmp_path / 'base'}"])
+def words(folder):
+    return [*SETTINGS.split(), f"work={folder / 'work'}", f"out={folder / 'base'}"]
 
 
 @pytest.mark.slow
-def test_every_stage_is_made_once_by_one_process_or_two(tmp_path, in_two_processes):
-    pretrain(miniature(tmp_path))
+def test_every_stage_is_made_once_by_one_process_or_two(tmp_path):
+    pretrain(composed("pretrain_tiny", *words(tmp_path)))
     base = load_base(tmp_path / "base")
     assert base.unet.config["in_channels"] == 4
     assert base.vae.config["scaling_factor"] > 0
     figures = json.loads((tmp_path / "base/figures.json").read_text())
     assert {"vae_0_minutes", "vae_1_minutes", "unet_0_minutes", "unet_1_loss", "photo_psnr_db"} <= set(figures)
     made = {file: file.stat().st_mtime_ns for file in (tmp_path / "work").iterdir()}
-    stages = [
-        "rooms.npy",
-        "streets.npy",
-        "vae_0.pt",
-        "vae_1.pt",
-        "latents.pt",
-        "unet_0.pt",
-        "unet_1.pt",
-        "figures.json",
-    ]
-    assert {file.name for file in made} == set(stages)
-    weights = (tmp_path / "base/unet/diffusion_pytorch_model.safetensors").read_bytes()
-    pretrain(miniature(tmp_path))
+    repeated = {"vae_1.pt", "latents.pt", "unet_0.pt", "unet_1.pt"}
+    assert {file.name for file in made} == {"rooms.npy", "streets.npy", "vae_0.pt", "figures.json", *repeated}
+    before = files(tmp_path / "base")
+    pretrain(composed("pretrain_tiny", *words(tmp_path)))
     assert {file: file.stat().st_mtime_ns for file in (tmp_path / "work").iterdir()} == made
-    assert (tmp_path / "base/unet/diffusion_pytorch_model.safetensors").read_bytes() == weights
+    assert files(tmp_path / "base") == before
 
     # Rank 1 waits for what rank 0 makes alone, then both train: on other batches than one process sees.
     two = tmp_path / "two"
     shutil.copytree(tmp_path / "work", two / "work")
-    for stage in stages[3:7]:
+    for stage in repeated:
         (two / "work" / stage).unlink()
-    in_two_processes("pretrain_tiny.py", *MINIATURE, f"work={two / 'work'}", f"out={two / 'base'}")
+    done = call_script("pretrain_tiny.py", *words(two), processes=2)
+    assert done.returncode == 0, done.stderr[-9000:]
     together = load_base(two / "base").unet.state_dict()
     differences = [(together[name] - value).abs().max() for name, value in base.unet.state_dict().items()]
     assert 0 < max(differences) < 0.1

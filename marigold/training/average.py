@@ -13,6 +13,7 @@ class MovingAverage:
 
     def __init__(self, parameters: Iterable[torch.nn.Parameter], decay: float | None) -> None:
         self.parameters = list(parameters)
+        # foreach: one launch for all parameters instead of one for each of some hundreds
         self.average = None if decay is None else EMAModel(self.parameters, decay=decay, foreach=True)
 
     def to(self, device: torch.device) -> None:
@@ -22,6 +23,8 @@ class MovingAverage:
 
     def update(self) -> None:
         """Take the parameters into the average, after an optimiser step."""
+        # average <- d average + (1 - d) weights, with d = min(decay, (1 + n) / (10 + n)) at the update after n others
+        # and d = 0 at the first: diffusers' warm-up, so that the starting weights do not count for long.
         if self.average is not None:
             self.average.step(self.parameters)
 
@@ -35,7 +38,7 @@ class MovingAverage:
         self.average.copy_to(self.parameters)
         try:
             yield
-        finally:
+        finally:  # also after a validation that fails: training must never continue from the average
             self.average.restore(self.parameters)
 
     def state(self) -> dict[str, Any]:

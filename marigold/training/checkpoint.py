@@ -93,6 +93,7 @@ def save_checkpoint(
         _write_state(state, partial / STATE)
         files = {name: _describe(partial / name) for name in _files(partial)}
         _share_frozen(partial, files, _steps(checkpoints))
+        # Last of all files, for it has the hashes of the others.
         content = {"step": step, "files": files, "metadata": metadata}
         (partial / MANIFEST).write_text(json.dumps(content, indent=1))
         for name in (*files, MANIFEST):
@@ -140,6 +141,7 @@ def check(folder: Path) -> Checkpoint:
         path = folder / name
         if not path.is_file():
             raise CheckpointError(f"{path}: missing")
+        # Most damage is a file that ends too early, and its size tells without reading gigabytes.
         if path.stat().st_size != wanted["size"]:
             raise CheckpointError(f"{path}: {path.stat().st_size} bytes, {wanted['size']} were written")
         if _sha256(path) != wanted["sha256"]:
@@ -237,7 +239,7 @@ def _files(folder: Path) -> list[str]:
 
 
 def _share_frozen(partial: Path, files: dict[str, dict[str, Any]], earlier: list[Path]) -> None:
-    for folder in earlier[:1]:
+    for folder in earlier[:1]:  # the newest, which shares them with those before it
         for name, described in files.items():
             twin = folder / name
             if name.split("/")[0] in FROZEN_PARTS and twin.is_file() and _describe(twin) == described:

@@ -37,6 +37,7 @@ def check_finite(
     """
     if not losses:
         return
+    # All at once: looking at each value as it is made would wait for the device in every micro-batch.
     bad = ~torch.isfinite(torch.stack(list(losses)))
     bad_norm = ~torch.isfinite(torch.stack(list(grad_norms))) if grad_norms else bad[:0]
     if not anywhere(bool(bad.any() or bad_norm.any())):

@@ -117,6 +117,7 @@ class Trainer:
             sampler=indices,
             num_workers=config.workers,
             collate_fn=whole_batch,
+            # A fork would inherit the locks of threads that it does not have, and a CUDA context that it cannot use.
             multiprocessing_context="spawn" if config.workers else None,
             persistent_workers=config.workers > 0,
             # Pinned copies travel to the GPU while it computes.
@@ -139,13 +140,15 @@ class Trainer:
             batch = next(loader)
             self.window.waited += time.perf_counter() - before
             last = k == self.accumulation - 1
+            # Processes exchange their gradients once a step, while the last micro-batch goes backward.
             with nullcontext() if last else accelerator.no_sync(module):
                 with accelerator.autocast():
                     loss = self.objective(module, batch, self._global_index(step, k))
                 if not loss.requires_grad:
                     raise TrainingError("the loss is detached from the U-Net: are all of its weights frozen?")
-                accelerator.backward(loss / self.accumulation)
+                accelerator.backward(loss / self.accumulation)  # gradients add up to that of the mean
             self.window.losses.append(loss.detach())
+        # The norm is logged even where nothing is clipped: a limit of infinity leaves gradients as they are.
         limit = math.inf if config.max_grad_norm is None else config.max_grad_norm
         norm = accelerator.clip_grad_norm_(module.parameters(), limit)
         assert norm is not None
@@ -186,7 +189,7 @@ class Trainer:
             "images_per_second": len(window.grad_norms) * self.config.effective_batch / seconds,
             "data_wait_share": window.waited / seconds,
         }
-        norm = window.grad_norms[-1].item()
+        norm = window.grad_norms[-1].item()  # of a step of fp16 that was not taken: infinite, which JSON does not have
         if math.isfinite(norm):
             values["grad_norm"] = norm
         if self.accelerator.scaler is not None:

@@ -24,6 +24,7 @@ from marigold.training.recipe import LossTerm, Recipe
 
 def latent_validity(valid: Bool[Tensor, "B 1 H W"]) -> Bool[Tensor, "B 1 h w"]:
     """Reduce validity to the latent grid: a cell counts only if all of its 64 pixels are valid."""
+    # The encoder mixes the pixels of a cell: a single hole, filled with anything, would be part of its latent.
     return F.max_pool2d((~valid).float(), VAE_FACTOR) == 0
 
 
@@ -44,7 +45,7 @@ def draw(
 ) -> tuple[Int[Tensor, "B"], Float[Tensor, "B 4 h w"]]:
     """Timesteps, of a process of `total`, and noise of global micro-batch `g`: a function of (seed, g), on the CPU."""
     key = np.random.SeedSequence([seed, NOISE, g]).generate_state(1, np.uint64)[0]
-    generator = torch.Generator().manual_seed(int(key >> np.uint64(1)))
+    generator = torch.Generator().manual_seed(int(key >> np.uint64(1)))  # it takes a signed number
     timesteps = torch.randint(0, total, (shape[0],), generator=generator)
     if recipe.terminal_share > 0:
         terminal = torch.rand(shape[0], generator=generator) < recipe.terminal_share
@@ -54,7 +55,7 @@ def draw(
     if recipe.switches.silent:
         return timesteps, torch.zeros(shape)
     strength: float | Tensor = recipe.noise_strength
-    if recipe.noise == "annealed":
+    if recipe.noise == "annealed":  # strength t / T: Ke et al., CVPR 2024, section 3.3
         strength = annealed_strength(timesteps, recipe.noise_strength, total)
     if recipe.noise == "gaussian" or recipe.noise_strength == 0:
         return timesteps, torch.randn(shape, generator=generator)
@@ -122,9 +123,11 @@ class Objective:
         for term, compare in self.terms:
             options = term.options or {}
             if term.domain == "latents":
+                # For v-prediction sqrt(abar) noise - sqrt(1 - abar) x0: Salimans and Ho, ICLR 2022, section 4.
                 target = self.diffusion.target(depth, noise, level)
                 value = compare(prediction, target, there["valid_latent"], **options)
             else:
+                # The clean latent that the prediction implies, decoded once for all terms on pixels.
                 if decoded is None:
                     decoded = self._decode(self.diffusion.clean(prediction, noisy[0], level))
                 value = compare(decoded, *(there[name] for name in PIXELS), **options)

@@ -69,6 +69,7 @@ class Recipe:
         for bad, message in (
             (self.far not in FAR, f"far={self.far}: expected {' or '.join(FAR)}"),
             (self.timestep_spacing not in SPACINGS, f"timestep_spacing={self.timestep_spacing}: expected {SPACINGS}"),
+            # Level i of multi-resolution noise has the weight strength^i, which has to fall.
             (not 0 <= self.noise_strength < 1, f"noise_strength={self.noise_strength}: expected at least 0, below 1"),
             (not 0 <= self.terminal_share <= 1, f"terminal_share={self.terminal_share}: expected 0 to 1"),
             (
@@ -85,11 +86,13 @@ class Recipe:
         """Raise RecipeError if a U-Net that returns `prediction` (for `base`: the base's kind) cannot be trained."""
         if prediction != "epsilon":
             return
+        # abar = 0 at T: x_T is the noise itself, and its prediction says nothing of x0 (Lin et al., WACV 2024, 3.2).
         if self.zero_terminal_snr:
             raise RecipeError(
                 f"recipe {self.name}: prediction=epsilon with zero_terminal_snr=true: nothing but noise is left there "
                 "to predict from"
             )
+        # Pixels can still be compared: x0 follows from what is predicted, whatever that is.
         if self.switches.silent and self.latent_terms:
             raise RecipeError(
                 f"recipe {self.name}: prediction=epsilon with noise={self.noise}: there is no noise to predict; take "
@@ -99,6 +102,7 @@ class Recipe:
     @cached_property
     def switches(self) -> Switches:
         """What inference has to know."""
+        # How much the second task weighs is training's; that there is one decides the U-Net's inputs.
         chosen = {one.name: getattr(self, one.name) for one in fields(Switches)}
         return Switches(**{**chosen, "reconstruct": self.reconstruct > 0})
 

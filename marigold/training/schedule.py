@@ -22,9 +22,11 @@ def learning_rate_factor(
             "learning_rate_factor: needs 0 <= warmup_steps < total_steps, 0 < final_ratio <= 1 and one of "
             f"{', '.join(SCHEDULES)}; got {warmup_steps}, {total_steps}, {final_ratio}, {schedule}"
         )
-    if step < warmup_steps:
+    if step < warmup_steps:  # the reference's IterExponential warms up from 0, so step 0 moves nothing
         return step / warmup_steps
     if schedule == "constant":
         return 1.0
+    # p = (n - N_warm) / (N - N_warm), at most 1: training may be longer than the decay.
     progress = min((step - warmup_steps) / (total_steps - warmup_steps), 1.0)
+    # exponential r^p: equal steps, equal ratios; linear 1 + (r - 1) p
     return final_ratio**progress if schedule == "exponential" else 1 + (final_ratio - 1) * progress

@@ -91,6 +91,7 @@ class Performance:
     def apply(self, unet: UNet2DConditionModel) -> None:
         """Prepare `unet` in place, before the optimiser is made."""
         torch.set_float32_matmul_precision("high" if self.tf32 else "highest")
+        # Convolutions have a switch of their own, which is on by default.
         torch.backends.cudnn.allow_tf32 = self.tf32
         if self.gradient_checkpointing:
             unet.enable_gradient_checkpointing()
@@ -116,15 +117,19 @@ def make_accelerator(precision: str, device: str | None) -> Accelerator:
     AcceleratorState._reset_state(reset_partial_state=True)  # the runs of one -m may differ in precision
     # Gradients are summed where they lie instead of in copies.
     parallel = DistributedDataParallelKwargs(gradient_as_bucket_view=True)
+    # No rng_types: nothing draws from the global generators, so there is nothing to keep equal between processes.
     return Accelerator(mixed_precision=precision, cpu=cpu, rng_types=[], kwargs_handlers=[parallel])
 
 
 def make_optimizer(config: TrainConfig, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
     """Adam, AdamW, or bitsandbytes' Adam with 8-bit moments; raises TrainingError without that package."""
     parameters, lr, decay = list(parameters), config.lr, config.weight_decay
+    # One kernel for all parameters, which other devices do not have.
     fused = parameters[0].device.type in ("cpu", "cuda")
+    # beta = (0.9, 0.999) and eps = 1e-8, torch's defaults (Kingma and Ba, 2015, algorithm 1), as the reference has it.
     if config.optimizer == "adam":
         return torch.optim.Adam(parameters, lr=lr, weight_decay=decay, fused=fused)
+    # Decoupled: w <- w - lr decay w beside Adam's step (Loshchilov and Hutter, 2019, algorithm 2).
     if config.optimizer == "adamw":
         return torch.optim.AdamW(parameters, lr=lr, weight_decay=decay, fused=fused)
     try:

@@ -14,6 +14,7 @@ def stop_signals() -> Iterator[Callable[[], bool]]:
 
     def note(number: int, _frame: FrameType | None) -> None:
         received.append(number)
+        # In the middle of a step nothing can be saved, and a second signal must not have to wait for its end.
         signal.signal(number, previous[signal.Signals(number)])
 
     for number in previous:

@@ -58,6 +58,7 @@ def _whole_lines(path: Path) -> list[str]:
     """The lines that a killed run finished writing."""
     if not path.exists():
         return []
+    # After the last line feed stands what a kill cut off; of a file that was closed, nothing.
     *whole, _unfinished = path.read_text().split("\n")
     return whole
 
@@ -76,6 +77,7 @@ class Wandb:
     ) -> None:
         import wandb  # optional
 
+        # On the disk, for a resumed run is another process: without it wandb would show two runs.
         identity = folder / "wandb_id.txt"
         if start.step == 0 or not identity.exists():
             identity.write_text(secrets.token_hex(4))

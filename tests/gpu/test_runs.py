@@ -12,7 +12,7 @@ from marigold.train import run
 from marigold.training.checkpoint import load_latest
 from marigold.training.objective import Objective
 from marigold.training.settings import TrainingError, make_accelerator
-from runs import CONFIGS, assert_same_bits, figures, losses, weights
+from runs import CONFIGS, assert_same_bits, call_script, figures, losses, weights
 
 RECIPES = sorted(file.stem for file in (CONFIGS / "recipe").glob("*.yaml"))
 START = 2.0**22  # a loss scale at which the first steps overflow
@@ -139,8 +139,10 @@ def test_running_out_of_memory_gives_advice_and_loses_nothing(tmp_path, on_devic
 
 
 @pytest.mark.slow
-def test_two_processes_share_one_gpu(tmp_path, on_device, arguments, device, in_two_processes):
+def test_two_processes_share_one_gpu(tmp_path, on_device, arguments, device):
     short = (f"device={device.type}", "validation=none", *EXACT, "train.steps=2")
     assert run(on_device(tmp_path / "one", *short))
-    in_two_processes(str(Path(__file__).parent / "two_on_one.py"), *arguments, *short, f"run_dir={tmp_path / 'two'}")
+    script, words = Path(__file__).parent / "two_on_one.py", (*arguments, *short, f"run_dir={tmp_path / 'two'}")
+    done = call_script(script, *words, processes=2)
+    assert done.returncode == 0, done.stderr[-9000:]
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)

@@ -7,17 +7,22 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
+from marigold import prepare
 from marigold.miniature.random_base import SIZES, build_components
+from marigold.miniature.rooms import write_rooms
+from marigold.miniature.rooms.write import RoomsSize
 from marigold.model.backbone import Backbone
 
 ROOT = Path(__file__).parent.parent.parent
 CONFIGS = ROOT / "configs"
 TIMED = ("images_per_second", "data_wait_share", "peak_memory_gb")
-OFTEN = ("train.validate_every=2", "validation.panel=1")  # of the run `whole`
+OFTEN = ("train.validate_every=2",)  # of the run `whole`
+LORA = ("model.lora.rank=4", "model.lora.alpha=8")
 
 
 def composed(name: str, *overrides: str) -> DictConfig:
@@ -26,12 +31,41 @@ def composed(name: str, *overrides: str) -> DictConfig:
         return compose(name, list(overrides))
 
 
-def start_script(name: str, log: Path, *arguments: str, launcher: tuple[str, ...] = (), **options) -> subprocess.Popen:
-    """A script in a process of its own; what it says goes to `log`."""
-    command = [sys.executable, *launcher, str(ROOT / "scripts" / name), *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+def write_data(data: Path, size: RoomsSize) -> Path:
+    """Make the folder `data` as the commands of `make data` do, before the one that encodes."""
+    write_rooms(out=str(data / "rooms"), workers=1, size=size)
+    places = (f"raw={data}/rooms/hypersim_raw", f"out={data}/rooms/hypersim", "workers=1", "prepare.official=null")
+    prepare.run(composed("prepare", "dataset=hypersim", *places))
+    return data
+
+
+def command(script: str | Path, *arguments: object, processes: int = 1) -> list[str]:
+    """How a script is called; several processes by torchrun, as accelerate's launcher quietly runs one on CPUs."""
+    several = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", processes)
+    launcher = several if processes > 1 else ()
+    return [str(word) for word in (sys.executable, *launcher, ROOT / "scripts" / script, *arguments)]
+
+
+def environment(**more: str) -> dict[str, str]:
+    """For a script of this tree; threads of processes that share two cores wait for each other."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **more}
+
+
+def call_script(
+    script: str | Path, *arguments: object, processes: int = 1, **options: Any
+) -> subprocess.CompletedProcess:
+    """A script from start to end: its exit status, and what it said."""
+    words = command(script, *arguments, processes=processes)
+    return subprocess.run(
+        words, **{"env": environment(), "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **options}
+    )
+
+
+def start_script(script: str, log: Path, *arguments: object, processes: int = 1, **options: Any) -> subprocess.Popen:
+    """A script beside the test; what it says goes to `log`."""
+    words = command(script, *arguments, processes=processes)
     with log.open("wb") as file:
-        return subprocess.Popen(command, env=environment, stdout=file, stderr=subprocess.STDOUT, **options)
+        return subprocess.Popen(words, env=environment(), stdout=file, stderr=subprocess.STDOUT, **options)
 
 
 def wait_until(process: subprocess.Popen, log: Path, seen: Callable[[], object]) -> None:
@@ -64,16 +98,17 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def assert_same_bits(one: Path, two: Path) -> None:
-    """Two runs logged the same and ended with the same U-Net."""
+    """Two runs logged the same and ended with the same models; what their cards say of the command may differ."""
     assert figures(one) == figures(two)
-    assert weights(one) == weights(two)
+    for name in ("best", "final"):
+        assert {**files(one / name), "README.md": b""} == {**files(two / name), "README.md": b""}, name
 
 
 def assert_same_end(one: Path, two: Path) -> None:
-    """Two runs of one folder name logged the same, and ended with the same models and model cards."""
-    assert figures(one) == figures(two)
+    """Two runs of one folder name and one command logged the same, and ended with the same models and model cards."""
+    assert_same_bits(one, two)
     for name in ("best", "final"):
-        assert files(one / name) == files(two / name), name
+        assert (one / name / "README.md").read_text() == (two / name / "README.md").read_text()
 
 
 def killed(*_arguments: object, **_more: object) -> None:

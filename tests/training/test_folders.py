@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -21,9 +22,7 @@ from marigold.inputs import run_folder
 from marigold.model.base import ModelConfig
 from marigold.train import run
 from marigold.training.settings import TrainingError
-from runs import OFTEN, ROOT, assert_same_end, files, start_script, wait_until
-
-SMALL_SHARDS = ("cache.shard_size=1", "cache.batch=1")
+from runs import OFTEN, ROOT, assert_same_end, call_script, files, start_script, wait_until
 
 
 def state(folder):
@@ -34,42 +33,49 @@ def state(folder):
 
 
 @pytest.mark.parametrize(
-    ("overrides", "error", "message"),
+    ("override", "error", "key"),
     [
-        (
-            ["train.lr=0.1", "train.steps=8"],
-            TrainingError,
-            r"train\.lr: its checkpoint 0\.0016, this run 0\.1\..* name=",
-        ),
-        (["train.keep_checkpoints=0"], TrainingError, "train.keep_checkpoints"),
-        (["train.validate_every=0"], TrainingError, "train.validate_every"),
-        (["train.warmup_steps=900"], TrainingError, "warmup_steps"),
-        (["train.steps=3"], TrainingError, "train.steps"),
-        (["validation.steps=0"], ConfigError, "validation.steps"),
-        (["precision=bf16"], TrainingError, "precision"),
-        (["protocol=disparity"], EvaluationError, "affine_depth"),
+        ("train.lr=0.1", TrainingError, r"train\.lr: its checkpoint 0\.0016, this run 0\.1\..* name="),
+        ("train.keep_checkpoints=0", TrainingError, "train.keep_checkpoints"),
+        ("train.validate_every=0", TrainingError, "train.validate_every"),
+        ("train.warmup_steps=900", TrainingError, "warmup_steps"),
+        ("train.steps=3", TrainingError, "train.steps"),
+        ("train.optimizer=sgd", TrainingError, "optimizer"),
+        ("train.micro_batch=3", TrainingError, r"effective_batch=4 .*micro_batch=3"),
+        ("precision=bf16", TrainingError, "precision"),
+        ("precision=half", TrainingError, "precision"),
+        ("+train.learning_rate=1", ConfigError, "learning_rate"),
+        ("train.lr=fast", ConfigError, "lr.*fast"),
+        ("validation.steps=0", ConfigError, "validation.steps"),
+        ("protocol=disparity", EvaluationError, "affine_depth"),
     ],
 )
-def test_what_could_only_fail_later_is_refused_before_anything_is_written(whole, configure, overrides, error, message):
+def test_what_could_only_fail_later_is_refused_before_anything_is_written(whole, configure, override, error, key):
     before = state(whole)
     assert {"config.yaml", "provenance.json", "metrics.jsonl"} <= set(before)
-    with pytest.raises(error, match=message):
-        run(configure(whole, *overrides))
+    with pytest.raises(error, match=key):
+        run(configure(whole, override))
     assert state(whole) == before
 
 
-def test_a_base_is_known_by_its_weights_and_its_noise_schedule(tmp_path, whole, configure, random_base):
-    weights, schedule = "unet/diffusion_pytorch_model.safetensors", "scheduler/scheduler_config.json"
-    for changed in (weights, schedule):
-        base = shutil.copytree(random_base, tmp_path / Path(changed).parent)
-        if changed == weights:
-            tensors = load_file(base / weights)
-            save_file({**tensors, "conv_in.bias": tensors["conv_in.bias"] + 1}, base / weights)
-        else:
-            settings = json.loads((base / schedule).read_text())
-            (base / schedule).write_text(json.dumps({**settings, "beta_end": 0.02}))
-        with pytest.raises(TrainingError, match="base: its checkpoint "):
-            run(configure(whole, f"model.base={base}", "train.steps=8"))
+def test_a_base_is_known_by_its_weights_and_its_settings(tmp_path, whole, configure, random_base):
+    """The space that a depth model predicts is one of them, and can be refused before anything is compared."""
+    changes = {
+        "scheduler/scheduler_config.json": {"beta_end": 0.02},
+        "model_index.json": {"prediction_type": "disparity"},
+    }
+    for name, changed in changes.items():
+        base = shutil.copytree(random_base, tmp_path / Path(name).stem)
+        settings = json.loads((base / name).read_text())
+        (base / name).write_text(json.dumps({**settings, **changed}))
+        with pytest.raises(ValueError, match=r"base: its checkpoint |disparity"):
+            run(configure(whole, f"model.base={base}"))
+    base = shutil.copytree(random_base, tmp_path / "weights")
+    weights = base / "unet/diffusion_pytorch_model.safetensors"
+    tensors = load_file(weights)
+    save_file({**tensors, "conv_in.bias": tensors["conv_in.bias"] + 1}, weights)
+    with pytest.raises(TrainingError, match="base: its checkpoint "):
+        run(configure(whole, f"model.base={base}"))
 
 
 def test_a_base_is_the_first_folder_that_is_there(tmp_path, monkeypatch):
@@ -164,51 +170,53 @@ def test_changes_are_recorded_as_a_patch_and_only_of_our_own_checkout(tmp_path, 
 
 @pytest.mark.slow
 def test_no_process_writes_into_a_cache_that_is_in_use(tmp_path, arguments):
-    folder, log = tmp_path / "cache", tmp_path / "log"
-    two = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+    folder = tmp_path / "cache"
     with lock_folder(folder / "hypersim"):
-        words = (*arguments, f"cache.folder={folder}", *SMALL_SHARDS)
-        assert start_script("cache_latents.py", log, *words, launcher=two).wait() != 0
-    assert "is in use" in log.read_text()
+        done = call_script("cache_latents.py", *arguments, f"cache.folder={folder}", processes=2)
+    assert done.returncode != 0
+    assert f"process {os.getpid()}" in done.stderr
     assert [path.name for path in (folder / "hypersim").iterdir()] == [LOCK]
+
+
+@contextmanager
+def halted(script, log, seen, *words):
+    """The process of a script that is halted, with its locks, once `seen` is true."""
+    process = start_script(script, log, *words)
+    try:
+        wait_until(process, log, seen)
+        process.send_signal(signal.SIGSTOP)
+        yield process
+    finally:
+        process.kill()
+        process.wait()
 
 
 @pytest.mark.slow
 def test_a_second_run_leaves_the_folder_of_a_first_alone(tmp_path, whole, arguments):
-    folder, logs = tmp_path / "run", (tmp_path / "first.txt", tmp_path / "second.txt")
-    words = ("train.py", *arguments, *OFTEN, f"run_dir={folder}")
-    first = start_script(words[0], logs[0], *words[1:])
-    try:
-        wait_until(first, logs[0], (folder / "checkpoints/step_000002").exists)
-        first.send_signal(signal.SIGSTOP)  # it still holds its locks
+    folder, log = tmp_path / "run", tmp_path / "first.txt"
+    words = (*arguments, *OFTEN, f"run_dir={folder}")
+    with halted("train.py", log, (folder / "checkpoints/step_000002").exists, *words) as first:
         before = state(folder)
-        assert start_script(words[0], logs[1], *words[1:]).wait() == 1
-        (said,) = [line for line in logs[1].read_text().splitlines() if line.startswith("error: ")]
-        assert f"{folder} is in use by process {first.pid}" in said
+        second = call_script("train.py", *words)
+        assert second.returncode == 1
+        assert f"error: {folder} is in use by process {first.pid}" in second.stderr
         assert state(folder) == before
         first.send_signal(signal.SIGCONT)
-        assert first.wait() == 0, logs[0].read_text()[-2000:]
-    finally:
-        first.kill()
-        first.wait()
+        assert first.wait() == 0, log.read_text()[-2000:]
     assert_same_end(folder, whole)
 
 
 @pytest.mark.slow
-def test_a_second_cache_is_refused_until_the_first_is_killed(tmp_path, configure, arguments):
+def test_a_second_cache_is_refused_until_the_first_is_killed_and_keeps_its_shards(tmp_path, configure, arguments):
     cache, log = tmp_path / "latents", tmp_path / "log.txt"
-    config = configure(tmp_path / "run", *SMALL_SHARDS, f"cache.folder={cache}", "cache.enabled=true")
-    first = start_script("cache_latents.py", log, *arguments, *SMALL_SHARDS, f"cache.folder={cache}")
-    try:
-        wait_until(first, log, (cache / "hypersim/image/shard_00000.h5").exists)
-        first.send_signal(signal.SIGSTOP)
+    words = ("cache.shard_size=1", "cache.batch=1", f"cache.folder={cache}")
+    config = configure(tmp_path / "run", *words, "cache.enabled=true")
+    seen = (cache / "hypersim/image/shard_00000.h5").exists
+    with halted("cache_latents.py", log, seen, *arguments, *words) as first:
         before = state(cache)
         with pytest.raises(FolderInUse, match=f"hypersim is in use by process {first.pid}"):
             cache_latents(config)
         assert state(cache) == before
-    finally:
-        first.kill()
-        first.wait()
     cache_latents(config)
     kept = {name: content for name, content in before.items() if name.endswith(".h5")}
     assert {name: state(cache)[name] for name in kept} == kept

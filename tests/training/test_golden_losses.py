@@ -8,14 +8,11 @@ import json
 from pathlib import Path
 
 import pytest
-from omegaconf import OmegaConf
 
 from marigold.cache_latents import run as cache_latents
-from marigold.config import build
-from marigold.miniature.rooms import write_rooms
 from marigold.miniature.rooms.write import RoomsSize
 from marigold.train import run
-from runs import ROOT, composed, losses
+from runs import ROOT, composed, losses, write_data
 
 GOLDEN = Path(__file__).with_name("golden_losses.json")
 STEPS = 20
@@ -26,11 +23,7 @@ EXPERIMENTS = ("quickstart", "quickstart,marigold")
 
 def first_losses(folder: Path) -> dict[str, list[float]]:
     """The losses of the quickstart's two recipes over their first steps, with its base and pipeline."""
-    data, rooms = folder / "data", folder / "data/rooms"
-    write_rooms(out=str(rooms), workers=1, size=SIZE)
-    node = OmegaConf.load(ROOT / "configs/prepare/hypersim.yaml")
-    paths = {"raw": str(rooms / "hypersim_raw"), "out": str(rooms / "hypersim"), "official": None}
-    build(OmegaConf.merge(node, paths, {"workers": 1, "dry_run": False, "max_broken": 0.0}), "prepare")
+    data = write_data(folder / "data", SIZE)
     found = {}
     for experiment in EXPERIMENTS:
         place = folder / experiment.replace(",", "-")

@@ -1,51 +1,36 @@
-"""What the loop refuses, what it stops for, and that its results do not depend on how it is run."""
+"""What the loop stops for, and that its results do not depend on how it is run."""
 
 import json
 import shutil
 import sys
-import time
 
 import diffusers
 import pytest
-import torch
-from safetensors.torch import load, save_file
+from safetensors.torch import load
 
 from marigold.cache_latents import run as cache_latents
 from marigold.data.errors import DataError
 from marigold.data.latent_cache import CacheError
 from marigold.data.transforms import PixelExamples
-from marigold.model.pipeline import MarigoldDepth
 from marigold.train import run
-from marigold.training.checkpoint import CheckpointError
+from marigold.training import guards
 from marigold.training.objective import Objective
 from marigold.training.settings import TrainingError, accumulation_steps
-from runs import OFTEN, assert_same_bits, losses, weights
+from runs import OFTEN, assert_same_bits, call_script, losses, weights
 
 
 @pytest.mark.slow
-def test_two_processes_are_one_with_twice_the_accumulation(tmp_path, configure, arguments, in_two_processes):
+def test_two_processes_are_one_with_twice_the_accumulation(tmp_path, configure, arguments):
     """Over ten steps of both data sets, with flips and annealed noise."""
     longer = ("train.steps=10", "data.hypersim.weight=0.5", "data.vkitti.weight=0.5")
     one, two = tmp_path / "one", tmp_path / "two"
     assert run(configure(one, *longer))
-    in_two_processes("train.py", *arguments, f"run_dir={two}", *longer)
+    done = call_script("train.py", *arguments, f"run_dir={two}", *longer, processes=2)
+    assert done.returncode == 0, done.stderr[-9000:]
     assert json.loads((two / "provenance.json").read_text())["processes"] == 2
     assert losses(two) == pytest.approx(losses(one), rel=1e-6)
     first, second = load(weights(one)), load(weights(two))
     assert max((first[name] - second[name]).abs().max().item() for name in first) < 1e-6
-
-
-@pytest.mark.parametrize(
-    ("dtype", "precision", "tolerance"), [("float32", "no", 1e-6), ("float16", "no", 1e-3), ("float32", "bf16", 2e-2)]
-)
-def test_cached_latents_give_the_losses_of_the_images(tmp_path, whole, configure, dtype, precision, tolerance):
-    cache = (f"cache.dtype={dtype}", f"cache.precision={precision}", f"cache.folder={tmp_path / 'latents'}")
-    config = configure(tmp_path / "run", "cache.enabled=true", *cache, "cache.batch=3", "validation=none")
-    cache_latents(config)
-    assert run(config)
-    found = losses(tmp_path / "run")
-    assert found == pytest.approx(losses(whole), rel=tolerance)
-    assert precision == "no" or found != pytest.approx(losses(whole), rel=1e-6)
 
 
 def test_cache_made_from_something_else_is_refused(tmp_path, configure, random_base):
@@ -74,7 +59,7 @@ def test_not_finite_loss_names_the_sample_and_keeps_the_checkpoint(tmp_path, who
         batch = original(self, *which)
         calls.append(batch.names)
         if len(calls) == 8:  # the second micro-batch of step 3
-            batch.depth_norm[:] = torch.nan
+            batch.depth_norm[:] = float("nan")
         return batch
 
     with monkeypatch.context() as patch:
@@ -91,9 +76,9 @@ def test_not_finite_loss_names_the_sample_and_keeps_the_checkpoint(tmp_path, who
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda loss: loss.detach(), "detached from the U-Net"),
+        (lambda loss: loss.detach(), "detached"),
         # Attached in name only: a factor of zero leaves a graph and a loss, and no gradient.
-        (lambda loss: 1 + 0 * loss, "gradient is zero at the first step"),
+        (lambda loss: 1 + 0 * loss, "gradient is zero"),
     ],
 )
 def test_loss_that_does_not_reach_the_unet_is_refused_at_step_one(tmp_path, configure, monkeypatch, spoil, message):
@@ -105,21 +90,10 @@ def test_loss_that_does_not_reach_the_unet_is_refused_at_step_one(tmp_path, conf
 
 
 def test_waiting_for_data_is_said_once_with_advice(tmp_path, configure, monkeypatch, caplog):
-    original = PixelExamples.batch
-    monkeypatch.setattr(PixelExamples, "batch", lambda *which: time.sleep(0.5) or original(*which))
-    with caplog.at_level("WARNING"):
-        assert run(configure(tmp_path, "train.workers=0", "train.steps=4", "validation=none"))
-    (said,) = [record.message for record in caplog.records if "waits for data" in record.message]
-    assert "train.workers=2" in said
+    monkeypatch.setattr(guards, "WAIT_LIMIT", 0.0)
+    assert run(configure(tmp_path, "train.workers=0", "train.log_every=1", "train.steps=2", "validation=none"))
+    (said,) = [record.message for record in caplog.records if "train.workers=2" in record.message]
     assert "cache_latents.py" in said
-
-
-def test_model_of_another_space_is_refused(tmp_path, configure, random_base):
-    base = shutil.copytree(random_base, tmp_path / "base")
-    index = json.loads((base / "model_index.json").read_text())
-    (base / "model_index.json").write_text(json.dumps({**index, "prediction_type": "disparity"}))
-    with pytest.raises(ValueError, match="disparity"):
-        run(configure(tmp_path / "run", f"model.base={base}"))
 
 
 @pytest.mark.slow
@@ -135,55 +109,19 @@ def test_performance_options_change_rounding_only(tmp_path, whole, configure, op
     assert_same_bits(tmp_path / "stopped", tmp_path / "whole")
 
 
-def test_optimiser_that_is_not_there_is_named(tmp_path, configure, monkeypatch):
-    with pytest.raises(TrainingError, match="optimizer"):
-        run(configure(tmp_path, "train.optimizer=sgd"))
-    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
-    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
-    with pytest.raises(TrainingError, match=r"pip install -e '\.\[adam8bit\]'"):
+def test_an_optimiser_that_is_not_installed_is_named(tmp_path, configure, monkeypatch):
+    for module in ("bitsandbytes", "bitsandbytes.optim"):
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(TrainingError, match=r"\[adam8bit\]"):
         run(configure(tmp_path, "train.optimizer=adam8bit"))
 
 
-def test_verified_checkpoint_that_differs_from_memory_is_refused(tmp_path, configure, monkeypatch):
-    short = ("train.verify_checkpoints=true", "validation=none", "train.steps=2")
-    assert run(configure(tmp_path / "good", *short, "train.ema_decay=0.5"))
-    original = MarigoldDepth.save_pretrained
-
-    def save_something_else(self, folder, card):
-        original(self, folder, card)
-        file = folder / "unet/diffusion_pytorch_model.safetensors"
-        save_file({name: tensor + 1 for name, tensor in load(file.read_bytes()).items()}, file)
-
-    monkeypatch.setattr(MarigoldDepth, "save_pretrained", save_something_else)
-    with pytest.raises(CheckpointError, match="was not saved as it is in memory"):
-        run(configure(tmp_path / "bad", *short))
-
-
-def test_batches_that_do_not_fit_are_refused_before_the_first_step(tmp_path, configure):
+def test_accumulation_by_hand():
     assert (accumulation_steps(32, 2, 1), accumulation_steps(32, 2, 8)) == (16, 2)
-    with pytest.raises(TrainingError, match=r"effective_batch=4 is not a multiple of train\.micro_batch=3 x 1"):
-        run(configure(tmp_path, "train.micro_batch=3"))
-
-
-def test_everything_that_is_missing_is_named_at_once(tmp_path, configure):
-    with pytest.raises(ValueError, match="cannot start") as caught:
-        run(configure(tmp_path, f"paths.data={tmp_path}", f"model.base={tmp_path / 'base'}"))
-    for part in ("hypersim", "vkitti", "filename_list_val.txt", "make data", str(tmp_path / "base")):
-        assert part in str(caught.value)
-    assert not (tmp_path / "checkpoints").exists()
-
-
-@pytest.mark.parametrize(
-    ("override", "message"),
-    [("+train.learning_rate=1", "learning_rate"), ("train.lr=fast", "lr.*fast"), ("precision=half", "precision")],
-)
-def test_misspelt_keys_and_wrong_types_are_refused_by_name(tmp_path, configure, override, message):
-    with pytest.raises(ValueError, match=message):
-        run(configure(tmp_path, override))
 
 
 def test_checkpoints_are_complete_models(whole):
-    for folder in ("final", "best", "checkpoints/step_000006"):
+    for folder in ("final", "best", "checkpoints/step_000004"):
         pipe = diffusers.MarigoldDepthPipeline.from_pretrained(whole / folder)
         assert pipe.unet.config.in_channels == 8
         assert (pipe.config.prediction_type, pipe.config.default_denoising_steps) == ("depth", 1)

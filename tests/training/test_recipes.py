@@ -21,7 +21,6 @@ from marigold.types import DepthSample
 from runs import CONFIGS, composed
 
 ROWS = sorted(file.stem for file in (CONFIGS / "recipe").glob("*.yaml") if file.stem != "sharpen")
-ONE_PASS = sorted(set(ROWS) - {"marigold", "marigold_v1_1", "marigold_few_step"})
 G = 5  # the micro-batch's index
 
 
@@ -90,7 +89,7 @@ class Setup:
         return self.vae.decode(latent / 0.18215).sample.mean(1, keepdim=True).clip(-1, 1)
 
 
-def normalised(of_depth, valid_of=lambda sample: sample.valid) -> torch.Tensor:
+def normalised(of_depth) -> torch.Tensor:
     """numpy's quantiles of the mapped valid depths become -1 and 1."""
     maps = []
     for sample in samples():
@@ -110,34 +109,24 @@ def masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 
 VALID = torch.stack([sample.valid for sample in samples()])
+KNOWN = torch.stack([sample.depth > 0 for sample in samples()])  # the sky too
 IMAGES = torch.stack([sample.image for sample in samples()]) * 2 - 1
 
 
-@torch.no_grad()
-@pytest.mark.parametrize("name", ["marigold", "marigold_v1_1"])
-def test_marigold(name, base):
+def marigold(setup: Setup) -> torch.Tensor:
     """v = sqrt(abar) noise - sqrt(1 - abar) x0, at the timesteps and noise that the recipe draws."""
-    setup = Setup(row(name), base)
     x0 = setup.encode(normalised(lambda z: z))
     timesteps, noise = draw(tuple(x0.shape), setup.recipe, 1000, 7, G)
     abar = setup.abar[timesteps].reshape(-1, 1, 1, 1).float()
-    assert (setup.abar[-1] < 1e-9) == (name == "marigold_v1_1")
+    assert (setup.abar[-1] < 1e-9) == setup.recipe.zero_terminal_snr
     noisy = abar.sqrt() * x0 + (1 - abar).sqrt() * noise
     v = setup.predict(torch.cat([setup.encode(IMAGES), noisy], 1), timesteps)
     target = abar.sqrt() * noise - (1 - abar).sqrt() * x0
-    torch.testing.assert_close(setup.loss(), masked_mean((v - target) ** 2, cells(VALID)))
+    return masked_mean((v - target) ** 2, cells(VALID))
 
 
-def test_few_steps_are_trained_at_the_last_timestep(base):
-    recipe = row("marigold_few_step")
-    timesteps = torch.cat([draw((64, 4, 1, 1), recipe, 1000, 7, g)[0] for g in range(20)])
-    assert 0.85 < float((timesteps == 999).double().mean()) < 0.95
-
-
-@torch.no_grad()
-def test_e2e_ft(base):
+def e2e_ft(setup: Setup) -> torch.Tensor:
     """Zeros, t = 999, x0 = -sqrt(1 - abar) v; least squares on depth in metres, L1 over all valid pixels."""
-    setup = Setup(row("e2e_ft"), base)
     image = setup.encode(IMAGES)
     x0 = -((1 - setup.abar[999]).sqrt().float()) * setup.predict(torch.cat([image, torch.zeros_like(image)], 1), 999)
     decoded = setup.decode(x0).double().numpy()
@@ -149,66 +138,79 @@ def test_e2e_ft(base):
         columns = np.stack([decoded[index][valid], np.ones(valid.sum())], 1)
         fit = np.linalg.lstsq(columns, metres[valid], rcond=None)[0]
         errors.append(np.abs(columns @ fit - metres[valid]))
-    expected = np.concatenate(errors).mean()
-    assert float(setup.loss()) == pytest.approx(expected, rel=1e-4)
+    return torch.tensor(np.concatenate(errors).mean())
 
 
-@torch.no_grad()
-@pytest.mark.parametrize("name", ["lotus_d", "lotus_g"])
-def test_lotus(name, base):
+def lotus(setup: Setup) -> torch.Tensor:
     """x0 of disparity, sky supervised as far, and x0 of the image under the other task."""
-    setup = Setup(row(name), base)
     image, depth = setup.encode(IMAGES), setup.encode(normalised(lambda z: 1 / z))
     noise = draw(tuple(depth.shape), setup.recipe, 1000, 7, G)[1]
     abar = setup.abar[999].float()
     one_hot = {"depth": torch.tensor([1.0, 0.0]), "image": torch.tensor([0.0, 1.0])}
-    expected = 0
-    known = torch.stack([sample.depth > 0 for sample in samples()])  # the sky too
-    for task, x0, mask in (("depth", depth, cells(known)), ("image", image, torch.ones(2, 1, 4, 5, dtype=torch.bool))):
+    tasks = [("depth", depth, cells(KNOWN)), ("image", image, torch.ones(2, 1, 4, 5, dtype=torch.bool))]
+    losses = []
+    for task, x0, mask in tasks if setup.recipe.reconstruct else tasks[:1]:
         labels = torch.cat([one_hot[task].sin(), one_hot[task].cos()]).expand(2, -1)
         noisy = abar.sqrt() * x0 + (1 - abar).sqrt() * noise
-        seen = image if name == "lotus_d" else torch.cat([image, noisy], 1)
-        expected = expected + masked_mean((setup.predict(seen, 999, labels) - x0) ** 2, mask)
-    torch.testing.assert_close(setup.loss(), expected)
+        seen = image if setup.recipe.noise == "none" else torch.cat([image, noisy], 1)
+        predicted = setup.predict(seen, 999, labels if setup.recipe.reconstruct else None)
+        losses.append(masked_mean((predicted - x0) ** 2, mask))
+    return sum(losses)
 
 
-@torch.no_grad()
-def test_genpercept(base):
+def genpercept(setup: Setup) -> torch.Tensor:
     """x0 = -v; MSE + 0.5 x L1 after least squares + 2 x L1 of the gradients, all on normalised depth."""
-    setup = Setup(row("genpercept"), base)
     timesteps = draw((2, 4, 4, 5), setup.recipe, 1000, 7, G)[0]
     decoded = setup.decode(-setup.predict(setup.encode(IMAGES), timesteps)).double()
-    target = normalised(lambda z: z).double()
-    mse = masked_mean((decoded - target) ** 2, VALID)
+    error = decoded - (target := normalised(lambda z: z).double())
     fitted = []
     for one, true, valid in zip(decoded, target, VALID, strict=True):
         slope, shift = np.polyfit(one[valid].numpy(), true[valid].numpy(), 1)
         fitted.append((slope * one[valid] + shift - true[valid]).abs().mean())
-    error = decoded - target
-    steps = [(error.diff(dim=d).abs(), VALID.narrow(d, 1, VALID.shape[d] - 1) & VALID.narrow(d, 0, VALID.shape[d] - 1))
-             for d in (2, 3)]  # fmt: skip
-    gradient = torch.cat([step[mask] for step, mask in steps]).mean()
-    expected = mse + 0.5 * torch.stack(fitted).mean() + 2 * gradient
-    torch.testing.assert_close(setup.loss().double(), expected, rtol=1e-4, atol=1e-6)
+    steps = []
+    for d in (2, 3):
+        both = VALID.narrow(d, 1, VALID.shape[d] - 1) & VALID.narrow(d, 0, VALID.shape[d] - 1)
+        steps.append(error.diff(dim=d).abs()[both])
+    return masked_mean(error**2, VALID) + 0.5 * torch.stack(fitted).mean() + 2 * torch.cat(steps).mean()
 
 
-@torch.no_grad()
-@pytest.mark.parametrize(("name", "timestep"), [("depthmaster", 1), ("one_step", 999)])
-def test_one_pass_from_the_image_alone(name, timestep, base):
-    """The clean latent of sqrt(1 / depth) itself (depthmaster), or its v, -sqrt(1 - abar) x0 (one_step)."""
-    setup = Setup(row(name), base)
-    x0 = setup.encode(normalised(lambda z: z**-0.5))
-    target = x0 if name == "depthmaster" else -((1 - setup.abar[999]).sqrt().float()) * x0
-    error = setup.predict(setup.encode(IMAGES), timestep) - target
-    torch.testing.assert_close(setup.loss(), masked_mean(error**2, cells(VALID)))
+MAPPED = {"depth": lambda z: z, "sqrt_disparity": lambda z: z**-0.5}
 
 
-@pytest.mark.parametrize("name", ROWS)
-def test_gradients_reach_the_first_convolution_and_not_the_vae(name, base):
-    setup = Setup(row(name), base)
-    setup.loss().backward()
+def one_pass(setup: Setup) -> torch.Tensor:
+    """The error of the clean latent itself (depthmaster), or of its v at the last timestep, -sqrt(1 - abar) x0."""
+    image, x0 = setup.encode(IMAGES), setup.encode(normalised(MAPPED[setup.recipe.mapping]))
+    seen = image if setup.recipe.noise == "none" else torch.cat([image, torch.zeros_like(image)], 1)
+    if setup.recipe.name == "depthmaster":
+        return setup.predict(seen, 1) - x0
+    return setup.predict(seen, 999) + (1 - setup.abar[999]).sqrt().float() * x0
+
+
+def latent_error(setup: Setup) -> torch.Tensor:
+    return masked_mean(one_pass(setup) ** 2, cells(VALID))
+
+
+FORMULAS = {"marigold": marigold, "marigold_v1_1": marigold, "marigold_few_step": marigold, "e2e_ft": e2e_ft}
+FORMULAS |= {"lotus_d": lotus, "lotus_g": lotus, "genpercept": genpercept}
+FORMULAS |= {"depthmaster": latent_error, "one_step": latent_error, "one_step_augmented": latent_error}
+
+
+@pytest.mark.parametrize("words", [*((name,) for name in ROWS), ("lotus_d", "recipe.reconstruct=0")])
+def test_every_row_is_its_formula_and_teaches_the_unet_alone(words, base):
+    setup = Setup(row(*words), base)
+    loss = setup.loss()
+    with torch.no_grad():
+        expected = FORMULAS[words[0]](setup).double()
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-4 if setup.recipe.pixels else 2e-6, atol=1e-6)
+    loss.backward()
     assert float(setup.unet.conv_in.weight.grad.norm()) > 0
     assert all(parameter.grad is None for parameter in setup.vae.parameters())
+
+
+def test_few_steps_are_trained_at_the_last_timestep():
+    recipe = row("marigold_few_step")
+    timesteps = torch.cat([draw((64, 4, 1, 1), recipe, 1000, 7, g)[0] for g in range(20)])
+    assert 0.85 < float((timesteps == 999).double().mean()) < 0.95
 
 
 def test_recomputing_the_decoder_changes_no_gradient(base):
@@ -222,15 +224,6 @@ def test_recomputing_the_decoder_changes_no_gradient(base):
     assert torch.equal(*gradients)
 
 
-@torch.no_grad()
-def test_no_reconstruction_is_the_plain_loss(base):
-    plain = Setup(row("lotus_d", "recipe.reconstruct=0"), base)
-    x0 = plain.encode(normalised(lambda z: 1 / z))
-    known = torch.stack([sample.depth > 0 for sample in samples()])
-    expected = masked_mean((plain.predict(plain.encode(IMAGES), 999) - x0) ** 2, cells(known))
-    torch.testing.assert_close(plain.loss(), expected)
-
-
 def doubled(prediction, target, valid, *, factor=2.0):
     """A user's own term: `recipe.loss.mine`."""
     return factor * ((prediction - target).abs() * valid).sum()
@@ -240,10 +233,8 @@ def doubled(prediction, target, valid, *, factor=2.0):
 def test_a_term_of_ones_own_is_one_function_and_one_line(base, monkeypatch):
     monkeypatch.syspath_prepend(Path(__file__).parent)
     line = "+recipe.loss.mine={term: test_recipes.doubled, domain: latents, weight: 0.5, options: {factor: 4}}"
-    setup, plain = Setup(row("one_step", line), base), Setup(row("one_step"), base)
-    x0 = setup.encode(normalised(lambda z: z**-0.5))
-    error = (setup.predict(setup.encode(IMAGES), 999) + (1 - setup.abar[999]).sqrt().float() * x0).abs()
-    expected = plain.loss() + 0.5 * 4 * (error * cells(VALID)).sum()
+    setup = Setup(row("one_step", line), base)
+    expected = latent_error(setup) + 0.5 * 4 * (one_pass(setup).abs() * cells(VALID)).sum()
     torch.testing.assert_close(setup.loss(), expected)
 
 
@@ -286,8 +277,9 @@ def test_a_base_that_predicts_noise_has_nothing_to_predict_without_noise(tmp_pat
 def test_a_recipe_holds_its_whole_row():
     """`+exp=quickstart recipe=NAME` changes no switch of the method."""
     for name in ROWS:
-        alone, inside = (composed("train", *more, f"recipe={name}") for more in ((), ("+exp=quickstart",)))
-        assert OmegaConf.to_container(alone.recipe) == OmegaConf.to_container(inside.recipe)
+        alone = OmegaConf.load(CONFIGS / f"recipe/{name}.yaml")
+        inside = composed("train", "+exp=quickstart", f"recipe={name}")
+        assert alone.recipe == inside.recipe
         for key in ("optimizer", "weight_decay", "max_grad_norm", "schedule"):
             assert alone.train[key] == inside.train[key], (name, key)
 

@@ -10,14 +10,29 @@ import torch
 from marigold import train
 from marigold.data.mixture import MixtureDataset
 from marigold.train import run
+from marigold.training.average import MovingAverage
 from marigold.training.checkpoint import load_latest
-from runs import OFTEN, assert_same_bits, assert_same_end, figures, killed, losses, weights
+from runs import LORA, OFTEN, assert_same_bits, assert_same_end, figures, killed, losses, weights
+
+AVERAGE = ("train.ema_decay=0.5",)
+EIGHT_BIT = ("train.optimizer=adam8bit",)
+KINDS = {
+    "plain": (),
+    "average": AVERAGE,
+    "adapters": LORA,
+    "average of adapters": (*LORA, *AVERAGE),
+    "eight bits": EIGHT_BIT,
+}
+each_kind = [pytest.param(kind, id=name, marks=[pytest.mark.slow] if kind else []) for name, kind in KINDS.items()]
+quiet_bitsandbytes = pytest.mark.filterwarnings("ignore::DeprecationWarning:bitsandbytes.*")
 
 
-def test_stopping_after_every_single_step_changes_nothing(tmp_path, whole, configure):
-    config = configure(tmp_path, *OFTEN, "train.time_limit=0.0")
-    assert [run(config) for _ in range(6)] == [False] * 5 + [True]
-    assert_same_bits(tmp_path, whole)
+@quiet_bitsandbytes
+@pytest.mark.parametrize("kind", each_kind)
+def test_stopping_after_every_single_step_changes_nothing(tmp_path, undisturbed, configure, kind):
+    config = configure(tmp_path, *OFTEN, *kind, "train.time_limit=0.0")
+    assert [run(config) for _ in range(4)] == [False] * 3 + [True]
+    assert_same_bits(tmp_path, undisturbed(*kind))
 
 
 def test_sigterm_saves_and_says_so(tmp_path, configure, whole, monkeypatch):
@@ -35,43 +50,42 @@ def test_sigterm_saves_and_says_so(tmp_path, configure, whole, monkeypatch):
 
 
 @pytest.mark.slow
-def test_moving_average_is_exported_and_survives_stops(tmp_path, whole, configure):
-    averaged = (*OFTEN, "train.ema_decay=0.5")
-    assert run(configure(tmp_path / "whole", *averaged))
-    stopped = configure(tmp_path / "stopped", *averaged, "train.time_limit=0.0")
-    assert [run(stopped) for _ in range(6)] == [False] * 5 + [True]
-    assert losses(tmp_path / "whole") == losses(whole)  # the average follows the training and does not change it
-    assert weights(tmp_path / "whole") != weights(whole)
-    assert_same_bits(tmp_path / "stopped", tmp_path / "whole")
+@pytest.mark.parametrize("kind", [(), LORA], ids=["plain", "adapters"])
+def test_a_moving_average_follows_the_training_and_does_not_change_it(undisturbed, kind):
+    assert losses(undisturbed(*kind, *AVERAGE)) == losses(undisturbed(*kind))
+    assert weights(undisturbed(*kind, *AVERAGE)) != weights(undisturbed(*kind))
 
 
-def test_moving_average_by_hand(tmp_path, configure):
-    """Three stops give the weights after 1, 2 and 3 steps, and diffusers' warm-up of the decay is known."""
-    config = configure(tmp_path, "train.ema_decay=0.9", "train.time_limit=0.0", "train.checkpoint_every=1")
-    plain, average = [], []
-    for _ in range(3):
-        assert not run(config)
-        state = load_latest(tmp_path / "checkpoints").state()
-        plain.append(state["weights"][0].double())
-        average.append(state["average"]["shadow_params"][0].double())
-    expected = plain[0]  # the first update takes the weights as they are
-    for step in (1, 2):
+@pytest.mark.parametrize("stopped_after", [None, 2])
+def test_moving_average_by_hand(stopped_after):
+    """diffusers' warm-up of the decay is known; a stop changes nothing."""
+    parameter = torch.nn.Parameter(torch.zeros(3, dtype=torch.float64))
+    average = MovingAverage([parameter], 0.9)
+    weights = torch.rand(5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    expected = weights[0]  # the first update takes the weights as they are
+    for step, value in enumerate(weights):
+        parameter.data.copy_(value)
+        average.update()
         decay = min(0.9, (1 + step) / (10 + step))
-        expected = decay * expected + (1 - decay) * plain[step]
-        torch.testing.assert_close(average[step], expected, rtol=0, atol=1e-7)
+        expected = decay * expected + (1 - decay) * value if step else expected
+        with average.in_place():
+            torch.testing.assert_close(parameter.data, expected, rtol=0, atol=1e-12)
+            state = average.state()
+        assert torch.equal(parameter.data, value)
+        if step == stopped_after:
+            parameter = torch.nn.Parameter(torch.zeros_like(parameter))
+            average = MovingAverage([parameter], 0.9)
+            average.load(state)
+            assert torch.equal(parameter.data, value)
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::DeprecationWarning:bitsandbytes.*")
-def test_eight_bit_moments_train_and_survive_stops(tmp_path, whole, configure):
-    eight = ("train.optimizer=adam8bit", "validation=none")
-    assert run(configure(tmp_path / "whole", *eight))
-    assert not run(configure(tmp_path / "stopped", *eight, "train.time_limit=0.0"))
-    assert run(configure(tmp_path / "stopped", *eight))
-    assert_same_bits(tmp_path / "stopped", tmp_path / "whole")
-    assert losses(tmp_path / "whole") == pytest.approx(losses(whole), rel=0.05)
-    saved = torch.load(tmp_path / "whole/checkpoints/step_000006/training_state/state.pt", weights_only=True)
-    assert "torch.uint8" in {str(tensor.dtype) for tensor in tensors(saved["optimizer"]["state"])}
+@quiet_bitsandbytes
+def test_eight_bit_moments_take_a_byte_and_train_almost_the_same(undisturbed, whole):
+    folder = undisturbed(*EIGHT_BIT)
+    assert losses(folder) == pytest.approx(losses(whole), rel=0.05)
+    moments = load_latest(folder / "checkpoints").state()["optimizer"]["state"]
+    assert torch.uint8 in {tensor.dtype for tensor in tensors(moments)}
 
 
 def tensors(tree):
@@ -99,7 +113,7 @@ def test_tensorboard_curves_of_a_killed_run_are_those_of_metrics_jsonl(tmp_path,
     """Killed once its validation is logged, and before that is recorded."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    often = ("tracker=tensorboard", "train.validate_every=2", "train.log_every=1", "train.steps=4")
+    often = ("tracker=tensorboard", "train.validate_every=1", "train.log_every=1", "train.steps=2")
     with monkeypatch.context() as patch:
         patch.setattr(train, "promote", killed)
         with pytest.raises(KeyboardInterrupt):
@@ -110,7 +124,7 @@ def test_tensorboard_curves_of_a_killed_run_are_those_of_metrics_jsonl(tmp_path,
     for name in ("loss", "hypersim/abs_rel"):
         expected = [(line["step"], line[name]) for line in figures(tmp_path) if name in line]
         found = [(point.step, pytest.approx(point.value)) for point in events.Scalars(name)]
-        assert len(expected) == (4 if name == "loss" else 2)
+        assert len(expected) == 2
         assert found == expected
 
 
@@ -128,39 +142,49 @@ def printed(line):
 
 def test_model_cards_have_the_metrics_of_their_step(whole):
     lines = [line for line in figures(whole) if "loss" not in line]
-    assert [line["step"] for line in lines] == [2, 4, 6]
+    assert [line["step"] for line in lines] == [2, 4]
     assert {len(line) for line in lines} == {5}
     assert validated(whole, "best") == printed(min(lines, key=lambda line: line["hypersim/abs_rel"]))
     assert validated(whole, "final") == printed(lines[-1])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("before", "step"), [("evaluate_on", 6), ("copy_model", 6), ("record_validation", 2)])
-def test_a_run_killed_before_a_validation_is_finished_repeats_it(
-    tmp_path, whole, configure, monkeypatch, before, step
+@pytest.mark.parametrize(
+    ("kind", "before", "step"),
+    [
+        ((), "evaluate_on", 4),
+        ((), "copy_model", 4),
+        ((), "record_validation", 2),
+        (LORA, "save_checkpoint", 2),
+        (LORA, "write_model", 4),
+        (LORA, "record_validation", 4),
+    ],
+)
+def test_a_run_killed_before_a_step_is_finished_repeats_it(
+    tmp_path, undisturbed, configure, monkeypatch, kind, before, step
 ):
     original, folder = getattr(train, before), tmp_path / "run"
 
-    def killed_at(*arguments, **more):
+    def killed_late(*arguments, **more):
         return (killed if (folder / f"checkpoints/step_{step:06d}").exists() else original)(*arguments, **more)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, before, killed_at)
+        patch.setattr(train, before, killed_late)
         with pytest.raises(KeyboardInterrupt):
-            run(configure(folder, *OFTEN))
+            run(configure(folder, *OFTEN, *kind))
     assert load_latest(folder / "checkpoints").step == step
-    assert run(configure(folder, *OFTEN))
-    assert_same_end(folder, whole)
+    assert run(configure(folder, *OFTEN, *kind))
+    assert_same_end(folder, undisturbed(*kind))
 
 
 def test_a_run_shortened_to_a_validated_step_makes_its_final_model(tmp_path, whole, configure):
     folder = shutil.copytree(whole, tmp_path / "run")
-    for name in ("final", "checkpoints/step_000006"):
+    for name in ("final", "checkpoints/step_000004"):
         shutil.rmtree(folder / name)
-    assert run(configure(folder, *OFTEN, "train.steps=4"))
+    assert run(configure(folder, *OFTEN, "train.steps=2"))
     assert validated(folder, "final") == printed(figures(folder)[-1])
-    assert weights(folder) == weights(folder / "checkpoints/step_000004")
-    assert [line["step"] for line in figures(folder)] == [2, 2, 4, 4]
+    assert weights(folder) == weights(folder / "checkpoints/step_000002")
+    assert [line["step"] for line in figures(folder)] == [2, 2]
 
 
 def test_best_is_chosen_anew_by_another_metric_or_list(tmp_path, whole, configure):
