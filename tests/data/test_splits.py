@@ -30,8 +30,7 @@ def test_virtual_kitti_lists_match_the_published_ones(split, count):
         "val": "e837eada4ac3bf3de58d08a53f9bc8dcec83505fd358388b7c67c79f7f8a9ada",
     }
     assert hashlib.sha256("".join(f"{line}\n" for line in lines).encode()).hexdigest() == in_order[split]
-    committed = read_split(COMMITTED / "vkitti" / f"{split}.txt", columns=2)
-    assert [" ".join(line) for line in committed] == lines
+    assert (COMMITTED / "vkitti" / f"{split}.txt").read_text().splitlines() == lines
 
 
 def test_virtual_kitti_with_fewer_frames():
@@ -53,19 +52,14 @@ def test_canonical_hash_by_hand():
 
 def test_evenly_spaced():
     assert evenly_spaced("abcdefghij", 3) == ["a", "d", "g"]
-    assert evenly_spaced("abc", 3) == ["a", "b", "c"]
     for n in (0, 4):
         with pytest.raises(ValueError, match=f"{n} of 3"):
             evenly_spaced("abc", n)
 
 
-def write(tmp_path: Path, content: str) -> Path:
-    (tmp_path / "list.txt").write_text(content)
-    return tmp_path / "list.txt"
-
-
 def test_read_split(tmp_path):
-    path = write(tmp_path, "a/x.png  a/y.png 721.5\r\n\n  b/x.png None 1\n")
+    path = tmp_path / "list.txt"
+    path.write_text("a/x.png  a/y.png 721.5\r\n\n  b/x.png None 1\n")
     assert read_split(path, columns=2) == [("a/x.png", "a/y.png", "721.5"), ("b/x.png", "None", "1")]
 
 
@@ -73,13 +67,14 @@ def test_read_split(tmp_path):
     "line", ["b.png", "/etc/passwd d.png", "b.png ../d.png", "b/../../c.png d.png", "a.png other.png"]
 )
 def test_bad_lines_are_named(tmp_path, line):
-    with pytest.raises(DataError, match=rf"list\.txt, line 3: .*{line.split()[0][:3]}|d\.png"):
-        read_split(write(tmp_path, f"a.png a_d.png\n\n{line}\n"), columns=2)
+    (tmp_path / "list.txt").write_text(f"a.png a_d.png\n\n{line}\n")
+    with pytest.raises(DataError, match=r"list\.txt, line 3"):
+        read_split(tmp_path / "list.txt", columns=2)
 
 
 def test_bad_files(tmp_path):
     (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00")
-    write(tmp_path, "\n \n")
+    (tmp_path / "list.txt").write_text("\n \n")
     for name in ("none.txt", "list.txt", "binary.txt", ""):
         with pytest.raises(DataError, match=str(tmp_path / name)):
             read_split(tmp_path / name)

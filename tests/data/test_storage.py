@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from mini_archives import unpack
 
 from marigold.data import storage as storages
 from marigold.data.errors import DataError, MissingDataError
@@ -20,13 +21,6 @@ FILES = {f"a/b{i % 3}/{i:03d}.bin": bytes([i]) * (700 * i) for i in range(40)} |
     "ä/ö.txt": b"umlaut",
 }
 LARGE = "a/b0/039.bin"
-
-
-def write_folder(root: Path) -> Path:
-    for name, data in FILES.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(data)
-    return root
 
 
 def write_tar(path: Path, prefix="", mode="w", files=FILES, kind=tarfile.REGTYPE, link="") -> Path:
@@ -48,7 +42,7 @@ def write_zip(path: Path, compression=zipfile.ZIP_DEFLATED, files=FILES) -> Path
 
 
 WRITERS = {
-    "folder": lambda path: write_folder(path / "root"),
+    "folder": lambda path: unpack(path / "root", FILES),
     "tar": lambda path: write_tar(path / "root.tar"),
     "tar of .": lambda path: write_tar(path / "root.tar", ".//./"),
     "zip": lambda path: write_zip(path / "root.zip"),
@@ -121,7 +115,7 @@ def test_the_index_of_a_tar_is_kept_and_renewed(tmp_path, monkeypatch, read_only
 
 
 def test_links_and_pipes_in_a_folder(tmp_path):
-    root = write_folder(tmp_path / "root")
+    root = unpack(tmp_path / "root", FILES)
     (tmp_path / "secret").write_text("secret")
     (root / "out").symlink_to(tmp_path / "secret")
     (root / "up").symlink_to(tmp_path)

@@ -91,7 +91,7 @@ def test_pinning_keeps_every_part(monkeypatch):
 
 def test_pictures_of_different_sizes_need_a_size():
     samples, names = [street(), street(1, (32, 64))], ["a", "b"]
-    with pytest.raises(ValueError, match=r"a of 48x64 and b of 32x64 pixels; .* transform\.size"):
+    with pytest.raises(ValueError, match=r"a of 48x64 and b of 32x64.*transform\.size"):
         PixelExamples(samples, names, WHOLE, Target()).batch([0, 1], [False, False], [0, 0])
     batch = PixelExamples(samples, names, Transform((16, 24), True, 0.02), Target()).batch(
         [0, 1], [False, True], [0, 0]
@@ -101,7 +101,7 @@ def test_pictures_of_different_sizes_need_a_size():
 
 def test_samples_that_cannot_be_used_are_named():
     sample = street()
-    with pytest.raises(ValueError, match=r"street 0: .*no valid pixel"):
+    with pytest.raises(ValueError, match="street 0"):
         training_example(replace(sample, valid=sample.valid & False), WHOLE, Target(far="supervise"), flip=False)
-    with pytest.raises(ValueError, match="street 0: 20x64 pixels"):
+    with pytest.raises(ValueError, match="street 0: 20x64"):
         training_example(street(size=(20, 64)), WHOLE, Target(), flip=False)

@@ -3,7 +3,7 @@
 import pytest
 
 from marigold.data.errors import DataError
-from marigold.data.preparation.layouts import ETH3D_SCENES, LAYOUTS, lines_of, plan_lists
+from marigold.data.preparation.layouts import ETH3D_SCENES, lines_of, plan_lists
 from marigold.data.splits import KNOWN_SPLITS, KnownSplit, canonical_sha256
 
 # The published counts: per kind, scene and scan (DIODE), and per scene (ETH3D).
@@ -51,79 +51,52 @@ def scannet_names() -> list[str]:
     return [f"scene{scan:04d}_00/color/{frame * 100:06d}.jpg" for scan in range(200) for frame in range(4)]
 
 
-@pytest.mark.parametrize(
-    ("dataset", "names", "split", "expected", "number", "line"),
-    [
-        (
-            "diode",
-            diode_names(),
-            None,
-            {"filename_list_all.txt": 771, "filename_list_indoor.txt": 325, "filename_list_outdoor.txt": 446},
-            0,
-            "{0}.png {0}_depth.npy {0}_depth_mask.npy".format(
-                "indoors/scene_00019/scan_00183/00019_00183_indoors_000_000"
-            ),
-        ),
-        (
-            "nyu",
-            nyu_names(),
-            None,
-            {"filename_list_train.txt": 795, "filename_list_test.txt": 654},
-            0,
-            "train/office_0001/rgb_0001.png train/office_0001/depth_0001.png train/office_0001/filled_0001.png",
-        ),
-        (
-            "kitti",
-            kitti_names(697, 652),
-            "eigen_test",
-            {"eigen_test.txt": 697},
-            0,
-            "2011_09_26/2011_09_26_drive_0002_sync/image_02/data/0000000000.png "
-            "2011_09_26_drive_0002_sync/proj_depth/groundtruth/image_02/0000000000.png 721.5377",
-        ),
-        (
-            "kitti",
-            kitti_names(697, 652),
-            "eigen_val_800",  # what was stated, whatever the number of lines
-            {"eigen_val_800.txt": 697},
-            696 // 2,
-            "2011_09_26/2011_09_26_drive_0002_sync/image_02/data/0000000696.png None 721.5377",
-        ),
-        (
-            "scannet",
-            scannet_names(),
-            None,
-            {"filename_list_val_800.txt": 800},
-            1,
-            "scene0000_00/color/000100.jpg scene0000_00/depth/000100.png",
-        ),
-        (
-            "eth3d",
-            eth3d_names(),
-            None,
-            {"filename_list.txt": 454},
-            13,  # the fourteenth is of the first scene again
-            "rgb/courtyard/images/dslr_images/DSC_0214.JPG "
-            "depth/courtyard_dslr_depth/courtyard/ground_truth_depth/dslr_images/DSC_0214.JPG",
-        ),
-    ],
-)
-def test_lists_by_the_rule(dataset, names, split, expected, number, line):
+DIODE_STEM = "indoors/scene_00019/scan_00183/00019_00183_indoors_000_000"
+# Names, the split that is stated, the lists with their counts, and one line of the first.
+LISTS = {
+    "diode": (
+        (diode_names(), None),
+        {"filename_list_all.txt": 771, "filename_list_indoor.txt": 325, "filename_list_outdoor.txt": 446},
+        f"{DIODE_STEM}.png {DIODE_STEM}_depth.npy {DIODE_STEM}_depth_mask.npy",
+    ),
+    "nyu": (
+        (nyu_names(), None),
+        {"filename_list_train.txt": 795, "filename_list_test.txt": 654},
+        "train/office_0001/rgb_0001.png train/office_0001/depth_0001.png train/office_0001/filled_0001.png",
+    ),
+    "kitti": (
+        (kitti_names(697, 652), "eigen_test"),
+        {"eigen_test.txt": 697},
+        "2011_10_03/2011_10_03_drive_0002_sync/image_02/data/0000000695.png None 718.856",
+    ),
+    "scannet": (
+        (scannet_names(), None),
+        {"filename_list_val_800.txt": 800},
+        "scene0000_00/color/000100.jpg scene0000_00/depth/000100.png",
+    ),
+    "eth3d": (
+        (eth3d_names(), None),
+        {"filename_list.txt": 454},
+        "rgb/courtyard/images/dslr_images/DSC_0214.JPG "
+        "depth/courtyard_dslr_depth/courtyard/ground_truth_depth/dslr_images/DSC_0214.JPG",
+    ),
+}
+
+
+@pytest.mark.parametrize("dataset", LISTS)
+def test_lists_by_the_rule(dataset):
+    (names, split), expected, line = LISTS[dataset]
     lists = plan_lists(dataset, lines_of(dataset, names), split)
     assert {planned.file: len(planned.lines) for planned in lists} == expected
-    assert list(lists[0].lines.values())[number] == line
-    if split != "eigen_val_800":
-        assert [KNOWN_SPLITS[planned.official].count for planned in lists] == list(expected.values())
+    assert [KNOWN_SPLITS[planned.official].count for planned in lists] == list(expected.values())
+    assert line in lists[0].lines.values()
+    if dataset == "diode":  # the parts make the whole
+        parts = [line for part in lists[1:] for line in part.lines.values()]
+        assert canonical_sha256(parts) == canonical_sha256(lists[0].lines.values())
 
 
 def test_eth3d_is_in_the_published_order():
     assert list(lines_of("eth3d", eth3d_names()[::-1])) == eth3d_names()
-
-
-def test_the_lists_of_diodes_parts_make_the_whole():
-    every, *parts = plan_lists("diode", lines_of("diode", diode_names()))
-    lines = [line for part in parts for line in part.lines.values()]
-    assert canonical_sha256(lines) == canonical_sha256(every.lines.values())
 
 
 def test_wrong_kitti(monkeypatch):
@@ -132,27 +105,9 @@ def test_wrong_kitti(monkeypatch):
     lines = lines_of("kitti", kitti_names(800, 800))
     with pytest.raises(ValueError, match=r"prepare\.split"):
         plan_lists("kitti", lines, "test")
+    (stated,) = plan_lists("kitti", lines, "eigen_test")  # what was stated, whatever the number of lines
+    assert (stated.file, len(stated.lines)) == ("eigen_test.txt", 800)
     known = KnownSplit(800, canonical_sha256(lines.values()))
     monkeypatch.setitem(KNOWN_SPLITS, "kitti/eigen_val_800", known)
     with pytest.raises(DataError, match=r"kitti/eigen_val_800.*prepare\.split"):
         plan_lists("kitti", lines, "eigen_test")
-
-
-@pytest.mark.parametrize(
-    ("dataset", "raw", "name"),
-    [
-        ("eth3d", "office/images/dslr_images/DSC_0001.JPG", "rgb/office/images/dslr_images/DSC_0001.JPG"),
-        ("eth3d", "botanical/images/dslr_images/DSC_0001.JPG", "botanical/images/dslr_images/DSC_0001.JPG"),
-        ("eth3d", "office/ground_truth_depth/x.JPG", "depth/office_dslr_depth/office/ground_truth_depth/x.JPG"),
-        (
-            "eth3d",
-            "relief_2_dslr_depth/relief_2/ground_truth_depth/x.JPG",
-            "depth/relief_2_dslr_depth/relief_2/ground_truth_depth/x.JPG",
-        ),
-        ("kitti", "data_depth_annotated/train/a_sync/x.png", "a_sync/x.png"),
-        ("kitti", "2011_09_26/a_sync/x.png", "2011_09_26/a_sync/x.png"),
-        ("diode", "val/indoors/x.png", "indoors/x.png"),
-    ],
-)
-def test_the_publishers_names(dataset, raw, name):
-    assert LAYOUTS[dataset].name_of(raw) == name
