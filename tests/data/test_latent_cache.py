@@ -162,16 +162,3 @@ def test_pictures_of_different_sizes_are_refused(tmp_path):
 
     with pytest.raises(CacheError, match=r"image.*transform\.size"):
         write(stores(tmp_path, "image"), varied)
-
-
-def test_pinning_keeps_every_part(monkeypatch):
-    monkeypatch.setattr(torch.Tensor, "pin_memory", torch.Tensor.clone)  # a CPU alone has no pinned memory
-    batch = encode([1, 2], [False, True], [0, 0], (*LATENTS, *PIXELS))
-    batch = replace(batch, valid_latent=None, valid=None)
-    pinned = batch.pin_memory()
-    for key, part in vars(batch).items():
-        if isinstance(part, torch.Tensor):
-            assert getattr(pinned, key) is not part
-            assert torch.equal(getattr(pinned, key), part)
-        else:
-            assert getattr(pinned, key) == part

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mini_archives import encoded, unpack
 from PIL import Image
 
 from marigold.data.augmentation import Augmentation
@@ -19,12 +20,16 @@ WHOLE = Transform(None, False, 0.02)
 
 
 @pytest.fixture
-def streets(rooms_data):
-    """Depth with sky, which is known and does not count."""
-    root = rooms_data / "rooms/vkitti"
-    return VirtualKitti(
-        name="streets", root=str(root), split_list=str(root / "train.txt"), min_depth=1e-5, max_depth=80
-    )
+def streets(tmp_path):
+    """Depth from 1 to 60 m with sky, which is known and does not count."""
+    rng, files = np.random.default_rng(0), {"list.txt": b"rgb/a.png depth/a.png\nrgb/b.png depth/b.png\n"}
+    for name in "ab":
+        centimetres = (100 + 5900 * rng.random((24, 64)) ** 2).astype(np.uint16)
+        centimetres[:6] = 65535
+        files[f"depth/{name}.png"] = encoded(centimetres)
+        files[f"rgb/{name}.png"] = encoded(rng.integers(0, 256, (24, 64, 3), dtype=np.uint8))
+    root = unpack(tmp_path / "streets", files)
+    return VirtualKitti(name="set", root=str(root), split_list=str(root / "list.txt"), min_depth=1e-5, max_depth=80)
 
 
 def labelled(folder, dataset, make, space, **reader):
@@ -48,7 +53,7 @@ def test_labels_in_metres_teach_every_mapping(tmp_path, streets, far):
     taught = labelled(tmp_path, streets, lambda sample: sample.depth[0].numpy(), "metric_depth", max_depth=80.0)
     for mapping in MAPPINGS:
         one, two = (
-            batch(dataset, Target(mapping, far), Transform((24, 64), False, 0.05)) for dataset in (streets, taught)
+            batch(dataset, Target(mapping, far), Transform((16, 40), False, 0.05)) for dataset in (streets, taught)
         )
         assert one.names == two.names
         for part in ("image_norm", "depth_norm", "valid", "half_range"):
@@ -92,9 +97,9 @@ def test_the_target_is_the_labels_own_normalisation(mapping, quantile):
     np.testing.assert_allclose(depth_norm[valid].numpy(), wanted, atol=1e-5)
 
 
-def bilinear(values, height, width):
-    """By the distances between the pixels' centres, rows first."""
-    for axis, new in ((0, height), (1, width)):
+def bilinear(values):
+    """Four times as large, by the distances between the pixels' centres, rows first."""
+    for axis, new in ((0, 4 * values.shape[0]), (1, 4 * values.shape[1])):
         old = values.shape[axis]
         at = (np.arange(new) + 0.5) * old / new - 0.5
         values = np.apply_along_axis(lambda line, at=at, old=old: np.interp(at, np.arange(old), line), axis, values)
@@ -110,8 +115,8 @@ def test_a_small_label_is_bilinear_where_all_is_known_and_else_the_nearest_pixel
         label = torch.from_numpy(np.where(known, values, np.nan).astype(np.float32))[None]
         fitted, still = fit_label(label, torch.from_numpy(known)[None], (16, 24))
         assert np.array_equal(still[0].numpy(), np.repeat(np.repeat(known, 4, axis=0), 4, axis=1))
-        clean = bilinear(known.astype(float), 16, 24) == 1
-        wanted = np.where(clean, bilinear(values, 16, 24), nearest)
+        clean = bilinear(known.astype(float)) == 1
+        wanted = np.where(clean, bilinear(values), nearest)
         np.testing.assert_allclose(fitted[still].numpy(), wanted[still[0].numpy()], atol=1e-6)
     assert clean.mean() < 1
     same, all_of_it = torch.rand(1, 4, 6), torch.ones(1, 4, 6) > 0
@@ -127,10 +132,10 @@ def images(tmp_path):
     """images(*names) writes noise, and a label of each below tmp_path/labels."""
 
     def images(*names, size=(16, 24)):
+        kinds = {".png": "PNG", ".jpg": "JPEG", ".webp": "WEBP"}
         for seed, name in enumerate(names):
             pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
-            (tmp_path / "images" / name).parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels).save(tmp_path / "images" / name)
+            unpack(tmp_path / "images", {name: encoded(pixels, kinds[Path(name).suffix])})
             save_label((tmp_path / "labels" / name).with_suffix(".npy"), pixels[..., 0])
 
     return images

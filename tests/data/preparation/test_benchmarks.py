@@ -7,7 +7,7 @@ import pytest
 import torch
 from mini_archives import archive_files, encoded, pack, unpack
 
-from marigold.data.errors import DataError
+from marigold.data.errors import DataError, MissingDataError
 from marigold.data.preparation.layouts import ETH3D_SCENES
 from marigold.data.splits import vkitti_lines
 
@@ -120,6 +120,9 @@ def test_vkitti_in_place(tmp_path, packed, prepare, reader):
     assert len(dataset) == 24
     assert np.allclose(dataset[5].depth, 12.34)
     assert dataset[5].image.shape == (3, 4, 10)
+    for absent in ("Scene01", "rgb/none", "other/x.png"):  # of the names in the tars, in one of them, in none
+        with pytest.raises(MissingDataError, match=absent.rpartition("/")[2]):
+            dataset.storage.read(absent)
     if packed:
         return
     (raw / "depth/Scene01/clone/frames/depth/Camera_1/depth_00000.png").unlink()
