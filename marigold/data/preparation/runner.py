@@ -73,6 +73,7 @@ def run(preparation: Preparation, workers: int, dry_run: bool, max_broken: float
     known = load(out, settings)
     done = {item: known[item] for item in items if item in known}
     already, todo = len(done), [item for item in items if item not in done]
+    # A few images are converted sooner than estimated.
     needed = _estimate(preparation, todo) if dry_run or len(todo) > 16 * _PROBES else 0
     if dry_run:
         return PreparationSummary(out, True, len(items), already, 0, needed)
