@@ -81,7 +81,7 @@ def prepare_hypersim(
         lines[split][f"{split}/{scene}/{camera}/{frame}"] = line
     lists = []
     for split, found in lines.items():
-        known = f"{official}/{split}" if official else None
+        known = f"{official}/{split}" if official else None  # the rendered rooms are of this layout, and of no list
         lists += (
             [PlannedList(f"filename_list_{split}.txt", found, known, f"filename_meta_{split}.csv")] if found else []
         )
@@ -135,6 +135,7 @@ class HypersimFrames(Preparation):
         return Outcome(item, files, sum(files.values()), _facts(image, millimetres, known, unfit))
 
     def why_dropped(self, item: str, facts: Mapping[str, int | float]) -> str:
+        # By what the journal noted of the frame, so that another filter opens no image again.
         return self.filter.reason(item.partition("/")[0], facts)
 
 

@@ -88,7 +88,7 @@ def report_broken(out: Path, broken: Mapping[str, str], total: int, max_broken: 
     report, lines = out / "broken.txt", [f"{name}\t{reason}\n" for name, reason in sorted(broken.items())]
     if lines and not dry_run:
         write_atomically(report, "".join(lines))
-    elif not dry_run:
+    elif not dry_run:  # an old report would call repaired files broken
         report.unlink(missing_ok=True)
     if len(broken) > max_broken * total:  # after the report, which tells what to repair
         raise DataError(
