@@ -76,7 +76,7 @@ def at_home(tree: Path, once: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -
         return once[key]
 
     def check_once(samples: DepthDataset) -> None:
-        key = repr([type(samples), samples.root, samples.lines_sha256, samples.image_size, samples.crop])
+        key = repr([type(samples), samples.root, samples.content["lines"], samples.image_size, samples.crop])
         once[key] = once.get(key) or check_files(samples) or True
 
     monkeypatch.setattr(base, "read_split", read_once)

@@ -44,9 +44,11 @@ def archive_members(path: Path, *, cache: bool = True) -> dict[str, Member]:
     read-only, in the user's cache folder, and holds for this size and modification time. cache: whether to keep it.
     """
     try:
+        # Asked first: zipfile searches from the end, and would find the directory of a zip that a tar holds last.
         if not tarfile.is_tarfile(path):
             return zip_members(path, str(path))
         status, real = path.stat(), path.resolve()  # behind several links lies one archive
+        # No hash: to read 15 GB for one costs as much as the index saves.
         head = [status.st_size, status.st_mtime_ns]
         in_home = Path.home() / ".cache" / "marigold" / "archives" / str(real).strip("/").replace("/", "_")[-200:]
         places = [place.with_name(f"{place.name}.index") for place in (real, in_home)]
@@ -75,6 +77,7 @@ def zip_members(file: Path | io.RawIOBase, where: str) -> dict[str, Member]:
     except (zipfile.BadZipFile, NotImplementedError) as error:
         raise DataError(f"{where}: neither a folder, a tar nor a whole zip ({error})") from error
     for info in listed:
+        # Bit 0: encrypted (PKWARE's APPNOTE.TXT, 4.4.4).
         if info.flag_bits & 1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise DataError(f"{where}:{info.filename}: encrypted or neither stored nor deflated; pack the zip anew")
         deflated = info.compress_type == zipfile.ZIP_DEFLATED
@@ -87,6 +90,7 @@ def data_start(header: bytes, where: str) -> int:
     """How many bytes stand before a zip member's data: only the first 30 of its own header tell."""
     if len(header) < 30 or header[:4] != b"PK\x03\x04":
         raise DataError(f"{where}: not where the zip's directory says, the archive is damaged")
+    # APPNOTE.TXT, 4.3.7: this header's extra field need not be as long as the one in the directory.
     name_size, extra_size = struct.unpack("<HH", header[26:30])
     return int(30 + name_size + extra_size)
 
@@ -97,7 +101,7 @@ def unpack(member: Member, data: bytes, where: str) -> bytes:
         raise DataError(f"{where}: the archive ends in the middle of this member")
     if member.deflated:
         try:
-            # Never decompress more than the directory promises: a bomb lies about its size.
+            # Raw deflate, without zlib's header; and never more than the directory promises: a bomb lies about that.
             data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, member.size + 1)
         except zlib.error as error:
             raise DataError(f"{where}: damaged compressed data ({error})") from error
@@ -129,6 +133,7 @@ def _tar_members(path: Path) -> dict[str, Member]:
             if member.isdir():
                 continue
             where = f"{path}:{member.name}"
+            # A sparse file is stored as its pieces, so its bytes do not follow each other.
             if not member.isreg() or member.issparse():
                 raise DataError(f"{where}: a link or not a plain file; make the tar with `tar --hard-dereference -h`")
             if member.offset_data + member.size > total:

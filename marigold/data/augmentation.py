@@ -69,7 +69,7 @@ def _crop(sample: DepthSample, smallest: float, rng: np.random.Generator) -> Dep
     maps = torch.cat([sample.depth, sample.valid.float()])
     known = int((sample.valid & (sample.depth > 0)).count_nonzero())
     for _ in range(ATTEMPTS):
-        share = rng.uniform(smallest, 1)
+        share = rng.uniform(smallest, 1)  # one for both sides, so that nothing is stretched
         rows, columns = max(1, round(share * height)), max(1, round(share * width))
         top, left = (int(rng.integers(1 + rest)) for rest in (height - rows, width - columns))
         window = (..., slice(top, top + rows), slice(left, left + columns))
@@ -87,6 +87,7 @@ def _teaches(depth: Float[Tensor, "N"], known: int) -> bool:
     """
     if 2 * len(depth) < known or len(depth) == 0:
         return False
+    # Quartiles: the few pixels around a wall's edge are no range to learn from.
     low, high = np.quantile(depth.numpy(), (0.25, 0.75))
     return bool(low < high)
 
@@ -97,6 +98,7 @@ def _recolour(image: Float[Tensor, "3 H W"], strength: float, rng: np.random.Gen
     gains = 1 + strength / 5 * rng.uniform(-1, 1, (3, 1, 1))
     order = rng.permutation(3) if rng.random() < strength / 4 else np.arange(3)
     deviation = rng.uniform(0, strength / 20)
+    # 2**gamma: an exponent is as likely halved as doubled.
     picture = image.numpy()[order] ** 2**gamma * gains.astype(np.float32)
     grey = picture.mean(axis=0)
     picture = grey + (1 + saturation) * (picture - grey)

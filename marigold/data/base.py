@@ -11,9 +11,10 @@ from functools import cached_property
 import numpy as np
 import torch
 
+from marigold.data.archive_index import relative_name
 from marigold.data.decode import decode_depth_png, decode_photo
 from marigold.data.errors import DataError, MissingDataError
-from marigold.data.splits import Line, describe_split, evenly_spaced, part_of_split, read_split
+from marigold.data.splits import Line, describe_split, evenly_spaced, log_official, part_of_split, read_split
 from marigold.data.storage import Storage, open_storage
 from marigold.types import Camera, DepthSample
 
@@ -32,14 +33,15 @@ class DepthDataset(Sequence):
     official_split: the name in KNOWN_SPLITS of the list that this should be.
     how_to_get: the commands that download and prepare the data, for the error message when it is missing.
 
-    A set defines which column holds the depth, its unit, and, where these do not do, the two hooks
-    `_read_depth` and `_is_valid`. `space` is `metric_depth`, unless `depth` stands for labels that are right up to
-    scale and shift (`marigold.data.teacher`). A sample without a valid pixel is returned as is; callers check for one.
+    A set defines which columns of its list name files (the first one the image) and which the depth, the depth's
+    unit, and, where these do not do, the two hooks `_read_depth` and `_is_valid`. `space` is `metric_depth`, unless
+    `depth` stands for labels that are right up to scale and shift (`marigold.data.teacher`). A sample without a valid
+    pixel is returned as is; callers check for one.
     Raises DataError, naming set, sample and file, for whatever is missing or broken.
     """
 
     depth_column = 1
-    columns = 2
+    file_columns: tuple[int, ...] = (0, 1)
     units_per_metre = 1000.0
     space: str = "metric_depth"
 
@@ -73,6 +75,7 @@ class DepthDataset(Sequence):
         except MissingDataError as error:
             raise self._missing(str(error)) from error
         self.split = describe_split(split_list, lines, official_split)
+        log_official(self.split)
         # Frames that were listed without ground truth; the published counts leave them out too (697 -> 652).
         self._lines = [line for line in lines if line[self.depth_column] != "None"]
         self.dropped = len(lines) - len(self._lines)
@@ -96,14 +99,11 @@ class DepthDataset(Sequence):
             raise self._missing(str(error)) from error
 
     @cached_property
-    def lines_sha256(self) -> str:
-        """Hash of the samples' lines in their order, which decides what a seed draws."""
-        return hashlib.sha256("".join(f"{' '.join(line)}\n" for line in self._lines).encode()).hexdigest()
-
-    @property
     def content(self) -> dict[str, str]:
         """Hashes of what the samples are made of; a run or cache made from other samples is not resumed."""
-        return {"lines": self.lines_sha256}
+        # In their order, unlike the canonical hash of the split: it decides what a seed draws.
+        lines = "".join(f"{' '.join(line)}\n" for line in self._lines)
+        return {"lines": hashlib.sha256(lines.encode()).hexdigest()}
 
     def check_files(self) -> None:
         """Look up every listed file in the storage, without reading it, and read the first sample.
@@ -111,21 +111,17 @@ class DepthDataset(Sequence):
         Raises MissingDataError with the number of files that are not there and the first of them, and DataError
         for a first sample that is broken.
         """
-        listed = [name for line in self._lines for name in self._files_of(line)]
-        absent = self.storage.absent(listed)
-        if absent:
+        listed = [line[column] for line in self._lines for column in self.file_columns]
+        there = set(self.storage.names())
+        if absent := [name for name in listed if relative_name(name) not in there]:
             raise self._missing(
                 f"{self.root}: {len(absent):,} of {len(listed):,} listed files are not there, first {absent[0]}"
             )
-        self[0]
+        self[0]  # a wrong format or size is found now, and not in the middle of the first epoch
 
     def _read_list(self, split_list: str) -> list[Line]:
         """The lines of the list, in order."""
-        return read_split(split_list, columns=self.columns)
-
-    def _files_of(self, line: Line) -> Sequence[str]:
-        """The columns of a line that name files that are read."""
-        return line[0], line[self.depth_column]
+        return read_split(split_list, columns=max(self.file_columns) + 1)
 
     def _missing(self, what: str) -> MissingDataError:
         get = f". To get it:\n    {self.how_to_get}" if self.how_to_get else ""
@@ -149,15 +145,18 @@ class DepthDataset(Sequence):
             fitting = [known for pattern, known in self.cameras.items() if fnmatchcase(line[0], pattern)]
             camera = fitting[-1] if fitting else None
             if self.crop is not None:
+                # After the validity: DIODE's mask is of the whole image.
                 window = benchmark_crop(size, self.crop)
                 image, depth, valid = image[window], depth[window], valid[window]
                 if camera is not None:
                     camera = replace(camera, cx=camera.cx - window[1].start, cy=camera.cy - window[0].start)
         except DataError as error:
             raise DataError(f"{self.name}, sample {line[0]!r}: {error}") from error
+        # 0 for unknown: infinity or not-a-number would come through a product with a mask.
         known = np.isfinite(depth) & (depth > 0)
         return DepthSample(
             name=line[0],
+            # Divided in place: an image of ETH3D takes 290 MB as float32.
             image=torch.from_numpy(image).permute(2, 0, 1).contiguous().to(torch.float32).div_(255),
             depth=torch.from_numpy(np.where(known, depth, np.float32(0)))[None],
             valid=torch.from_numpy(np.ascontiguousarray(valid))[None],
@@ -186,6 +185,7 @@ class DepthDataset(Sequence):
 
 def benchmark_crop(size: tuple[int, ...], crop: tuple[int, int]) -> tuple[slice, slice]:
     """The KITTI benchmark crop: the lowest `crop[0]` rows and the middle `crop[1]` columns."""
+    # The lowest rows: KITTI's lidar sees from 2 degrees above the horizon downwards, so those above have no depth.
     top, left = size[0] - crop[0], (size[1] - crop[1]) // 2
     if top < 0 or left < 0:
         raise DataError(f"a photo of {_by(size)} is smaller than the crop of {_by(crop)}")

@@ -1,6 +1,5 @@
 """The five zero-shot benchmarks, side by side: what is particular about each set's files."""
 
-from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
@@ -24,7 +23,7 @@ class KITTI(DepthDataset):
     Uhrig et al., 3DV 2017; Eigen et al., NeurIPS 2014.
     """
 
-    units_per_metre = 256.0
+    units_per_metre = 256.0  # the devkit's: 16 bits reach 256 m in steps of 4 mm
 
 
 class ScanNet(DepthDataset):
@@ -49,15 +48,13 @@ class DIODE(DepthDataset):
     a broken file. Vasiljevic et al., 2019.
     """
 
-    columns = 3
+    file_columns = (0, 1, 2)
     mask_column = 2
-
-    def _files_of(self, line: Line) -> Sequence[str]:
-        return line[0], line[self.depth_column], line[self.mask_column]
 
     def _read_depth(self, line: Line, size: tuple[int, ...]) -> np.ndarray:
         name = line[self.depth_column]
         depth = self._decoded(name, decode_npy)
+        # The publisher's files have a third axis of length 1.
         if depth.ndim == 3 and depth.shape[2] == 1:
             depth = depth[..., 0]
         if depth.ndim != 2 or depth.dtype.kind != "f":
@@ -69,7 +66,7 @@ class DIODE(DepthDataset):
         mask = self._decoded(name, decode_npy)
         if mask.shape != depth.shape or mask.dtype.kind not in "bufi":
             raise DataError(f"{name}: expected a mask of {depth.shape}, got {mask.dtype} {mask.shape}")
-        valid = mask != 0
+        valid = mask != 0  # the publisher's masks hold 0 and 1 as floats
         unknown = int((valid & ~(np.isfinite(depth) & (depth > 0))).sum())
         if unknown:
             raise DataError(f"{name}: calls {unknown} pixel(s) valid that have no positive finite depth")

@@ -22,7 +22,6 @@ from marigold.data.errors import DataError
 # ETH3D's images have 24 million pixels; a header that promises more than this is not decoded.
 MAX_PIXELS = 100_000_000
 
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 _PNG, _PNG_GREY, _PNG_RGB = b"\x89PNG\r\n\x1a\n", 0, 2
 _PNG_HEADER = 33  # bytes: signature and IHDR chunk
 
@@ -31,14 +30,23 @@ def decode_photo(data: bytes) -> np.ndarray:
     """A PNG or JPEG as uint8 (H, W, 3); raises DataError unless it is a whole 8-bit RGB image."""
     if data[:8] == _PNG:
         return _decode_png(data, 8, _PNG_RGB, "an 8-bit RGB photo")
-    return _decode(data, ("PNG", "JPEG"), "RGB")
+    try:
+        with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
+            _check_size(image.width, image.height)
+            if image.mode != "RGB":
+                raise DataError(f"expected mode RGB, got {image.mode}")
+            return np.array(image)
+    except DataError:
+        raise
+    except Image.UnidentifiedImageError as error:
+        raise DataError(f"neither a PNG nor a JPEG, {_kind(data)}") from error
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        raise DataError(f"not a whole JPEG file (damaged: {error})") from error
 
 
 def decode_depth_png(data: bytes) -> np.ndarray:
     """A 16-bit grey PNG as uint16 (H, W); raises DataError for any other, above all for an 8-bit one."""
-    if data[:8] == _PNG:
-        return _decode_png(data, 16, _PNG_GREY, "a 16-bit grey depth PNG")
-    return _decode(data, ("PNG",), "I;16")
+    return _decode_png(data, 16, _PNG_GREY, "a 16-bit grey depth PNG")
 
 
 def decode_npy(data: bytes) -> np.ndarray:
@@ -73,6 +81,8 @@ def _decode_png(data: bytes, bits: int, colour: int, wanted: str) -> np.ndarray:
     """Decode a PNG of exactly this kind; raises DataError for another, and for a damaged or huge one."""
     # IHDR is always first: length, "IHDR", width, height, bit depth, colour type. The header is asked because
     # decoders convert without a word: Pillow halves a 16-bit RGB, for one.
+    if data[:8] != _PNG:
+        raise DataError(f"expected {wanted}, {_kind(data)}")
     if len(data) < _PNG_HEADER:
         raise DataError(f"a PNG of {len(data)} bytes, cut off in its header")
     width, height, its_bits, its_colour = struct.unpack_from(">IIBB", data, 16)
@@ -114,17 +124,5 @@ def _check_png(data: bytes) -> None:
         at = end + 4
 
 
-def _decode(data: bytes, formats: tuple[str, ...], mode: str) -> np.ndarray:
-    if not data:
-        raise DataError("an empty file")
-    try:
-        with Image.open(io.BytesIO(data), formats=formats) as image:
-            _check_size(image.width, image.height)
-            if image.mode != mode:
-                raise DataError(f"expected mode {mode}, got {image.mode}")
-            return np.array(image)
-    except DataError:
-        raise
-    except _BROKEN as error:
-        reason = "not an image" if isinstance(error, Image.UnidentifiedImageError) else f"damaged: {error}"
-        raise DataError(f"not a whole {' or '.join(formats)} file ({reason})") from error
+def _kind(data: bytes) -> str:
+    return f"got a file that begins with {data[:8]!r}" if data else "got an empty file"

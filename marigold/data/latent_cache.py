@@ -108,14 +108,8 @@ class Store:
     def absent(self) -> list[int]:
         """The numbers of the shards that are not there.
 
-        Raises CacheError for a shard that was made from something else, naming every value that differs, and for a
-        folder that an earlier version wrote.
+        Raises CacheError for a shard that was made from something else, naming every value that differs.
         """
-        if earlier := sorted(self.folder.parent.glob("shard_*.h5")):
-            raise CacheError(
-                f"{self.folder.parent} holds latents as an earlier version stored them ({earlier[0].name} ...). "
-                "Delete its shards or give another cache.folder, and run scripts/cache_latents.py again"
-            )
         absent = []
         for shard in range(len(self.shards)):
             file = self.file(shard)
@@ -146,12 +140,14 @@ class Store:
             if part in FLAGS:
                 values = tensor.numpy().view(np.uint8)  # HDF5 has no bool; what h5py makes of it is six times as slow
             else:
+                # A half range gives a loss in metres its unit: float16 would round it by up to 0.05 %.
                 values = tensor.float().numpy().astype(DTYPES["float32" if part == "half_range" else self.dtype])
             shape = (size, max(1, self.variants), FLIPS, *values.shape[1:])
             if part in out and out[part].shape != shape:
                 raise CacheError(
                     f"{self.folder}: pictures of different sizes in one set; give the set a transform.size"
                 )
+            # A row is a chunk: training reads rows in no order, and one read is then one piece of the file.
             stored = out.require_dataset(part, shape, values.dtype, chunks=(1, 1, 1, *values.shape[1:]))
             stored[samples, variant, int(flip)] = values
 
@@ -168,9 +164,10 @@ def write_cache(
     The stores are of the same samples and shard size. A shard that a store has is kept, and only the parts of stores
     that lack it are made. Raises CacheError if a shard was made from something else, before any is written.
     """
+    # Of all stores before the first is written: a conflict is an error after seconds, not after hours.
     absent = {store.folder: store.absent() for store in stores}
     shards = stores[0].shards
-    for shard in range(rank, len(shards), world):
+    for shard in range(rank, len(shards), world):  # whole shards: HDF5 files have one writer
         indices = shards[shard]
         lacking = [store for store in stores if shard in absent[store.folder]]
         if not lacking:
@@ -211,7 +208,7 @@ class LatentCache:
         self._owner = os.getpid()
 
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_open": {}}
+        return {**self.__dict__, "_open": {}}  # open files cannot be pickled; a worker opens its own
 
     def batch(self, indices: Sequence[int], flips: Sequence[bool], variants: Sequence[int]) -> LatentBatch:
         """Read one micro-batch, its numbers as float32."""

@@ -57,27 +57,17 @@ class Mixture:
         self.flip_probability = flip_probability
         self.seed = seed
         self.variants = variants
-        self.thresholds = np.cumsum(np.asarray(weights, np.float64) / sum(weights))
-        self._choices = lru_cache(maxsize=4)(self._draw_choices)
-        self._order = lru_cache(maxsize=2 * len(sizes))(self._draw_order)
+        self.thresholds = tuple(np.cumsum(np.asarray(weights, np.float64) / sum(weights)).tolist())
         self._before: list[NDArray[np.int64]] = [np.zeros(len(sizes), np.int64)]
-
-    def __getstate__(self) -> dict[str, object]:
-        return {key: value for key, value in self.__dict__.items() if key not in ("_choices", "_order")}
-
-    def __setstate__(self, state: dict[str, object]) -> None:
-        self.__dict__.update(state)
-        self._choices = lru_cache(maxsize=4)(self._draw_choices)
-        self._order = lru_cache(maxsize=2 * len(self.sizes))(self._draw_order)
 
     def __getitem__(self, g: int) -> MicroBatch:
         """The content of global micro-batch `g` >= 0."""
         block, offset = divmod(g, BLOCK)
-        choices = self._choices(block)
+        choices = draw_choices(self.seed, self.thresholds, block)
         dataset = int(choices[offset])
         turn = self._count_before(block, dataset) + int(np.count_nonzero(choices[:offset] == dataset))
         epoch, start = divmod(turn, self.sizes[dataset] // self.micro_batch)
-        order = self._order(dataset, epoch)
+        order = draw_order(self.seed, dataset, epoch, self.sizes[dataset])
         indices = order[start * self.micro_batch : (start + 1) * self.micro_batch]
         flips = np.random.default_rng([self.seed, FLIP, g]).random(self.micro_batch) < self.flip_probability
         variants = np.random.default_rng([self.seed, VARIANT, g]).integers(
@@ -85,19 +75,27 @@ class Mixture:
         )
         return MicroBatch(dataset, tuple(indices.tolist()), tuple(flips.tolist()), tuple(variants.tolist()))
 
-    def _draw_choices(self, block: int) -> NDArray[np.int64]:
-        draws = np.random.default_rng([self.seed, CHOICE, block]).random(BLOCK)
-        return np.minimum(np.searchsorted(self.thresholds, draws, side="right"), len(self.sizes) - 1)
-
-    def _draw_order(self, dataset: int, epoch: int) -> NDArray[np.int64]:
-        return np.random.default_rng([self.seed, ORDER, dataset, epoch]).permutation(self.sizes[dataset])
-
     def _count_before(self, block: int, dataset: int) -> int:
         """How many micro-batches of earlier blocks came from `dataset`."""
         while len(self._before) <= block:
-            counts = np.bincount(self._choices(len(self._before) - 1), minlength=len(self.sizes))
+            choices = draw_choices(self.seed, self.thresholds, len(self._before) - 1)
+            counts = np.bincount(choices, minlength=len(self.sizes))
             self._before.append(self._before[-1] + counts)
         return int(self._before[block][dataset])
+
+
+@lru_cache(maxsize=4)  # a loader's workers run ahead across the border of a block
+def draw_choices(seed: int, thresholds: tuple[float, ...], block: int) -> NDArray[np.int64]:
+    """The data set of each micro-batch of a block, by the thresholds of the cumulated weights."""
+    draws = np.random.default_rng([seed, CHOICE, block]).random(BLOCK)
+    # The last threshold may be rounded to a little less than 1, and a draw lie above it.
+    return np.minimum(np.searchsorted(thresholds, draws, side="right"), len(thresholds) - 1)
+
+
+@lru_cache(maxsize=16)  # two epochs of each set of a mixture: the sets end their epochs at different times
+def draw_order(seed: int, dataset: int, epoch: int, size: int) -> NDArray[np.int64]:
+    """The order of a data set's samples in one of its epochs."""
+    return np.random.default_rng([seed, ORDER, dataset, epoch]).permutation(size)
 
 
 Batch = TypeVar("Batch", covariant=True)

@@ -20,7 +20,7 @@ PRINCIPAL_POINT_OFFSET_PX = 31.086
 class Motorcycle(Sequence[DepthSample]):
     """One sample of 500x741 px, 2.11 to 5.02 m, 92.65 % valid; unknown disparity is +inf in the file.
 
-    z = baseline * focal / (disparity + offset of the principal points). Scharstein et al., GCPR 2014.
+    Scharstein et al., GCPR 2014.
     limit: as other sets have it; there is one sample. Raises DataError when scikit-image is not installed.
     """
 
@@ -37,6 +37,7 @@ class Motorcycle(Sequence[DepthSample]):
             ) from error
         left, _, disparity = samples.stereo_motorcycle()
         known = np.isfinite(disparity)
+        # Middlebury's calib.txt: z = baseline * f / (d + doffs), doffs the offset of the principal points.
         depth = np.where(known, BASELINE_M * FOCAL_PX / (np.where(known, disparity, 0) + PRINCIPAL_POINT_OFFSET_PX), 0)
         self._sample = DepthSample(
             name="motorcycle_left",

@@ -106,11 +106,11 @@ def read_split(path: str | Path, *, columns: int = 1) -> list[Line]:
         if len(line) < columns:
             raise DataError(f"{where}: {len(line)} column(s), expected {columns}: {raw.strip()!r}")
         for column in line:
-            try:
+            try:  # a list may come from anywhere, and its names are opened, linked and written to
                 relative_name(column)
             except DataError as error:
                 raise DataError(f"{where}: {error}") from error
-        if line[0] in first_seen:
+        if line[0] in first_seen:  # the rows of a result are found by this name
             raise DataError(f"{where}: {line[0]!r} came already in line {first_seen[line[0]]}")
         first_seen[line[0]] = number
         lines.append(line)
@@ -119,9 +119,7 @@ def read_split(path: str | Path, *, columns: int = 1) -> list[Line]:
     return lines
 
 
-def describe_split(
-    path: str | Path, lines: Sequence[Line], official_name: str | None, *, tell: bool = True
-) -> SplitInfo:
+def describe_split(path: str | Path, lines: Sequence[Line], official_name: str | None) -> SplitInfo:
     """Hash the lines and compare them with the official list `official_name`, a key of KNOWN_SPLITS.
 
     A list that differs is logged with both counts and hashes; that is no error, the result says so. tell: false
@@ -132,15 +130,14 @@ def describe_split(
         return SplitInfo(Path(path).stem, str(path), len(lines), sha256, None)
     if official_name not in KNOWN_SPLITS:
         raise DataError(f"{path}: no known list is called {official_name!r}; known: {', '.join(KNOWN_SPLITS)}")
-    split = SplitInfo(official_name, str(path), len(lines), sha256, sha256 == KNOWN_SPLITS[official_name].sha256)
-    if tell:
-        _tell(split)
-    return split
+    return SplitInfo(official_name, str(path), len(lines), sha256, sha256 == KNOWN_SPLITS[official_name].sha256)
 
 
 @cache
-def _tell(split: SplitInfo) -> None:
+def log_official(split: SplitInfo) -> None:
     """Log whether a list is the official one; once, however many readers of it a command has."""
+    if split.official is None:
+        return
     if split.official:
         log.info("%s: official split %s, %d lines", split.path, split.name, split.count)
         return
@@ -161,6 +158,7 @@ def evenly_spaced(lines: Sequence[T], n: int) -> list[T]:
     """`n` of the lines at equal distances: line floor(i * len / n) for i in 0..n-1."""
     if not 1 <= n <= len(lines):
         raise ValueError(f"cannot take {n} of {len(lines)} lines evenly; ask for 1 to {len(lines)}")
+    # Whole numbers alone: rounded steps could take a line twice.
     return [lines[i * len(lines) // n] for i in range(n)]
 
 
@@ -170,8 +168,6 @@ def vkitti_lines(split: str, last_frames: dict[str, int] | None = None) -> list[
     `last_frames` replaces the scenes' lengths, for a set of the same layout that holds fewer frames; scenes
     that it does not name are left out.
     """
-    if split not in VKITTI_SPLITS:
-        raise ValueError(f"Virtual KITTI has no split {split!r}; it has {', '.join(VKITTI_SPLITS)}")
     frames = VKITTI_LAST_FRAMES if last_frames is None else last_frames
     return [
         f"rgb/{scene}/{variation}/frames/rgb/Camera_{camera}/rgb_{frame:05d}.jpg "

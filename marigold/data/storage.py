@@ -7,8 +7,8 @@ number of threads and forked workers, and a spawned worker reopens it from its p
 import os
 import stat
 import weakref
-from collections.abc import Iterable, Sequence
-from functools import cache, cached_property
+from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -27,15 +27,9 @@ class Storage(Protocol):
 
     def read(self, name: str) -> bytes:
         """The whole file; raises DataError, naming it, when it is missing, outside or too large."""
-        ...
 
     def names(self) -> Sequence[str]:
-        """Every file's name, sorted, without a leading `./`."""
-        ...
-
-    def absent(self, names: Iterable[str]) -> list[str]:
-        """Those of the names that `read` would not find, in order; no content is read."""
-        ...
+        """Every file's name, sorted, without a leading `./`; no content is read."""
 
 
 def open_storage(path: str | Path, *, cache_index: bool = True) -> Storage:
@@ -79,15 +73,9 @@ class FolderStorage:
             kind = MissingDataError if isinstance(error, FileNotFoundError | NotADirectoryError) else DataError
             raise kind(f"{path}: {error.strerror or error}") from error
 
-    def absent(self, names: Iterable[str]) -> list[str]:
-        # One listing a folder: on a network disk a look at each of 75,000 files takes minutes.
-        listing = cache(_files_in)
-        places = ((name, *os.path.split(os.path.join(self.root, relative_name(name)))) for name in names)
-        return [name for name, folder, file in places if file not in listing(folder)]
-
     def names(self) -> Sequence[str]:
-        found = [os.path.join(folder, file) for folder, _, files in os.walk(self.root) for file in files]
-        return sorted(os.path.relpath(path, self.root) for path in found)
+        # A teacher's labels may not be there yet: then none of them is.
+        return sorted(_files_below(self.root)) if os.path.isdir(self.root) else []
 
 
 class ArchiveStorage:
@@ -107,6 +95,7 @@ class ArchiveStorage:
         return file
 
     def __getstate__(self) -> dict[str, Any]:
+        # No descriptor, no index: a spawned worker opens the file itself, and finds the index that was kept.
         return {"path": self.path, "cache_index": self.cache_index}
 
     def read(self, name: str) -> bytes:
@@ -123,9 +112,6 @@ class ArchiveStorage:
 
     def names(self) -> Sequence[str]:
         return sorted(self.members)
-
-    def absent(self, names: Iterable[str]) -> list[str]:
-        return [name for name in names if relative_name(name) not in self.members]
 
 
 class LayeredStorage:
@@ -152,24 +138,15 @@ class LayeredStorage:
     def names(self) -> Sequence[str]:
         return sorted({prefix + name for prefix, layer in self.layers for name in layer.names()})
 
-    def absent(self, names: Iterable[str]) -> list[str]:
-        names = list(names)
-        missing = {name: relative_name(name) for name in names}
-        for prefix, layer in self.layers:
-            inside = {name: plain[len(prefix) :] for name, plain in missing.items() if plain.startswith(prefix)}
-            absent = set(layer.absent(inside.values()))
-            for name, plain in inside.items():
-                if plain not in absent:
-                    del missing[name]
-        return [name for name in names if name in missing]
 
-
-def _files_in(folder: str) -> set[str]:
-    try:
-        with os.scandir(folder) as entries:
-            return {entry.name for entry in entries if entry.is_file()}
-    except (FileNotFoundError, NotADirectoryError):
-        return set()
+def _files_below(folder: str, prefix: str = "") -> Iterator[str]:
+    # A listing tells files from folders; to ask for each of 75,000 names takes minutes on a network disk.
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):  # a link to a folder may lead out of the root, or round in circles
+                yield from _files_below(entry.path, f"{prefix}{entry.name}/")
+            elif entry.is_file():
+                yield prefix + entry.name
 
 
 def _check_size(where: str, size: int) -> None:

@@ -19,7 +19,8 @@ from marigold.pictures import PictureError, find_pictures, read_picture
 from marigold.prediction_files import read_prediction, stored_names
 from marigold.types import SPACES, DepthSample
 
-NEAR, FAR = 1.0, 10.0  # metres that the ends of an affine label stand for
+# Metres that the ends of an affine label stand for: any range does, and in this one no mapping loses digits.
+NEAR, FAR = 1.0, 10.0
 BLOCK = 1 << 14  # bytes
 
 
@@ -39,8 +40,8 @@ class TeacherLabels(DepthDataset):
     A label of another size than its image is resized by `fit_label`.
     """
 
-    columns = 1
-    depth_column = 0  # the label is found by the image's name
+    file_columns = (0,)  # the label is found by the image's name
+    depth_column = 0
 
     def __init__(
         self,
@@ -72,11 +73,9 @@ class TeacherLabels(DepthDataset):
         )
 
     @cached_property
-    def labels_sha256(self) -> str:
-        """Hash of the labels: of each its name, its size, and 16 KiB at its start, in its middle and at its end.
-
-        That much tells two predictions apart; the 160 GB of a large set would take minutes at every start.
-        """
+    def content(self) -> dict[str, str]:
+        """Hashes of the list and of the labels: of each label its name, its size, and three blocks of 16 KiB."""
+        # Start, middle and end tell two predictions apart; all 160 GB of a large set would take minutes at a start.
         digest = hashlib.sha256()
         for label in self._labels.values():
             with Path(self.labels, label).open("rb", buffering=0) as file:
@@ -85,12 +84,7 @@ class TeacherLabels(DepthDataset):
                 for start in (0, (size - BLOCK) // 2, size - BLOCK):
                     file.seek(max(0, start))
                     digest.update(file.read(BLOCK))
-        return digest.hexdigest()
-
-    @property
-    def content(self) -> dict[str, str]:
-        """Hashes of the list and of the labels, which have to be there for it."""
-        return {**super().content, "labels": self.labels_sha256}
+        return {**super().content, "labels": digest.hexdigest()}
 
     def check_files(self) -> None:
         """As for every set; raises MissingDataError also with the number of images that have no label."""
@@ -124,11 +118,9 @@ class TeacherLabels(DepthDataset):
             pictures = find_pictures(self.root)
         except PictureError as error:
             raise MissingDataError(str(error)) from error
+        # Predictions are often written below the images, as .png too.
         files = [file for file in pictures if not file.is_relative_to(self.labels)]
         return [(file.relative_to(self.root).as_posix(),) for file in files]
-
-    def _files_of(self, line: Line) -> tuple[str]:
-        return (line[0],)
 
     def _open(self, root: str) -> Storage:
         if not Path(root).is_dir():
@@ -165,7 +157,7 @@ def fit_label(
     (height, width), (rows, columns) = size, label.shape[-2:]
     if (rows, columns) == size:
         return label, known
-    if (height - width) * (rows - columns) < 0:
+    if (height - width) * (rows - columns) < 0:  # resized all the same, it would teach nonsense without a word
         raise DataError(
             f"label of {rows} x {columns}, photo of {height} x {width}: one of them is turned; photos are turned as "
             "their EXIF tag says"
@@ -193,5 +185,6 @@ def stand_in_depth(
     if smallest == largest:
         raise DataError(f"a label of {smallest:g} everywhere, which has no range to normalise; leave this picture out")
     low, high = MAPPINGS[mapping].of_depth(torch.tensor([NEAR, FAR], dtype=torch.float64)).sort().values
+    # In float64: beside far outliers all other values share a small part of the range.
     mapped = low + (label.double() - smallest) / (largest - smallest) * (high - low)
     return torch.where(known, MAPPINGS[mapping].to_depth(mapped).float(), 0)

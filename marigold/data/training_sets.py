@@ -28,10 +28,12 @@ class TrainingSet:
         augmentation = target.augmentation
         settings = {**asdict(augmentation), "seed": target.seed} if augmentation.variants else {}
         changes = {f"augmentation.{key}": value for key, value in settings.items()}
+        # In the folder's name, so that the stores of several augmentations can lie side by side.
         ending = f"-augmented-{fingerprint(changes)[:8]}" if changes else ""
         learned = target.mapping if target.far == "mask" else f"{target.mapping}-{target.far}"
         of_encoder = {"vae": vae_hash, "precision": cache.precision}
         of_target = {"mapping": target.mapping, "far": target.far}
+        # An image's latents depend on neither mapping nor quantile, so that every recipe shares them.
         chosen = [("image", IMAGE, ("size", "antialias"), of_encoder)]
         if latents:
             chosen.append((learned, LATENTS, ("size", "quantile"), {**of_target, **of_encoder}))
@@ -81,15 +83,16 @@ VKITTI_ARCHIVES = {"rgb": "vkitti_2.0.3_rgb.tar", "depth": "vkitti_2.0.3_depth.t
 
 
 def open_vkitti(root: str | Path, *, cache_index: bool = True) -> Storage:
-    """A folder with `rgb` and `depth`, each a folder or the publisher's tar; or one archive with both.
+    """A folder with `rgb` and `depth`, each a folder or the publisher's tar.
 
     Each part may be a symbolic link: it is opened as a root of its own. cache_index: as in `open_storage`.
     """
-    if not Path(root).is_dir():
-        return open_storage(root, cache_index=cache_index)
-    parts = []
-    for part, archive in VKITTI_ARCHIVES.items():
-        tar = Path(root, archive)
-        source = tar if tar.is_file() else Path(root, part)
-        parts.append((f"{part}/", open_storage(source, cache_index=cache_index)))
-    return LayeredStorage(parts)
+    # The members of the tars are named without rgb/ or depth/, the names in the published lists begin with it.
+    parts = ((f"{part}/", place) for part, place in vkitti_places(root).items())
+    return LayeredStorage([(prefix, open_storage(place, cache_index=cache_index)) for prefix, place in parts])
+
+
+def vkitti_places(root: str | Path) -> dict[str, Path]:
+    """Where `rgb` and `depth` lie below a root: the publisher's tar or, without it, the unpacked folder."""
+    tars = {part: Path(root, archive) for part, archive in VKITTI_ARCHIVES.items()}
+    return {part: tar if tar.is_file() else Path(root, part) for part, tar in tars.items()}

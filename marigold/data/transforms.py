@@ -78,6 +78,7 @@ def training_example(
     if flip:
         image, depth, valid = image.flip(-1), depth.flip(-1), valid.flip(-1)
     try:
+        # Before the resize: the pixels that it picks have other quantiles.
         depth_norm, half_range = normalize(depth, valid, transform.quantile, target.mapping)
     except ValueError as error:
         raise ValueError(f"{sample.name}: {error}") from error
@@ -93,7 +94,7 @@ def training_example(
         depth_norm = resize(depth_norm, size, antialias=False)
         valid = resize(valid.float(), size, antialias=False) > 0.5
     height, width = image_norm.shape[-2:]
-    if height % 8 or width % 8:
+    if height % 8 or width % 8:  # Stable Diffusion's VAE halves the sides three times
         raise ValueError(f"{sample.name}: {height}x{width} pixels; training needs multiples of 8, set a size or crop")
     return image_norm, depth_norm, valid, half_range[0]
 

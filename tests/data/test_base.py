@@ -1,8 +1,5 @@
 """Readers against values written by hand: units, masks, crops, lists."""
 
-import io
-import pickle
-import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +10,7 @@ from PIL import Image
 from marigold.data import splits
 from marigold.data.base import benchmark_crop
 from marigold.data.benchmarks import DIODE, ETH3D, KITTI, NYU, ScanNet
-from marigold.data.errors import DataError
+from marigold.data.errors import DataError, MissingDataError
 from marigold.data.training_sets import Hypersim, VirtualKitti
 from marigold.types import Camera
 
@@ -41,18 +38,11 @@ def read(cls, root: Path, min_depth: float = 1e-5, max_depth: float = 80.0, **mo
     ("cls", "unit"), [(Hypersim, 1000), (VirtualKitti, 100), (NYU, 1000), (KITTI, 256), (ScanNet, 1000)]
 )
 def test_units_mask_and_photo(tmp_path, cls, unit):
-    stored = np.array([[0, unit], [2 * unit, 8 * unit]], np.uint16)
-    prefix = "rgb" if cls is VirtualKitti else "a"
-    write_pairs(tmp_path / "flat", stored)
-    names = (f"{prefix}/x.png", "depth/x.png")
-    save(tmp_path / names[0], PHOTO)
-    save(tmp_path / names[1], stored)
-    (tmp_path / "list.txt").write_text(" ".join(names))
-    (tmp_path / "rgb").mkdir(exist_ok=True)
-    dataset = read(cls, tmp_path, min_depth=1.0, max_depth=8.0)
-    sample = dataset[0]
-    assert dataset.names == [names[0]]
-    assert sample.name == names[0]
+    save(tmp_path / "rgb/x.png", PHOTO)
+    save(tmp_path / "depth/x.png", np.array([[0, unit], [2 * unit, 8 * unit]], np.uint16))
+    (tmp_path / "list.txt").write_text("rgb/x.png depth/x.png")
+    sample = read(cls, tmp_path, min_depth=1.0, max_depth=8.0)[0]
+    assert sample.name == "rgb/x.png"
     assert torch.equal(sample.depth, torch.tensor([[[0.0, 1.0], [2.0, 8.0]]]))
     # Strict at both ends.
     assert torch.equal(sample.valid, torch.tensor([[[False, False], [True, False]]]))
@@ -91,40 +81,26 @@ def test_crop_takes_the_same_window_of_everything(tmp_path):
     cameras = {"*": [1.0, 1.0, 1.0, 1.0], "[ab]*": [9.0, 8.0, 3.5, 2.5], "2011_*": [2.0, 2.0, 2.0, 2.0]}
     assert read(KITTI, tmp_path, cameras=cameras)[0].camera == Camera(9.0, 8.0, 3.5, 2.5)
     assert read(KITTI, tmp_path, cameras=cameras, crop=(2, 4))[0].camera == Camera(9.0, 8.0, 2.5, -0.5)
-    with pytest.raises(ValueError, match=r"cameras\['\*'\]=\[5.0\]: expected \[fx, fy, cx, cy\]"):
-        read(KITTI, tmp_path, cameras={"*": [5.0]})
-    with pytest.raises(ValueError, match=r"expected \[fx, fy, cx, cy\] in pixels"):
-        read(KITTI, tmp_path, cameras={"*": [5.0, 5.0, float("nan"), 1.0]})
-    with pytest.raises(DataError, match="photo of 5 x 7 is smaller than the crop of 6 x 4"):
+    for wrong in ([5.0], [5.0, 5.0, float("nan"), 1.0], [0.0, 5.0, 1.0, 1.0]):
+        with pytest.raises(ValueError, match=r"cameras\['\*'\]"):
+            read(KITTI, tmp_path, cameras={"*": wrong})
+    with pytest.raises(DataError, match=r"a\.png.*5 x 7.*6 x 4"):
         read(KITTI, tmp_path, crop=(6, 4))[0]
 
 
-def test_lines_without_ground_truth_are_left_out_and_counted(tmp_path):
-    write_pairs(tmp_path, np.full((2, 2), 256, np.uint16), names=("a", "b"))
-    (tmp_path / "list.txt").write_text("a.png a_d.png 721.5377\nc.png None 721.5377\nb.png b_d.png 721.5377\n")
-    dataset = read(KITTI, tmp_path)
-    assert (len(dataset), dataset.dropped, dataset.split.count) == (2, 1, 3)
-    assert [dataset[i].name for i in range(2)] == dataset.names == ["a.png", "b.png"]
-
-
-def test_limit_is_evenly_spaced_and_unofficial(tmp_path):
+def test_limit_is_evenly_spaced_and_unofficial(tmp_path, caplog, monkeypatch):
     write_pairs(tmp_path, np.full((2, 2), 1000, np.uint16), names=tuple("abcdefgh"))
     dataset = read(NYU, tmp_path, limit=2, official_split="nyu/test")
     assert dataset.names == ["a.png", "e.png"]
     assert (dataset.split.name, dataset.split.count, dataset.split.official) == ("nyu/test[2]", 2, False)
-    assert read(NYU, tmp_path).split.official is None
-
-
-def test_limit_beyond_the_set_takes_all_and_says_so(tmp_path, caplog, monkeypatch):
-    write_pairs(tmp_path, np.full((2, 2), 1000, np.uint16), names=tuple("abcdefgh"))
     whole = read(NYU, tmp_path)
+    assert whole.split.official is None
+    # Beyond the set: all of it, with a warning.
     monkeypatch.setitem(splits.KNOWN_SPLITS, "nyu/test", splits.KnownSplit(8, whole.split.sha256))
     dataset = read(NYU, tmp_path, limit=9, official_split="nyu/test")
     assert dataset.names == whole.names
     assert (dataset.split.official, dataset.split.part, dataset.split.count) == (True, False, 8)
-    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
-        f"{dataset.name}: limit=9, and there are 8 samples: all are taken"
-    ]
+    assert "limit=9" in caplog.text
 
 
 def test_nyu_judges_the_raw_depth(tmp_path):
@@ -143,7 +119,7 @@ def test_eth3d_raw_floats(tmp_path):
     assert sample.depth[0].tolist() == [[1.5, 0], [0, 0]]
     assert sample.valid[0].tolist() == [[True, False], [False, False]]
     (tmp_path / "a_depth.JPG").write_bytes(depth.tobytes()[:-4])
-    with pytest.raises(DataError, match=r"a_depth\.JPG.*expected 2 x 2 float32 = 16 bytes, got 12"):
+    with pytest.raises(DataError, match=r"a_depth\.JPG.*16 bytes, got 12"):
         read(ETH3D, tmp_path)[0]
 
 
@@ -156,29 +132,14 @@ def test_diode_mask_alone_decides(tmp_path, shape):
     sample = read(DIODE, tmp_path, min_depth=0.6, max_depth=350.0)[0]
     assert sample.valid[0].tolist() == [[True, True], [False, False]]
     assert sample.depth[0].tolist() == [[np.float32(0.2), 900], [3, 0]]
-    np.save(tmp_path / "a_mask.npy", np.ones((2, 2)))
-    with pytest.raises(DataError, match=r"a_mask\.npy: calls 1 pixel"):
-        read(DIODE, tmp_path)[0]
-    np.save(tmp_path / "a_mask.npy", np.ones((3, 2)))
-    with pytest.raises(DataError, match=r"a_mask\.npy: expected a mask of \(2, 2\)"):
-        read(DIODE, tmp_path)[0]
-    np.save(tmp_path / "a_depth.npy", np.ones((2, 2), np.int32))
-    with pytest.raises(DataError, match=r"a_depth\.npy: expected float"):
-        read(DIODE, tmp_path)[0]
-
-
-def test_virtual_kitti_from_the_publishers_tars(tmp_path):
-    for part, pixels in (("rgb", PHOTO), ("depth", np.full((2, 2), 150, np.uint16))):
-        with io.BytesIO() as image, tarfile.open(tmp_path / f"vkitti_2.0.3_{part}.tar", "w") as archive:
-            Image.fromarray(pixels).save(image, format="PNG")
-            member = tarfile.TarInfo("Scene01/x.png")
-            member.size = image.tell()
-            image.seek(0)
-            archive.addfile(member, image)
-    (tmp_path / "list.txt").write_text("rgb/Scene01/x.png depth/Scene01/x.png")
-    dataset = read(VirtualKitti, tmp_path)
-    assert dataset[0].depth.unique().tolist() == [1.5]
-    assert pickle.loads(pickle.dumps(dataset))[0].depth.unique().tolist() == [1.5]
+    for value in (np.nan, np.inf, -1, 0):  # is no depth, though the mask calls it valid
+        np.save(tmp_path / "a_depth.npy", np.array([value, 900, 3, 0], np.float32).reshape(shape))
+        with pytest.raises(DataError, match=r"a\.png.*a_mask\.npy.* 1 pixel"):
+            read(DIODE, tmp_path)[0]
+    for file, content in (("a_mask.npy", np.ones((3, 2))), ("a_depth.npy", np.ones((2, 2), np.int32))):
+        np.save(tmp_path / file, content)
+        with pytest.raises(DataError, match=file):
+            read(DIODE, tmp_path)[0]
 
 
 def test_as_a_sequence_and_for_a_loader(tmp_path):
@@ -194,8 +155,8 @@ def test_as_a_sequence_and_for_a_loader(tmp_path):
 
 def test_wrong_range_and_root(tmp_path):
     write_pairs(tmp_path, np.full((2, 2), 1000, np.uint16))
-    with pytest.raises(ValueError, match="min_depth < max_depth"):
+    with pytest.raises(ValueError, match="min_depth"):
         read(NYU, tmp_path, min_depth=10.0, max_depth=1.0)
     nowhere = NYU(name="n", root=str(tmp_path / "no"), split_list=str(tmp_path / "list.txt"), min_depth=0, max_depth=1)
-    with pytest.raises(DataError, match="no such folder or archive"):
+    with pytest.raises(MissingDataError, match=str(tmp_path / "no")):
         nowhere.check_files()

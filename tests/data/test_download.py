@@ -1,7 +1,6 @@
 """Whole files and members of zips from a server that misbehaves; what arrives must be their bytes, or an error."""
 
 import hashlib
-import importlib
 import io
 import resource
 import threading
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from raw_hypersim import write_raw
 
 from marigold.data.download.http import Client, Network, Version
 from marigold.data.download.hypersim import download_hypersim
@@ -275,10 +275,9 @@ def test_an_error_stops_the_other_jobs():
         side_by_side(jobs, 2, stop)
 
 
-def test_hypersim_scene_by_scene(tmp_path, monkeypatch):
+def test_hypersim_scene_by_scene(tmp_path):
     """From zips that hold much that is not needed, exactly what the preparation's tests start from."""
-    monkeypatch.syspath_prepend(str(Path(__file__).parent / "preparation"))
-    raw = importlib.import_module("raw_hypersim").write_raw(tmp_path / "publisher")
+    raw = write_raw(tmp_path / "publisher")
     (raw / "metadata_camera_parameters.csv").write_text("scene_name\n")
     served = {f"/{path.name}": Served(path.read_bytes()) for path in raw.glob("*.csv")}
     for scene in (path for path in raw.iterdir() if path.is_dir()):

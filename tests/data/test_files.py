@@ -19,8 +19,8 @@ from marigold.files import lock_folder
 with lock_folder(Path(sys.argv[1])):
     child = subprocess.Popen(["sleep", "60"])
     forked = os.fork()
-    if forked:
-        print(child.pid, forked, flush=True)
+    if not forked:  # the parent could be killed before this one has run at all
+        print(child.pid, os.getpid(), flush=True)
     time.sleep(60)
 """
 

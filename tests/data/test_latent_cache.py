@@ -70,7 +70,7 @@ def test_rows_are_what_was_written_and_memory_is_flat_over_20_000_reads(tmp_path
 def test_every_variant_and_flip_is_a_row_of_its_own_and_parts_that_are_not_cached_are_none(tmp_path):
     chosen = stores(tmp_path, "image", "depth-pixels", variants=3)
     assert write(chosen) == [2, 1, 2, 1, 1]
-    cache = pickle.loads(pickle.dumps(read(chosen)))
+    cache = pickle.loads(pickle.dumps(read(chosen)))  # as a spawned worker gets it
     every = [(index, flip, variant) for index in range(7) for flip in (False, True) for variant in range(3)]
     indices, flips, variants = zip(*every, strict=True)
     batch, wanted = cache.batch(indices, flips, variants), encode(indices, flips, variants, (*IMAGE, *PIXELS))
@@ -136,19 +136,10 @@ def test_a_shard_that_was_not_finished_is_not_there(tmp_path):
     with pytest.raises(OSError, match="no space"):
         write(chosen, full)
     assert [store.absent() for store in chosen] == [[1, 2], [1, 2]]
-    with pytest.raises(CacheError, match="lacks 2 of 3 shards"):
+    with pytest.raises(CacheError, match=rf"{chosen[1].folder}.* 2 of 3 .*scripts/cache_latents\.py"):
         read(chosen)
     assert write(chosen) == [3, 2, 1, 1]
     assert read(chosen).batch([4], [False], [0]).image_latent[0, 0, 0, 0] == 4
-
-
-def test_stores_that_are_missing_are_named_with_the_command(tmp_path):
-    write(stores(tmp_path, "image", "depth"))
-    with pytest.raises(CacheError) as caught:
-        read(stores(tmp_path, "image", "depth-pixels"))
-    assert f"{tmp_path / 'depth-pixels'} lacks 3 of 3 shards" in str(caught.value)
-    assert str(tmp_path / "image") not in str(caught.value)
-    assert "scripts/cache_latents.py" in str(caught.value)
 
 
 def test_what_was_made_from_something_else_is_refused_before_anything_is_written(tmp_path):
@@ -169,27 +160,5 @@ def test_pictures_of_different_sizes_are_refused(tmp_path):
         batch = encode(indices, flips, variants, parts)
         return replace(batch, image_latent=batch.image_latent[..., : 16 - indices[0]])
 
-    with pytest.raises(CacheError, match=r"image: .* different sizes .* transform\.size"):
+    with pytest.raises(CacheError, match=r"image.*transform\.size"):
         write(stores(tmp_path, "image"), varied)
-
-
-def test_a_cache_of_an_earlier_version_is_refused_by_name(tmp_path):
-    (tmp_path / "shard_00000.h5").touch()
-    chosen = stores(tmp_path, "image", "depth")
-    for use in (write, read):
-        with pytest.raises(CacheError, match=f"{tmp_path} .*earlier version"):
-            use(chosen)
-    assert not (tmp_path / "image").exists()
-
-
-def test_pinning_keeps_every_part(monkeypatch):
-    monkeypatch.setattr(torch.Tensor, "pin_memory", torch.Tensor.clone)  # a CPU alone has no pinned memory
-    batch = encode([1, 2], [False, True], [0, 0], (*LATENTS, *PIXELS))
-    batch = replace(batch, valid_latent=None, valid=None)
-    pinned = batch.pin_memory()
-    for key, part in vars(batch).items():
-        if isinstance(part, torch.Tensor):
-            assert getattr(pinned, key) is not part
-            assert torch.equal(getattr(pinned, key), part)
-        else:
-            assert getattr(pinned, key) == part

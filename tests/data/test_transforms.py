@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from marigold.data.augmentation import Augmentation, augment
+from marigold.data.latent_cache import LatentBatch
 from marigold.data.transforms import AUGMENTATION, PixelExamples, Target, Transform, training_example
 from marigold.depth.mapping import MAPPINGS
 from marigold.types import DepthSample
@@ -81,17 +82,21 @@ def test_a_batch_holds_the_versions_that_were_asked_for():
 
 def test_pinning_keeps_every_part(monkeypatch):
     monkeypatch.setattr(torch.Tensor, "pin_memory", torch.Tensor.clone)  # a CPU alone has no pinned memory
-    batch = PixelExamples([street()], ["a"], WHOLE, Target()).batch([0], [False], [0])
-    pinned = batch.pin_memory()
-    assert pinned.names == batch.names
-    for part in ("image_norm", "depth_norm", "valid", "half_range"):
-        assert getattr(pinned, part) is not getattr(batch, part)
-        assert torch.equal(getattr(pinned, part), getattr(batch, part))
+    pixels = PixelExamples([street()], ["a"], WHOLE, Target()).batch([0], [False], [0])
+    latents = LatentBatch(("a",), torch.rand(1, 4, 6, 8), half_range=pixels.half_range)
+    for batch in (pixels, latents):
+        pinned = batch.pin_memory()
+        for key, part in vars(batch).items():
+            if isinstance(part, torch.Tensor):
+                assert getattr(pinned, key) is not part
+                assert torch.equal(getattr(pinned, key), part)
+            else:
+                assert getattr(pinned, key) == part
 
 
 def test_pictures_of_different_sizes_need_a_size():
     samples, names = [street(), street(1, (32, 64))], ["a", "b"]
-    with pytest.raises(ValueError, match=r"a of 48x64 and b of 32x64 pixels; .* transform\.size"):
+    with pytest.raises(ValueError, match=r"a of 48x64 and b of 32x64.*transform\.size"):
         PixelExamples(samples, names, WHOLE, Target()).batch([0, 1], [False, False], [0, 0])
     batch = PixelExamples(samples, names, Transform((16, 24), True, 0.02), Target()).batch(
         [0, 1], [False, True], [0, 0]
@@ -101,7 +106,7 @@ def test_pictures_of_different_sizes_need_a_size():
 
 def test_samples_that_cannot_be_used_are_named():
     sample = street()
-    with pytest.raises(ValueError, match=r"street 0: .*no valid pixel"):
+    with pytest.raises(ValueError, match="street 0"):
         training_example(replace(sample, valid=sample.valid & False), WHOLE, Target(far="supervise"), flip=False)
-    with pytest.raises(ValueError, match="street 0: 20x64 pixels"):
+    with pytest.raises(ValueError, match="street 0: 20x64"):
         training_example(street(size=(20, 64)), WHOLE, Target(), flip=False)

@@ -16,6 +16,7 @@ from marigold.data.errors import DataError
 T = TypeVar("T")
 
 _CHUNK = 1 << 18  # what a reset in the middle can lose
+# What another try may mend: RFC 9110, 8470 (425) and 6585 (429).
 _TRY_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 

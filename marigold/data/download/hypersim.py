@@ -27,6 +27,7 @@ def download_hypersim(
     """
     names: dict[str, list[str]] = defaultdict(list)
     with TemporaryDirectory() as scratch:
+        # The csv alone says which frames there are, so a dry run needs it too; it goes with the scratch folder.
         csv, tables = settings, [split_csv, camera_csv]
         if settings.dry_run and not Path(settings.out, split_csv.file_name()).exists():
             csv, tables = replace(settings, out=scratch, dry_run=False), [split_csv]

@@ -25,6 +25,7 @@ def download_kitti(
     photos: dict[str, list[str]] = defaultdict(list)
     depth = []
     for photo, annotation, *_ in read_split(split_list, columns=2):
+        # Drives come raw and, with _sync after the name, synchronised and rectified, as which the images are used.
         folder = photo.split("/")[1] if photo.count("/") else ""
         if not folder.endswith("_sync"):
             raise DataError(f"{split_list}: expected DATE/DRIVE_sync/image_02/data/NUMBER.png, got {photo}")

@@ -14,7 +14,7 @@ from marigold.data.download.http import Client, Network
 from marigold.data.download.members import RemoteZip
 from marigold.data.download.whole import RemoteFile, WholeFile
 from marigold.data.errors import DataError
-from marigold.data.preparation.runner import free_space
+from marigold.data.preparation.lists import free_space, gib
 from marigold.data.splits import evenly_spaced
 from marigold.files import lock_folder
 
@@ -76,7 +76,7 @@ def download(settings: Settings, items: Sequence[WholeFile | RemoteZip], next_st
     another process writes there.
     """
     out, connections, stop = Path(settings.out), settings.network.connections, threading.Event()
-    missing = {item.url: item.missing() for item in items}
+    missing = {item.url: item.missing() for item in items}  # once: each looks for its files on the disk
     todo = [item for item in items if missing[item.url]]
     files, left = sum(len(item.names) for item in items), sum(map(len, missing.values()))
     with Client(settings.network) as client:
@@ -120,7 +120,7 @@ def side_by_side(
     """
     results: dict[str, T] = {}
     failed: dict[str, str] = {}
-    with ThreadPoolExecutor(connections) as pool:
+    with ThreadPoolExecutor(connections) as pool:  # threads do: each waits for the server
         running = {pool.submit(job): name for name, job in jobs.items()}
         try:
             for done in as_completed(running):
@@ -133,7 +133,3 @@ def side_by_side(
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return results, failed
-
-
-def gib(size: int) -> str:
-    return f"{size / 2**30:.2f} GiB"

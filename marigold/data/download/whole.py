@@ -61,7 +61,7 @@ class WholeFile:
             with self._part.open("ab") as disk:
                 client.retry(self.url, partial(self._append_rest, client, disk, progress), disk.tell)
                 disk.flush()
-                os.fsync(disk.fileno())
+                os.fsync(disk.fileno())  # its final name says that it is whole: the bytes come first
         except OSError as error:
             raise OSError(error.errno, f"{error.strerror}; run again to resume", str(self._part)) from error
         try:

@@ -19,6 +19,8 @@ from marigold.data.preparation.runner import Preparation, run
 from marigold.data.splits import read_split
 from marigold.files import write_atomically
 
+JPEG_QUALITY = 95  # of ScanNet's shrunk images
+
 
 def prepare_benchmark(
     dataset: str,
@@ -31,7 +33,6 @@ def prepare_benchmark(
     split: str | None = None,
     split_list: str | None = None,
     photo_size: tuple[int, int] | None = None,
-    jpeg_quality: int = 95,
 ) -> PreparationSummary:
     """Link the publisher's files in `raw` into `out` under the names of the evaluation archive, or list an `archive`.
 
@@ -51,17 +52,16 @@ def prepare_benchmark(
         )
     else:
         lines = lines_of(dataset, files)
+    # A scene that was not unpacked would otherwise give a shorter list, not an error.
     absent = [scene for scene in layout.scenes if not any(f"/{scene}/" in image for image in lines)]
     if absent or not lines:
         raise DataError(f"{folder}: no images of {', '.join(absent) or dataset}; unpack {layout.unpack}")
     lists = plan_lists(dataset, lines, split)
-    settings: dict[str, object] = {"dataset": dataset}
+    settings: dict[str, object] = {"dataset": dataset}  # linked files depend on nothing else
     if photo_size is not None:
-        settings |= {"photo_size": list(photo_size), "jpeg_quality": jpeg_quality}
+        settings |= {"photo_size": list(photo_size), "jpeg_quality": JPEG_QUALITY}
     listed = {name: files.get(name) for line in lines.values() for name in line.split() if "/" in name}
-    return run(
-        TakenOver(Path(out), lists, settings, folder, listed, photo_size, jpeg_quality), workers, dry_run, max_broken
-    )
+    return run(TakenOver(Path(out), lists, settings, folder, listed, photo_size), workers, dry_run, max_broken)
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,6 @@ class TakenOver(Preparation):
     raw: Path
     files: Mapping[str, Path | None]
     photo_size: tuple[int, int] | None
-    jpeg_quality: int
 
     def convert(self, item: str, out: Path) -> Outcome:
         files, written = {}, 0
@@ -85,7 +84,7 @@ class TakenOver(Preparation):
             source = self.files[name]
             if source is None:
                 raise DataError(f"missing: {name} in {self.raw}")
-            small = shrunk(source, self.photo_size, self.jpeg_quality) if name == item and self.photo_size else None
+            small = shrunk(source, self.photo_size) if name == item and self.photo_size else None
             if small is None:
                 files[name], taken = take_over(source, out / name)
             else:
@@ -94,7 +93,7 @@ class TakenOver(Preparation):
         return Outcome(item, files, written)
 
 
-def shrunk(source: Path, size: tuple[int, int], jpeg_quality: int) -> bytes | None:
+def shrunk(source: Path, size: tuple[int, int]) -> bytes | None:
     """The image as a JPEG of `size` (height, width), or None if it has that size."""
     try:
         image = decode_photo(source.read_bytes())
@@ -105,11 +104,11 @@ def shrunk(source: Path, size: tuple[int, int], jpeg_quality: int) -> bytes | No
     # Pillow's bilinear filter widens with the factor, so nothing aliases; 4:4:4 keeps the colours' resolution.
     small = Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR)
     with io.BytesIO() as file:
-        small.save(file, format="JPEG", quality=jpeg_quality, subsampling=0)
+        small.save(file, format="JPEG", quality=JPEG_QUALITY, subsampling=0)
         return file.getvalue()
 
 
 def _names(folder: Path) -> list[str]:
     """Every file below the folder, linked folders included."""
-    found = os.walk(folder, followlinks=True)
+    found = os.walk(folder, followlinks=True)  # scenes are often links to another disk
     return sorted(Path(place, file).relative_to(folder).as_posix() for place, _, files in found for file in files)

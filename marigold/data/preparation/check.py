@@ -67,8 +67,9 @@ def offence(dataset: DepthDataset, index: int) -> tuple[str, str] | None:
     if depth.numel() == 0:
         return "no valid pixel", f"{where}: no valid pixel"
     nearest, farthest = depth.min().item(), depth.max().item()
-    if nearest == farthest:
+    if nearest == farthest:  # no range to normalise, and no sensor gives one
         return "constant depth", f"{where}: all {depth.numel():,} valid pixels are at {nearest:g} m"
+    # Of DIODE alone, whose mask file decides what is valid; elsewhere the range itself is the mask.
     if nearest < dataset.min_depth or farthest > dataset.max_depth:
         plausible = f"{dataset.min_depth:g} to {dataset.max_depth:g} m"
         return "implausible depth", f"{where}: {nearest:g} to {farthest:g} m, expected {plausible}"

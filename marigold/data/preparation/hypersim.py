@@ -21,7 +21,7 @@ from marigold.data.preparation.hypersim_recipe import (
     released_frames,
     tone_map,
 )
-from marigold.data.preparation.images import to_millimetres, write_png
+from marigold.data.preparation.images import PNG_LEVEL, to_millimetres, write_png
 from marigold.data.preparation.journal import Outcome
 from marigold.data.preparation.lists import PlannedList, PreparationSummary
 from marigold.data.preparation.runner import Preparation, run
@@ -44,6 +44,7 @@ class Filter:
 
     def reason(self, split: str, facts: Mapping[str, int | float]) -> str:
         """Why a frame is dropped, or "" if it is kept."""
+        # The published statistics have the zeros of unknown pixels in them, so a frame with any has its range from 0.
         nearest = facts["depth_min_known"] if self.depth_range_of_known else facts["depth_min"]
         if facts["depth_max"] - nearest < self.min_depth_range:
             return f"depth range < {self.min_depth_range:g} m"
@@ -63,7 +64,6 @@ def prepare_hypersim(
     split_csv: str,
     camera_csv: str | None,
     scenes: list[str] | None,
-    png_compress_level: int,
     filter: Filter,
     official: str | None,
 ) -> PreparationSummary:
@@ -81,15 +81,18 @@ def prepare_hypersim(
         lines[split][f"{split}/{scene}/{camera}/{frame}"] = line
     lists = []
     for split, found in lines.items():
-        known = f"{official}/{split}" if official else None
+        known = f"{official}/{split}" if official else None  # the rendered rooms are of this layout, and of no list
         lists += (
             [PlannedList(f"filename_list_{split}.txt", found, known, f"filename_meta_{split}.csv")] if found else []
         )
     if not lists:
         raise DataError(f"{split_csv}: no released frame" + (f" of the scenes {scenes}" if scenes else ""))
-    cameras = None if camera_csv is None else read_cameras(Path(camera_csv))
-    job = HypersimFrames(Path(raw), Path(out), lists, cameras, png_compress_level, filter)
-    note = "one pinhole for all scenes, as published" if camera_csv is None else f"each scene's own, {camera_csv}"
+    settings, cameras = {"dataset": "hypersim", "cameras": "nominal", "png_compress_level": PNG_LEVEL}, None
+    note = "one pinhole for all scenes, as published"
+    if camera_csv is not None:
+        settings["cameras"], cameras = "per scene", read_cameras(Path(camera_csv))
+        note = f"each scene's own, {camera_csv}"
+    job = HypersimFrames(Path(raw), Path(out), lists, settings, cameras, filter)
     return replace(run(job, workers, dry_run, max_broken), note=f"camera: {note}")
 
 
@@ -100,14 +103,9 @@ class HypersimFrames(Preparation):
     raw: Path
     out: Path
     lists: Sequence[PlannedList]
+    settings: Mapping[str, object]
     cameras: Mapping[str, Matrix] | None
-    png_compress_level: int
     filter: Filter
-
-    @property
-    def settings(self) -> dict[str, object]:  # type: ignore[override]
-        cameras = "nominal" if self.cameras is None else "per scene"
-        return {"dataset": "hypersim", "cameras": cameras, "png_compress_level": self.png_compress_level}
 
     def convert(self, item: str, out: Path) -> Outcome:
         split, scene, camera, frame = item.split("/")
@@ -119,6 +117,7 @@ class HypersimFrames(Preparation):
         colour = _array(storage, f"{final}.color.hdf5", 3, "f")
         distance = _array(storage, f"{geometry}.depth_meters.hdf5", 2, "f")
         entity = _array(storage, f"{geometry}.render_entity_id.hdf5", 2, "i")
+        # Compared here: numpy would broadcast some wrong sizes without a word.
         if not colour.shape[:2] == distance.shape == entity.shape or colour.shape[2] != 3:
             raise DataError(f"{final}: sizes differ: {colour.shape}, {distance.shape}, {entity.shape}")
         if (entity == 0).any():
@@ -129,17 +128,19 @@ class HypersimFrames(Preparation):
         depth = distance * planar_factor(entity.shape[0], entity.shape[1], matrix)
         millimetres, unfit = to_millimetres(depth, known)
         files = {
-            name: write_png(out / name, pixels, self.png_compress_level)
+            name: write_png(out / name, pixels)
             for kind, pixels in (("rgb", image), ("depth_plane", millimetres))
             for name in [f"{split}/{scene}/{kind}_{camera}_fr{frame}.png"]
         }
         return Outcome(item, files, sum(files.values()), _facts(image, millimetres, known, unfit))
 
     def why_dropped(self, item: str, facts: Mapping[str, int | float]) -> str:
+        # By what the journal noted of the frame, so that another filter opens no image again.
         return self.filter.reason(item.partition("/")[0], facts)
 
 
 def _facts(image: np.ndarray, millimetres: np.ndarray, known: np.ndarray, unfit: int) -> dict[str, int | float]:
+    # Of the written millimetres, not of the floats: the filter must see what the reader will.
     positive = millimetres[millimetres > 0]
     return {
         "rgb_min": int(image.min()),
@@ -163,9 +164,8 @@ def _array(storage: Storage, name: str, ndim: int, kind: str) -> np.ndarray:
     return array
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=4)  # the frames of a scene follow each other
 def _open_scene(raw: Path, scene: str) -> Storage:
-    # The folder alone, without the other scenes' zips; and no index beside the publisher's files.
+    # Not `open_storage(raw)`: it would open the zips of all 457 scenes to read from one.
     archive = raw / f"{scene}.zip"
-    zipped = archive.is_file() and not (raw / scene).is_dir()
-    return open_storage(archive, cache_index=False) if zipped else FolderStorage(raw)
+    return open_storage(archive) if archive.is_file() and not (raw / scene).is_dir() else FolderStorage(raw)

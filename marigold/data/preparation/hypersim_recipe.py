@@ -61,6 +61,7 @@ def planar_factor(height: int, width: int, camera: Matrix | None) -> np.ndarray:
         x = np.arange(width) - (width - 1) / 2
         y = np.arange(height)[:, None] - (height - 1) / 2
         return focal / np.sqrt(x**2 + y**2 + focal**2)
+    # Pixels' centres; the edges are at -1 and 1.
     u = (np.arange(width) + 0.5) * 2 / width - 1
     v = 1 - (np.arange(height) + 0.5) * 2 / height
     grid = np.stack(np.broadcast_arrays(u[None, :], v[:, None], np.ones((height, width))))
@@ -74,14 +75,16 @@ def tone_map(colour: np.ndarray, known: np.ndarray) -> np.ndarray:
     The exposure puts the 90th percentile of the brightness of known pixels at 0.8. Not-a-number becomes
     black, infinity white.
     """
+    # 65504 is the largest half float; the publisher's radiance is stored as such.
     colour = np.nan_to_num(colour.astype(np.float32), nan=0.0, posinf=65504.0, neginf=0.0)
     scale = np.float32(1)
     if known.any():
+        # CCIR 601's weights of red, green and blue, as in Hypersim's own tone mapping.
         brightness = (colour @ np.array([0.3, 0.59, 0.11], np.float32))[known]
         bright = float(np.percentile(brightness, BRIGHT_PERCENTILE))
         scale = np.float32(0 if bright < DARK else BRIGHT_VALUE ** (1 / GAMMA) / bright)
     photo = np.clip(np.maximum(colour * scale, 0) ** np.float32(GAMMA), 0, 1)
-    return (photo * 255).astype(np.uint8)
+    return (photo * 255).astype(np.uint8)  # truncated, as the published images
 
 
 def _rows(path: Path, columns: Sequence[str]) -> Iterator[list[str]]:

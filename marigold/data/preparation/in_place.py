@@ -10,7 +10,7 @@ from marigold.data.preparation.layouts import lines_of, plan_lists
 from marigold.data.preparation.lists import PlannedList, PreparationSummary, report_broken, write_list
 from marigold.data.splits import VKITTI_SPLITS, vkitti_lines
 from marigold.data.storage import ARCHIVE_SUFFIXES, open_storage
-from marigold.data.training_sets import VKITTI_ARCHIVES, open_vkitti
+from marigold.data.training_sets import open_vkitti, vkitti_places
 
 
 def prepare_archive(dataset: str, archive: str, out: str, dry_run: bool, split: str | None) -> PreparationSummary:
@@ -19,7 +19,7 @@ def prepare_archive(dataset: str, archive: str, out: str, dry_run: bool, split: 
     Raises DataError if a listed file is not in it, or if it has none of the set's files.
     """
     source = Path(archive)
-    names = open_storage(source, cache_index=not dry_run).names()
+    names = open_storage(source, cache_index=not dry_run).names()  # a dry run leaves no index either
     if source.is_dir():
         if not (Path(out).exists() and Path(out).samefile(source)):
             raise DataError(f"{archive}: a folder is read where it is: give out={archive} too")
@@ -43,10 +43,8 @@ def prepare_vkitti(
         lines = {line.split()[0]: line for line in vkitti_lines(split, last_frames)}
         lists += [PlannedList(f"filename_list_{split}.txt", lines, f"vkitti/{split}" if last_frames is None else None)]
     names = open_vkitti(raw, cache_index=not dry_run).names()
-    places = [Path(raw, tar) if Path(raw, tar).is_file() else Path(raw, part) for part, tar in VKITTI_ARCHIVES.items()]
-    return list_in_place(
-        places, names, [planned for planned in lists if planned.lines], Path(out), dry_run, max_broken
-    )
+    lists = [planned for planned in lists if planned.lines]
+    return list_in_place([*vkitti_places(raw).values()], names, lists, Path(out), dry_run, max_broken)
 
 
 def list_in_place(
@@ -63,6 +61,7 @@ def list_in_place(
     """
     place, there = " and ".join(map(str, places)), set(names)
     lines = {item: line.split() for planned in lists for item, line in planned.lines.items()}
+    # Columns without a slash are no files: None for no ground truth, and KITTI's focal length.
     absent = {item: [name for name in line if "/" in name and name not in there] for item, line in lines.items()}
     missing = {item: f"not in {place}: {' and '.join(files)}" for item, files in absent.items() if files}
     note = f"read in place: {place}"

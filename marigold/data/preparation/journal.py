@@ -37,6 +37,7 @@ def load(out: Path, settings: Mapping[str, object]) -> dict[str, Outcome]:
     if not (out / _PLACE).exists():
         return {}
     head, *entries = [*_entries(out / _PLACE)] or [{"settings": settings}]
+    # To JSON and back, so that a tuple equals the list as which it was stored.
     if head != json.loads(json.dumps({"settings": settings})):
         differs = f"{out} was prepared with {head.get('settings')}, now asked for {dict(settings)}"
         raise DataError(f"{differs}: take another out=DIR, or delete this one")
@@ -51,6 +52,7 @@ def continued(
     """A function that adds an outcome to the journal, which begins with the `known` ones."""
     entries = [{"settings": settings}, *map(asdict, known.values())]
     write_atomically(out / _PLACE, "".join(f"{json.dumps(entry)}\n" for entry in entries))
+    # Line by line: a killed run loses the line it was writing, no more.
     with open(out / _PLACE, "a", encoding="utf-8", buffering=1) as file:
         yield lambda outcome: file.write(f"{json.dumps(asdict(outcome))}\n")
 

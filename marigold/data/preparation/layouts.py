@@ -128,6 +128,7 @@ def plan_lists(dataset: str, lines: Mapping[str, str], split: str | None = None)
         if f"{split}.txt" not in lists:
             raise ValueError(f"prepare.split: expected one of {', '.join(lists)} without .txt, got {split!r}")
         lists = {f"{split}.txt": lists[f"{split}.txt"]}
+    # By content: test and validation images of KITTI have names of the same form.
     sha256 = canonical_sha256(lines.values())
     known = next((name for name, known in KNOWN_SPLITS.items() if known.sha256 == sha256), None)
     if split is not None and known not in (None, f"{dataset}/{split}"):

@@ -76,10 +76,10 @@ def write_list(out: Path, planned: PlannedList, reasons: Mapping[str, str]) -> L
     path = out / planned.file
     kept = [line for item, line in planned.lines.items() if not reasons.get(item)]
     dropped = Counter(reason for item in planned.lines if (reason := reasons.get(item)))
-    if not kept:
+    if not kept:  # readers refuse an empty list, but can't say why it is empty
         raise DataError(f"{path}: nothing is left to list; dropped: {dict(dropped)}")
     write_atomically(path, "".join(f"{line}\n" for line in kept))
-    split = describe_split(path, [tuple(line.split()) for line in kept], planned.official, tell=False)
+    split = describe_split(path, [tuple(line.split()) for line in kept], planned.official)
     return ListResult(split, dropped)
 
 
@@ -88,9 +88,9 @@ def report_broken(out: Path, broken: Mapping[str, str], total: int, max_broken: 
     report, lines = out / "broken.txt", [f"{name}\t{reason}\n" for name, reason in sorted(broken.items())]
     if lines and not dry_run:
         write_atomically(report, "".join(lines))
-    elif not dry_run:
+    elif not dry_run:  # an old report would call repaired files broken
         report.unlink(missing_ok=True)
-    if len(broken) > max_broken * total:
+    if len(broken) > max_broken * total:  # after the report, which tells what to repair
         raise DataError(
             f"{len(broken):,} of {total:,} images are missing or broken, more than max_broken={max_broken:g} allows; "
             f"all are in {report}, the first are\n{''.join(lines[:10])}What was converted is kept: run again."
@@ -104,6 +104,7 @@ def free_space(out: Path) -> int:
 
 def existing(path: Path) -> Path:
     """The folder nearest to `path`, it or above it, that is there."""
+    # The disk of a folder that will be made is that of the one above it.
     return next(place for place in (path, *path.absolute().parents) if place.exists())
 
 

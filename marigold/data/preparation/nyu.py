@@ -12,7 +12,7 @@ from scipy.io import loadmat
 from scipy.io.matlab import MatReadError
 
 from marigold.data.errors import DataError
-from marigold.data.preparation.images import raw_folder, to_millimetres, write_png
+from marigold.data.preparation.images import PNG_LEVEL, raw_folder, to_millimetres, write_png
 from marigold.data.preparation.in_place import prepare_archive
 from marigold.data.preparation.journal import Outcome
 from marigold.data.preparation.layouts import lines_of, plan_lists
@@ -29,19 +29,18 @@ def prepare_nyu(
     dry_run: bool,
     max_broken: float,
     archive: str | None,
-    png_compress_level: int,
 ) -> PreparationSummary:
     """Convert `raw`/nyu_depth_v2_labeled.mat, split by `raw`/splits.mat; or list a published `archive`."""
     if archive is not None:
         return prepare_archive("nyu", archive, out, dry_run, split=None)
-    return run(NyuImages(raw_folder(raw), Path(out), png_compress_level), workers, dry_run, max_broken)
+    return run(NyuImages(raw_folder(raw), Path(out)), workers, dry_run, max_broken)
 
 
 class NyuImages(Preparation):
     """The images as items `split/scene/rgb_id.png`; ids are the 1-based positions in the .mat file."""
 
-    def __init__(self, raw: Path, out: Path, png_compress_level: int) -> None:
-        self.mat, self.out, self.png_compress_level = raw / LABELED, out, png_compress_level
+    def __init__(self, raw: Path, out: Path) -> None:
+        self.mat, self.out = raw / LABELED, out
         scenes = read_scenes(self.mat)
         splits = read_split_ids(raw / SPLITS)
         every = Counter(number for ids in splits.values() for number in ids)
@@ -49,21 +48,22 @@ class NyuImages(Preparation):
             raise DataError(f"{raw / SPLITS}: train and test are not the {len(scenes)} images, each once")
         names = [f"{split}/{scenes[i - 1]}/rgb_{i:04d}.png" for split, ids in splits.items() for i in ids]
         self.lists = plan_lists("nyu", lines_of("nyu", names))
-        self.settings = {"dataset": "nyu", "png_compress_level": png_compress_level}
+        self.settings = {"dataset": "nyu", "png_compress_level": PNG_LEVEL}
 
     def convert(self, item: str, out: Path) -> Outcome:
-        number = int(item[-8:-4])
+        number = int(item[-8:-4])  # of .../rgb_0001.png
         photo = _slice(self.mat, "images", number)
         if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[2] != 3:
             raise DataError(f"{self.mat}, image {number}: expected 8-bit RGB, got {photo.dtype} {photo.shape}")
-        files = {item: write_png(out / item, photo, self.png_compress_level)}
+        files = {item: write_png(out / item, photo)}
         for key, kind in (("rawDepths", "depth"), ("depths", "filled")):
             depth = _slice(self.mat, key, number)
             if depth.dtype.kind != "f" or depth.shape != photo.shape[:2]:
                 raise DataError(f"{self.mat}, {key} {number}: {depth.dtype} {depth.shape}, photo {photo.shape}")
+            # All known: the sensor's 0 stays 0. Rounded: the publisher gives floats, no integers that were cut.
             millimetres, _ = to_millimetres(depth, np.ones(depth.shape, bool), rounded=True)
             name = item.replace("/rgb_", f"/{kind}_")
-            files[name] = write_png(out / name, millimetres, self.png_compress_level)
+            files[name] = write_png(out / name, millimetres)
         return Outcome(item, files, sum(files.values()))
 
 
@@ -85,6 +85,7 @@ def read_split_ids(splits: Path) -> dict[str, list[int]]:
 def _slice(mat: Path, key: str, number: int) -> np.ndarray:
     """One image as (H, W) or (H, W, C): MATLAB's column-major order reversed every axis."""
     with _reading(f"{mat}, {key} {number}"):
+        # One image at a time: all of the file's arrays take 2.8 GB.
         return np.asarray(_open(mat)[key][number - 1]).T
 
 
@@ -93,6 +94,7 @@ def _reading(what: str) -> Iterator[None]:
     """Raise DataError for all that h5py and loadmat raise for a file that is broken, no .mat or without the key."""
     try:
         yield
+    # NotImplementedError: loadmat does not read version 7.3, which is HDF5.
     except (OSError, ValueError, KeyError, NotImplementedError, MatReadError) as error:
         raise DataError(f"{what}: not readable ({error})") from error
 

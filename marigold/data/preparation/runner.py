@@ -73,6 +73,7 @@ def run(preparation: Preparation, workers: int, dry_run: bool, max_broken: float
     known = load(out, settings)
     done = {item: known[item] for item in items if item in known}
     already, todo = len(done), [item for item in items if item not in done]
+    # A few images are converted sooner than estimated.
     needed = _estimate(preparation, todo) if dry_run or len(todo) > 16 * _PROBES else 0
     if dry_run:
         return PreparationSummary(out, True, len(items), already, 0, needed)
@@ -85,6 +86,7 @@ def run(preparation: Preparation, workers: int, dry_run: bool, max_broken: float
     with (
         continued(out, settings, known) as add,
         tqdm(total=len(items), initial=already, unit="image", desc=out.name) as bar,
+        # Closed after an error too: no worker may still write when the next run looks at the folder.
         closing(in_processes(preparation.attempt, todo, workers)) as outcomes,
     ):
         for outcome in outcomes:
@@ -141,7 +143,7 @@ def _write(preparation: Preparation, planned: PlannedList, done: Mapping[str, Ou
     reasons = {
         item: preparation.why_dropped(item, done[item].facts) if item in done else "broken" for item in planned.lines
     }
-    if planned.facts:
+    if planned.facts:  # of the dropped ones too: who changes the filter wants to see what it drops
         rows = [(line, not reasons[i], *done[i].facts.values()) for i, line in planned.lines.items() if i in done]
         head = next((["kept", *done[item].facts] for item in planned.lines if item in done), [])
         with io.StringIO() as file:

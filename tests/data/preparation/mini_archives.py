@@ -22,20 +22,32 @@ UNITS = {"nyu": 1000, "kitti": 256, "scannet": 1000}  # of a 16-bit depth PNG, p
 
 def write_archive(dataset: str, source: str, folder: Path, size: Size = (8, 12)) -> Path:
     """The archive that scripts/download.py dataset=... source=... brings; depth runs from 2 to 3 m."""
-    files = archive_files(dataset, source, size)
-    folder.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(folder / TARS[dataset, source], "w") as archive:
+    return pack(folder / TARS[dataset, source], archive_files(dataset, source, size))
+
+
+def pack(path: Path, files: Mapping[str, bytes]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as archive:
         for name, data in files.items():
             member = tarfile.TarInfo(f"./{name}")
             member.size = len(data)
             archive.addfile(member, io.BytesIO(data))
-    return folder / TARS[dataset, source]
+    return path
 
 
-def archive_files(dataset: str, source: str, size: Size) -> Mapping[str, bytes]:
-    photo = _encoded(_photo(size), "JPEG" if dataset in ("eth3d", "scannet") else "PNG")
+def unpack(folder: Path, files: Mapping[str, bytes]) -> Path:
+    for name, data in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    return folder
+
+
+def archive_files(dataset: str, source: str = "archive", size: Size = (8, 12)) -> dict[str, bytes]:
+    noise = np.random.default_rng(0).integers(0, 256, (8, 12, 3), dtype=np.uint8)
+    # Repeated, so that an image of a real set's size compresses.
+    photo = encoded(np.resize(noise, (*size, 3)), "JPEG" if dataset in ("eth3d", "scannet") else "PNG")
     metres = np.linspace(2, 3, size[0] * size[1], dtype=np.float32).reshape(size)
-    png = _encoded((metres * UNITS[dataset]).astype(np.uint16), "PNG") if dataset in UNITS else b""
+    png = encoded((metres * UNITS[dataset]).astype(np.uint16)) if dataset in UNITS else b""
     files: dict[str, bytes] = {}
     for i in (1, 2):
         if dataset == "nyu":
@@ -57,23 +69,19 @@ def archive_files(dataset: str, source: str, size: Size) -> Mapping[str, bytes]:
             kind = ("indoors", "outdoor")[i - 1]
             stem = f"{kind}/scene_00019/scan_00183/00019_00183_{kind}_000_010"
             files[f"{stem}.png"] = photo
-            files[f"{stem}_depth.npy"] = _npy(metres[..., None])
-            files[f"{stem}_depth_mask.npy"] = _npy(np.ones(size, np.float32))
+            files[f"{stem}_depth.npy"] = npy(metres[..., None])
+            files[f"{stem}_depth_mask.npy"] = npy(np.ones(size, np.float32))
     return files
 
 
-def _photo(size: Size) -> np.ndarray:
-    noise = np.random.default_rng(0).integers(0, 256, (8, 12, 3), dtype=np.uint8)
-    return np.resize(noise, (*size, 3))  # repeated, so that a photo of a real set's size compresses
-
-
-def _encoded(pixels: np.ndarray, kind: str) -> bytes:
+def encoded(pixels: np.ndarray, kind: str = "PNG", mode: str | None = None, **options) -> bytes:
     with io.BytesIO() as file:
-        Image.fromarray(pixels).save(file, format=kind)
+        image = Image.fromarray(pixels)
+        (image.convert(mode) if mode else image).save(file, format=kind, **options)
         return file.getvalue()
 
 
-def _npy(array: np.ndarray) -> bytes:
+def npy(array: np.ndarray, **options) -> bytes:
     with io.BytesIO() as file:
-        np.save(file, array)
+        np.save(file, array, **options)
         return file.getvalue()

@@ -1,77 +1,63 @@
-"""KITTI, ETH3D, ScanNet, DIODE and Virtual KITTI from trees in the publishers' own layouts."""
+"""The publishers' own layouts give what the evaluation archives give; Virtual KITTI is read in place."""
 
 import os
-import tarfile
-from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+import torch
+from mini_archives import archive_files, encoded, pack, unpack
 
-from marigold.data.errors import DataError
+from marigold.data.errors import DataError, MissingDataError
 from marigold.data.preparation.layouts import ETH3D_SCENES
 from marigold.data.splits import vkitti_lines
 
-RNG = np.random.default_rng(0)
+PIXELS = np.random.default_rng(0).integers(0, 256, (8, 12, 3), dtype=np.uint8)
 
 
-def image(path: Path, height: int = 8, width: int = 12) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(RNG.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(path)
-
-
-def depth_png(path: Path, value: int, height: int = 8, width: int = 12) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.full((height, width), value, np.uint16)).save(path)
-
-
-def diode(raw: Path, kind: str) -> Path:
-    stem = raw / kind / "scene_00019/scan_00183" / f"00019_00183_{kind}_000_010"
-    image(stem.with_suffix(".png"))
-    np.save(f"{stem}_depth.npy", np.full((8, 12, 1), 3.0, np.float32))
-    np.save(f"{stem}_depth_mask.npy", np.ones((8, 12)))
-    return stem
-
-
-def test_kitti_merges_the_two_parts_of_the_annotation(tmp_path, prepare, reader):
-    raw, out = tmp_path / "raw", tmp_path / "kitti"
-    day, lines = "2011_09_26", []
-    for drive, part in (("0002", "val"), ("0009", "train")):
-        sync = f"{day}_drive_{drive}_sync"
-        for frame in (5, 6):
-            image(raw / day / sync / f"image_02/data/{frame:010d}.png")
-            truth = f"{sync}/proj_depth/groundtruth/image_02/{frame:010d}.png"
-            depth_png(raw / f"data_depth_annotated/{part}/{truth}", 512)
-            lines.append(f"{day}/{sync}/image_02/data/{frame:010d}.png {truth if frame == 5 else None} 721.5377")
-    (tmp_path / "list.txt").write_text("\n".join(lines))
-    arguments = (f"raw={raw}", f"out={out}")
-    with pytest.raises(DataError, match=r"prepare\.split_list.*source=archive"):
-        prepare("kitti", *arguments)
-    for split in ("eigen_val_800", "eigen_test"):
-        summary = prepare("kitti", *arguments, f"prepare.split_list={tmp_path / 'list.txt'}", f"prepare.split={split}")
-        assert summary.lists[0].split.path == str(out / f"{split}.txt")
-    assert (summary.already, summary.lists[0].split.count) == (4, 4)
-    dataset = reader("kitti", tmp_path, "crop=[6,10]")
-    assert (len(dataset), dataset.dropped) == (2, 2)
-    assert dataset[0].depth.unique().tolist() == [2.0]
-    assert dataset[0].depth.shape == (1, 6, 10)
+@pytest.mark.parametrize("dataset", ["kitti", "scannet", "diode"])
+def test_the_publishers_files_give_the_archives_lists_and_samples(tmp_path, dataset, prepare, reader):
+    files = archive_files(dataset)
+    if dataset == "kitti":
+        *truths, unannotated = (name for name in files if "proj_depth" in name)
+        del files[unannotated]
+        # The publisher's train and val are not the benchmark's, and its images lie beside them.
+        raw_names = {truth: f"data_depth_annotated/train/{truth}" for truth in truths}
+    else:
+        raw_names = {name: f"val/{name}" for name in files} if dataset == "diode" else {}
+    unpack(tmp_path / "raw", {raw_names.get(name, name): data for name, data in files.items()})
+    tar, two, one = pack(tmp_path / "set.tar", files), tmp_path / "two" / dataset, tmp_path / "one" / dataset
+    prepare(dataset, f"prepare.archive={tar}", f"out={one}")
+    lists = sorted(one.glob("*.txt"))
+    arguments = (f"raw={tmp_path / 'raw'}", f"out={two}", *(["prepare.photo_size=[8,12]"] * (dataset == "scannet")))
+    if dataset != "diode":  # drawn at random
+        with pytest.raises(DataError, match=r"prepare\.split_list"):
+            prepare(dataset, *arguments)
+        arguments = (*arguments, f"prepare.split_list={lists[0]}")
+    assert prepare(dataset, *arguments).written == 0  # linked, not copied
+    assert [(two / path.name).read_bytes() for path in lists] == [path.read_bytes() for path in lists]
+    crop = ["crop=[6,10]"] * (dataset == "kitti")
+    first, second = (reader(dataset, tmp_path / way, "image_size=[8,12]", *crop) for way in ("one", "two"))
+    assert (len(first), first.dropped) == ((1, 1) if dataset == "kitti" else (2, 0))
+    for sample, other in zip(first, second, strict=True):
+        assert sample.name == other.name
+        assert torch.equal(sample.image, other.image)
+        assert torch.equal(sample.depth, other.depth)
+    assert prepare(dataset, *arguments).already == 2
 
 
 def test_eth3d(tmp_path, prepare, reader):
     raw = tmp_path / "raw"
     for number, scene in enumerate(ETH3D_SCENES):
-        image(raw / scene / f"images/dslr_images/DSC_{900 - number:04d}.JPG")
         # One scene as its archive unpacked into a folder of its own.
-        base = raw / f"{scene}_dslr_depth" / scene if scene == "facade" else raw / scene
-        path = base / f"ground_truth_depth/dslr_images/DSC_{900 - number:04d}.JPG"
-        path.parent.mkdir(parents=True)
-        path.write_bytes(np.full((8, 12), number + 1, "<f4").tobytes())
-    image(raw / "botanical_garden/images/dslr_images/DSC_0001.JPG")  # of another part of the benchmark
+        base = f"{scene}_dslr_depth/{scene}" if scene == "facade" else scene
+        depth = np.full((8, 12), number + 1, "<f4").tobytes()
+        file = f"dslr_images/DSC_{900 - number:04d}.JPG"
+        unpack(raw, {f"{scene}/images/{file}": encoded(PIXELS, "JPEG"), f"{base}/ground_truth_depth/{file}": depth})
+    unpack(raw, {"botanical_garden/images/dslr_images/DSC_0001.JPG": b""})  # of another part of the benchmark
     (raw / "office").rename(tmp_path / "elsewhere")
     (raw / "office").symlink_to(tmp_path / "elsewhere")
     summary = prepare("eth3d", f"raw={raw}", f"out={tmp_path / 'eth3d'}")
-    assert summary.lists[0].split.count == 13
-    assert summary.written == 0  # linked, not copied
+    assert (summary.lists[0].split.count, summary.written) == (13, 0)
     dataset = reader("eth3d", tmp_path, "image_size=[8,12]")
     assert dataset.names[0] == "rgb/terrains/images/dslr_images/DSC_0888.JPG"
     assert [dataset[i].depth.unique().item() for i in range(13)] == list(range(13, 0, -1))
@@ -80,72 +66,50 @@ def test_eth3d(tmp_path, prepare, reader):
         prepare("eth3d", f"raw={raw}", f"out={tmp_path / 'other'}", "max_broken=0.5")
 
 
-def test_scannet_shrinks_the_images(tmp_path, prepare, reader):
-    raw, out = tmp_path / "raw/scene0011_00", tmp_path / "scannet"
-    image(raw / "color/000100.jpg", 96, 128)
-    image(raw / "color/000200.jpg", 48, 64)
-    lines = []
-    for frame in (100, 200):
-        depth_png(raw / f"depth/{frame:06d}.png", 1500, 48, 64)
-        lines.append(f"scene0011_00/color/{frame:06d}.jpg scene0011_00/depth/{frame:06d}.png")
-    (tmp_path / "list.txt").write_text("\n".join(lines))
-    options = (f"prepare.split_list={tmp_path / 'list.txt'}", "prepare.photo_size=[48,64]")
-    prepare("scannet", f"raw={tmp_path / 'raw'}", f"out={out}", *options)
-    dataset = reader("scannet", tmp_path, "image_size=[48,64]")
-    assert [dataset[i].depth.unique().item() for i in range(2)] == [1.5, 1.5]
-    # The mean colour survives the shrinking; the image of the right size is the same file.
-    with Image.open(raw / "color/000100.jpg") as large:
-        means = np.asarray(large).mean((0, 1)) / 255
-    assert np.abs(dataset[0].image.mean((1, 2)).numpy() - means).max() < 0.01
-    assert (out / "scene0011_00/color/000200.jpg").samefile(raw / "color/000200.jpg")
-
-
-def test_diode_is_linked_and_listed_from_the_folder(tmp_path, prepare, reader):
-    raw = tmp_path / "raw/val"
-    stems = [diode(raw, kind) for kind in ("indoors", "outdoor")]
-    summary = prepare("diode", f"raw={raw}", f"out={tmp_path / 'diode'}")
-    assert [result.split.count for result in summary.lists] == [2, 1, 1]
-    assert reader("diode", tmp_path, "image_size=[8,12]")[1].depth.unique().tolist() == [3.0]
-    out = f"out={tmp_path / 'of the folder above'}"
-    assert prepare("diode", f"raw={raw.parent}", out).lists[0].split.count == 2
-    for make_bad in (lambda path: path.write_bytes(b""), Path.unlink):
-        make_bad(Path(f"{stems[1]}_depth.npy"))
-        with pytest.raises(DataError, match=r"00019_00183_outdoor_000_010_depth\.npy"):
-            prepare("diode", f"raw={raw}", f"out={tmp_path / 'other'}")
-    with pytest.raises(DataError, match=r"filename_list_outdoor\.txt"):  # nothing is left to list
-        prepare("diode", f"raw={raw}", f"out={tmp_path / 'other'}", "max_broken=0.5")
-
-
-def test_copies_where_no_link_can_be(tmp_path, prepare, monkeypatch):
-    stem = diode(tmp_path / "raw", "indoors")
+def test_scannet_shrinks_large_images_and_copies_where_no_link_can_be(tmp_path, prepare, reader, monkeypatch):
+    files = archive_files("scannet") | {"scene0011_00/color/000100.jpg": encoded(PIXELS.repeat(2, 0).repeat(2, 1))}
+    unpack(tmp_path / "raw", files)
+    tar = pack(tmp_path / "set.tar", files)
+    prepare("scannet", f"prepare.archive={tar}", f"out={tmp_path}")
 
     def refuse(source, target):
         raise OSError(18, "Invalid cross-device link")
 
     monkeypatch.setattr(os, "link", refuse)
-    summary = prepare("diode", f"raw={tmp_path / 'raw'}", f"out={tmp_path / 'out'}")
-    assert summary.written == sum(path.stat().st_size for path in (tmp_path / "raw").rglob("*.*") if path.is_file())
-    copy = tmp_path / "out" / stem.relative_to(tmp_path / "raw").with_suffix(".png")
-    assert copy.read_bytes() == stem.with_suffix(".png").read_bytes()
+    options = (f"prepare.split_list={tmp_path / 'filename_list_val_800.txt'}", "prepare.photo_size=[8,12]")
+    out = tmp_path / "data/scannet"
+    summary = prepare("scannet", f"raw={tmp_path / 'raw'}", *options)
+    assert summary.written == sum(path.stat().st_size for path in out.glob("scene*/*/*"))
+    sample = reader("scannet", tmp_path / "data", "image_size=[8,12]")[0]
+    # Each pixel was repeated four times: the mean colour survives the shrinking.
+    assert np.abs(sample.image.mean((1, 2)).numpy() - PIXELS.mean((0, 1)) / 255).max() < 0.02
+    copy = "scene0011_00/color/000200.jpg"
+    assert (out / copy).read_bytes() == files[copy]
 
 
-LAST = {"Scene01": 0, "Scene02": 1}
-SHORT = "prepare.last_frames={Scene01:0,Scene02:1}"
+def test_what_is_wrong_with_the_publishers_files_is_named(tmp_path, prepare):
+    unpack(tmp_path / "raw", archive_files("diode"))
+    arguments = (f"raw={tmp_path / 'raw'}", f"out={tmp_path / 'out'}")
+    (depth,) = (tmp_path / "raw").rglob("*_outdoor_*_depth.npy")
+    for make_bad in (lambda: depth.write_bytes(b""), depth.unlink):
+        make_bad()
+        with pytest.raises(DataError, match=depth.name):
+            prepare("diode", *arguments)
+    with pytest.raises(DataError, match=r"filename_list_outdoor\.txt"):  # nothing is left to list
+        prepare("diode", *arguments, "max_broken=0.5")
 
 
 @pytest.mark.parametrize("packed", [True, False])
 def test_vkitti_in_place(tmp_path, packed, prepare, reader):
-    raw, out = tmp_path / "raw", tmp_path / "vkitti"
-    for line in (*vkitti_lines("train", LAST), *vkitti_lines("val", LAST)):
-        rgb, depth = line.split()
-        image(raw / rgb)
-        depth_png(raw / depth, 1234)
-    arguments = (f"raw={raw}", f"out={out}", SHORT)
-    if packed:
-        for part in ("rgb", "depth"):
-            with tarfile.open(raw / f"vkitti_2.0.3_{part}.tar", "w") as archive:
-                archive.add(raw / part, ".")
-            (raw / part).rename(tmp_path / part)
+    raw, out, last = tmp_path / "raw", tmp_path / "vkitti", {"Scene01": 0, "Scene02": 1}
+    names = [line.split() for split in ("train", "val") for line in vkitti_lines(split, last)]
+    contents = encoded(PIXELS, "JPEG"), encoded(np.full((8, 12), 1234, np.uint16))
+    for part, files, data in zip(("rgb", "depth"), zip(*names, strict=True), contents, strict=True):
+        if packed:
+            pack(raw / f"vkitti_2.0.3_{part}.tar", {name.removeprefix(f"{part}/"): data for name in files})
+        else:
+            unpack(raw, dict.fromkeys(files, data))
+    arguments = (f"raw={raw}", f"out={out}", "prepare.last_frames={Scene01:0,Scene02:1}")
     before = set(tmp_path.rglob("*"))
     prepare("vkitti", *arguments, "dry_run=true")
     assert set(tmp_path.rglob("*")) == before
@@ -156,6 +120,9 @@ def test_vkitti_in_place(tmp_path, packed, prepare, reader):
     assert len(dataset) == 24
     assert np.allclose(dataset[5].depth, 12.34)
     assert dataset[5].image.shape == (3, 4, 10)
+    for absent in ("Scene01", "rgb/none", "other/x.png"):  # of the names in the tars, in one of them, in none
+        with pytest.raises(MissingDataError, match=absent.rpartition("/")[2]):
+            dataset.storage.read(absent)
     if packed:
         return
     (raw / "depth/Scene01/clone/frames/depth/Camera_1/depth_00000.png").unlink()
@@ -164,5 +131,3 @@ def test_vkitti_in_place(tmp_path, packed, prepare, reader):
             prepare("vkitti", *arguments, f"dry_run={dry_run}")
     summary = prepare("vkitti", *arguments, "max_broken=0.1")
     assert [dict(result.dropped) for result in summary.lists] == [{}, {"missing": 1}]
-    with pytest.raises(DataError, match="of 25,512 images"):
-        prepare("vkitti", f"raw={raw}", f"out={tmp_path / 'whole'}")

@@ -1,158 +1,70 @@
-"""Trees of a set's real layout with its real number of files -> the lists of its rule."""
+"""From the names of a set's files to the lines and lists of its rule."""
 
 import pytest
 
 from marigold.data.errors import DataError
-from marigold.data.preparation.layouts import ETH3D_SCENES, LAYOUTS, lines_of, plan_lists
+from marigold.data.preparation.layouts import lines_of, plan_lists
 from marigold.data.splits import KNOWN_SPLITS, KnownSplit, canonical_sha256
 
-# The published counts: per kind, scene and scan (DIODE), and per scene (ETH3D).
-DIODE_SCANS = {
-    ("indoors", 19): {183: 73},
-    ("indoors", 20): {184: 27, 185: 29, 186: 48, 187: 33},
-    ("indoors", 21): {188: 25, 189: 22, 190: 25, 191: 18, 192: 25},
-    ("outdoor", 22): {193: 51, 194: 44, 195: 52, 196: 53, 197: 61},
-    ("outdoor", 23): {198: 27, 199: 38, 200: 40},
-    ("outdoor", 24): {201: 43, 202: 37},
+KITTI = "2011_09_26/2011_09_26_drive_0002_sync/image_02/data/{:010d}.png".format
+TRUTH = "2011_09_26_drive_0002_sync/proj_depth/groundtruth/image_02/{:010d}.png".format
+ETH3D = "rgb/{}/images/dslr_images/DSC_{}.JPG".format
+LASER = "depth/{0}_dslr_depth/{0}/ground_truth_depth/dslr_images/DSC_{1}.JPG".format
+DIODE = "{0}.png {0}_depth.npy {0}_depth_mask.npy".format
+NYU = "{0}/rgb_{1}.png {0}/depth_{1}.png {0}/filled_{1}.png".format
+INDOORS, OUTDOOR = DIODE("indoors/s/a"), DIODE("outdoor/s/a")
+# The names of a set's files, and the lines of every list that must follow from them.
+RULES = {
+    "diode": (
+        [*OUTDOOR.split(), *INDOORS.split(), "diode_meta.json"],
+        {
+            "filename_list_all.txt": [INDOORS, OUTDOOR],
+            "filename_list_indoor.txt": [INDOORS],
+            "filename_list_outdoor.txt": [OUTDOOR],
+        },
+    ),
+    "nyu": (
+        ["test/bath_1/rgb_0002.png", "test/attic_2/rgb_0009.png", "train/attic_2/rgb_0004.png"],
+        {
+            "filename_list_train.txt": [NYU("train/attic_2", "0004")],
+            "filename_list_test.txt": [NYU("test/bath_1", "0002"), NYU("test/attic_2", "0009")],  # by number
+        },
+    ),
+    "kitti": (
+        [KITTI(7), KITTI(5), TRUTH(5)],
+        {"eigen_test.txt": [f"{KITTI(5)} {TRUTH(5)} 721.5377", f"{KITTI(7)} None 721.5377"]},  # the day's focal length
+    ),
+    "scannet": (
+        ["scene0011_00/color/000100.jpg"],
+        {"filename_list_val_800.txt": ["scene0011_00/color/000100.jpg scene0011_00/depth/000100.png"]},
+    ),
+    "eth3d": (
+        [ETH3D("pipes", 2), ETH3D("office", 1), ETH3D("office", 3)],
+        {  # by number over all scenes
+            "filename_list.txt": [
+                f"{ETH3D(scene, number)} {LASER(scene, number)}"
+                for scene, number in (("office", 1), ("pipes", 2), ("office", 3))
+            ]
+        },
+    ),
 }
-ETH3D_COUNTS = dict(zip(ETH3D_SCENES, (38, 44, 45, 76, 31, 15, 26, 14, 38, 31, 31, 23, 42), strict=True))
 
 
-def diode_names() -> set[str]:
-    names = {"diode_meta.json"}
-    for (kind, scene), scans in DIODE_SCANS.items():
-        for scan, count in scans.items():
-            for i in range(count):
-                angles = f"{10 * (i % 36):03d}_{10 * (i // 36):03d}"
-                stem = f"{kind}/scene_{scene:05d}/scan_{scan:05d}/{scene:05d}_{scan:05d}_{kind}_{angles}"
-                names |= {f"{stem}.png", f"{stem}_depth.npy", f"{stem}_depth_mask.npy"}
-    return names
-
-
-def eth3d_names() -> list[str]:
-    """Numbers run over all scenes: the published order."""
-    order = [scene for i in range(76) for scene, count in ETH3D_COUNTS.items() if i < count]
-    return [f"rgb/{scene}/images/dslr_images/DSC_{number:04d}.JPG" for number, scene in enumerate(order, 201)]
-
-
-def nyu_names() -> list[str]:
-    parts = {i: "test" if i % 2 == 0 and i <= 1308 else "train" for i in range(1, 1450)}
-    return [f"{part}/office_{i % 464:04d}/rgb_{i:04d}.png" for i, part in parts.items()]
-
-
-def kitti_names(count: int, with_depth: int) -> set[str]:
-    days = [("2011_09_26", "2011_10_03")[i % 2] for i in range(count)]
-    images = {f"{day}/{day}_drive_0002_sync/image_02/data/{i:010d}.png" for i, day in enumerate(days)}
-    truth = "{}_drive_0002_sync/proj_depth/groundtruth/image_02/{:010d}.png"
-    return images | {truth.format(day, i) for i, day in enumerate(days[:with_depth])}
-
-
-def scannet_names() -> list[str]:
-    return [f"scene{scan:04d}_00/color/{frame * 100:06d}.jpg" for scan in range(200) for frame in range(4)]
-
-
-@pytest.mark.parametrize(
-    ("dataset", "names", "split", "expected", "number", "line"),
-    [
-        (
-            "diode",
-            diode_names(),
-            None,
-            {"filename_list_all.txt": 771, "filename_list_indoor.txt": 325, "filename_list_outdoor.txt": 446},
-            0,
-            "{0}.png {0}_depth.npy {0}_depth_mask.npy".format(
-                "indoors/scene_00019/scan_00183/00019_00183_indoors_000_000"
-            ),
-        ),
-        (
-            "nyu",
-            nyu_names(),
-            None,
-            {"filename_list_train.txt": 795, "filename_list_test.txt": 654},
-            0,
-            "train/office_0001/rgb_0001.png train/office_0001/depth_0001.png train/office_0001/filled_0001.png",
-        ),
-        (
-            "kitti",
-            kitti_names(697, 652),
-            "eigen_test",
-            {"eigen_test.txt": 697},
-            0,
-            "2011_09_26/2011_09_26_drive_0002_sync/image_02/data/0000000000.png "
-            "2011_09_26_drive_0002_sync/proj_depth/groundtruth/image_02/0000000000.png 721.5377",
-        ),
-        (
-            "kitti",
-            kitti_names(697, 652),
-            "eigen_val_800",  # what was stated, whatever the number of lines
-            {"eigen_val_800.txt": 697},
-            696 // 2,
-            "2011_09_26/2011_09_26_drive_0002_sync/image_02/data/0000000696.png None 721.5377",
-        ),
-        (
-            "scannet",
-            scannet_names(),
-            None,
-            {"filename_list_val_800.txt": 800},
-            1,
-            "scene0000_00/color/000100.jpg scene0000_00/depth/000100.png",
-        ),
-        (
-            "eth3d",
-            eth3d_names(),
-            None,
-            {"filename_list.txt": 454},
-            13,  # the fourteenth is of the first scene again
-            "rgb/courtyard/images/dslr_images/DSC_0214.JPG "
-            "depth/courtyard_dslr_depth/courtyard/ground_truth_depth/dslr_images/DSC_0214.JPG",
-        ),
-    ],
-)
-def test_lists_by_the_rule(dataset, names, split, expected, number, line):
-    lists = plan_lists(dataset, lines_of(dataset, names), split)
-    assert {planned.file: len(planned.lines) for planned in lists} == expected
-    assert list(lists[0].lines.values())[number] == line
-    if split != "eigen_val_800":
-        assert [KNOWN_SPLITS[planned.official].count for planned in lists] == list(expected.values())
-
-
-def test_eth3d_is_in_the_published_order():
-    assert list(lines_of("eth3d", eth3d_names()[::-1])) == eth3d_names()
-
-
-def test_the_lists_of_diodes_parts_make_the_whole():
-    every, *parts = plan_lists("diode", lines_of("diode", diode_names()))
-    lines = [line for part in parts for line in part.lines.values()]
-    assert canonical_sha256(lines) == canonical_sha256(every.lines.values())
+@pytest.mark.parametrize("dataset", RULES)
+def test_lists_by_the_rule(dataset):
+    names, expected = RULES[dataset]
+    lists = plan_lists(dataset, lines_of(dataset, names), "eigen_test" if dataset == "kitti" else None)
+    assert {planned.file: [*planned.lines.values()] for planned in lists} == expected
+    assert all(planned.official in KNOWN_SPLITS for planned in lists)
 
 
 def test_wrong_kitti(monkeypatch):
     with pytest.raises(DataError, match="2011_09_27"):
         lines_of("kitti", {"2011_09_27/2011_09_27_drive_0002_sync/image_02/data/0000000000.png"})
-    lines = lines_of("kitti", kitti_names(800, 800))
+    lines = lines_of("kitti", RULES["kitti"][0])
     with pytest.raises(ValueError, match=r"prepare\.split"):
         plan_lists("kitti", lines, "test")
-    known = KnownSplit(800, canonical_sha256(lines.values()))
+    known = KnownSplit(len(lines), canonical_sha256(lines.values()))
     monkeypatch.setitem(KNOWN_SPLITS, "kitti/eigen_val_800", known)
     with pytest.raises(DataError, match=r"kitti/eigen_val_800.*prepare\.split"):
         plan_lists("kitti", lines, "eigen_test")
-
-
-@pytest.mark.parametrize(
-    ("dataset", "raw", "name"),
-    [
-        ("eth3d", "office/images/dslr_images/DSC_0001.JPG", "rgb/office/images/dslr_images/DSC_0001.JPG"),
-        ("eth3d", "botanical/images/dslr_images/DSC_0001.JPG", "botanical/images/dslr_images/DSC_0001.JPG"),
-        ("eth3d", "office/ground_truth_depth/x.JPG", "depth/office_dslr_depth/office/ground_truth_depth/x.JPG"),
-        (
-            "eth3d",
-            "relief_2_dslr_depth/relief_2/ground_truth_depth/x.JPG",
-            "depth/relief_2_dslr_depth/relief_2/ground_truth_depth/x.JPG",
-        ),
-        ("kitti", "data_depth_annotated/train/a_sync/x.png", "a_sync/x.png"),
-        ("kitti", "2011_09_26/a_sync/x.png", "2011_09_26/a_sync/x.png"),
-        ("diode", "val/indoors/x.png", "indoors/x.png"),
-    ],
-)
-def test_the_publishers_names(dataset, raw, name):
-    assert LAYOUTS[dataset].name_of(raw) == name

@@ -11,6 +11,7 @@ from scipy.io import savemat
 from marigold.data.errors import DataError
 
 HEIGHT, WIDTH, COUNT = 6, 8, 5
+MAT, SPLITS = "nyu_depth_v2_labeled.mat", "splits.mat"
 SCENES = ["kitchen_0001", "kitchen_0001", "bathroom_0002", "office_0003a", "office_0003a"]
 
 
@@ -21,7 +22,7 @@ def write_raw(root: Path) -> tuple[np.ndarray, np.ndarray]:
     depth = rng.uniform(0.7, 9, (COUNT, HEIGHT, WIDTH)).astype(np.float32)
     depth[:, 0, 0] = 0
     root.mkdir()
-    with h5py.File(root / "nyu_depth_v2_labeled.mat", "w") as file:
+    with h5py.File(root / MAT, "w") as file:
         file["images"] = images.transpose(0, 3, 2, 1)
         file["rawDepths"] = depth.transpose(0, 2, 1)
         file["depths"] = (depth + 1).transpose(0, 2, 1)
@@ -29,7 +30,7 @@ def write_raw(root: Path) -> tuple[np.ndarray, np.ndarray]:
             file[f"#refs#/{i}"] = np.array([[ord(c)] for c in scene], np.uint16)
         references = [file[f"#refs#/{i}"].ref for i in range(COUNT)]
         file.create_dataset("scenes", data=np.array([references], h5py.ref_dtype), dtype=h5py.ref_dtype)
-    savemat(root / "splits.mat", {"trainNdxs": np.array([[4], [3], [5]]), "testNdxs": np.array([[1], [2]], np.uint16)})
+    savemat(root / SPLITS, {"trainNdxs": np.array([[4], [3], [5]]), "testNdxs": np.array([[1], [2]], np.uint16)})
     return images, depth
 
 
@@ -54,22 +55,19 @@ def test_from_mat_to_samples(tmp_path, prepare, reader):
         assert np.abs(np.asarray(filled) / 1000 - depth[0] - 1).max() <= 0.00051
 
 
-def test_bad_publisher_files(tmp_path, prepare):
-    raw = tmp_path / "raw"
-    write_raw(raw)
-    mat = raw / "nyu_depth_v2_labeled.mat"
+BREAK = {
+    "an image twice": (SPLITS, lambda path: savemat(path, {"trainNdxs": [3, 4, 5], "testNdxs": [1, 3]})),
+    "no mat file": (SPLITS, lambda path: path.write_text("not a mat file")),
+    "cut": (MAT, lambda path: path.write_bytes(path.read_bytes()[:2000])),
+    "absent": (MAT, Path.unlink),
+    "no folder": ("raw", lambda path: path.parent.rename(path.parents[1] / "elsewhere")),
+}
 
-    def fails(file: str) -> None:
-        with pytest.raises(DataError, match=file):
-            prepare("nyu", f"raw={raw}", f"out={tmp_path / 'out'}")
 
-    savemat(raw / "splits.mat", {"trainNdxs": [3, 4, 5], "testNdxs": [1, 3]})
-    fails(r"splits\.mat")
-    (raw / "splits.mat").write_text("not a mat file")
-    fails(r"splits\.mat")
-    mat.write_bytes(mat.read_bytes()[:2000])
-    fails(r"nyu_depth_v2_labeled\.mat")
-    mat.unlink()
-    fails(r"nyu_depth_v2_labeled\.mat")
-    mat.parent.rename(tmp_path / "elsewhere")
-    fails(f"{raw}.*raw=DIR")
+@pytest.mark.parametrize("kind", BREAK)
+def test_bad_publisher_files_are_named(tmp_path, prepare, kind):
+    write_raw(tmp_path / "raw")
+    named, change = BREAK[kind]
+    change(tmp_path / "raw" / named)
+    with pytest.raises(DataError, match=named):
+        prepare("nyu", f"raw={tmp_path / 'raw'}", f"out={tmp_path / 'out'}")

@@ -1,4 +1,4 @@
-"""Preparations as the configuration builds them, and scripts/prepare.py as it is called."""
+"""Preparations and readers as the configuration builds them, and scripts as they are called."""
 
 import logging
 import runpy
@@ -6,16 +6,15 @@ import sys
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
 
 from marigold.config import build
+from runs import ROOT, composed
 
-ROOT = Path(__file__).parents[3]
 
-
-def composed(name: str, *overrides: str):
-    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        return compose(name, list(overrides))
+@pytest.fixture(autouse=True)
+def folders(tmp_path, monkeypatch):
+    monkeypatch.setenv("MARIGOLD_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("MARIGOLD_DOWNLOADS", str(tmp_path / "downloads"))
 
 
 @pytest.fixture(scope="session")
@@ -39,16 +38,17 @@ def reader():
 
 @pytest.fixture
 def call(capsys, monkeypatch):
-    """Runs the script as `python scripts/prepare.py ...` does: (exit code, stdout, stderr)."""
+    """Runs a script as `python scripts/NAME.py ...` does: (exit code, stdout, stderr)."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level  # Hydra replaces them
 
-    def run(*arguments: str) -> tuple[int, str, str]:
+    def run(name: str, *arguments: str) -> tuple[int, str, str]:
+        script = str(ROOT / "scripts" / name)
         monkeypatch.chdir(ROOT)
-        monkeypatch.setattr(sys, "argv", [str(ROOT / "scripts/prepare.py"), *arguments])
+        monkeypatch.setattr(sys, "argv", [script, *arguments])
         code = 0
         try:
-            runpy.run_path(str(ROOT / "scripts/prepare.py"), run_name="__main__")
+            runpy.run_path(script, run_name="__main__")
         except SystemExit as exit_:
             code = exit_.code
         root.handlers[:] = handlers
