@@ -178,7 +178,8 @@ def load(model: ModelConfig) -> Any:
 
 @pytest.mark.parametrize("name", names("model"))
 def test_every_base_gets_the_inputs_of_a_depth_model(tree, name, monkeypatch):
-    (tree / "checkpoints/stable-diffusion-2").mkdir(parents=True, exist_ok=True)
+    for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler"):
+        (tree / "checkpoints/stable-diffusion-2" / part).mkdir(parents=True, exist_ok=True)
     (tree / "checkpoints/stable-diffusion-2/model_index.json").write_text("{}")
     load_base = marigold.model.base.load_base
     monkeypatch.setattr(
