@@ -84,11 +84,20 @@ def main(argv: list[str]) -> None:
     print(text)
     if options.report:
         write_atomically(options.report, text + "\n")
-        groups = {
-            f"{heading}, %": {f"{row['recipe']}, {row['sampled']}": 100 * row[key][0] for row in rows}
-            for key, heading in (("common", "AbsRel"), ("boundary_f1", "boundary F1"))
+        plot(rows, options.report.with_suffix(".png"), f"{options.steps} steps of {BATCH}")
+
+
+def plot(rows: Sequence[dict[str, Any]], path: Path, length: str) -> None:
+    """Error, edges and cost of each row, side by side, with whiskers of one standard deviation over the seeds."""
+    columns = {"common": ("AbsRel, %", 100), "boundary_f1": ("boundary F1, %", 100), "training": ("training, s", 1)}
+    panels, spreads = (
+        {
+            heading: {f"{row['recipe']}, {row['sampled']}": factor * row[key][part] for row in rows}
+            for key, (heading, factor) in columns.items()
         }
-        bars(options.report.with_suffix(".png"), groups, "%", f"protocol marigold+prefit, {options.steps} x {BATCH}")
+        for part in (0, 1)
+    )
+    bars(path, panels, f"Recipes on the rendered rooms, {length}, protocol marigold with prefit", spreads)
 
 
 def start_worker(lock: Any) -> None:

@@ -38,7 +38,7 @@ def run(config: DictConfig) -> None:
         write_atomically(output.with_name(output.name + ending), text)
     for table in tables:
         image = output.with_name(f"{output.name}-{table.protocol}.png")
-        bars(image, abs_rel_by_dataset(table), "AbsRel %, lower is better", f"protocol {table.protocol}")
+        bars(image, abs_rel_by_dataset(table), f"AbsRel in %, lower is better, protocol {table.protocol}")
     print(f"{texts['.md']}\nwritten to {output}: {', '.join(texts)} and a png of AbsRel per protocol")
 
 

@@ -107,23 +107,32 @@ def curves(path: Path, lines: dict[str, list[tuple[int, float]]], axis: str, met
     _save(path, figure, 150)
 
 
-def bars(path: Path, groups: dict[str, dict[str, float]], metric: str, title: str) -> None:
-    """Write a png of horizontal bars, a group per key of `groups` and a bar per row in it, each with its value."""
-    rows = [(group, name, value) for group, values in groups.items() for name, value in values.items()]
-    figure = Figure(figsize=(8, 1.2 + 0.32 * (len(rows) + len(groups))), layout="constrained")
-    axes = figure.subplots()
-    # An empty place between groups.
-    places = [index + list(groups).index(group) for index, (group, _, _) in enumerate(rows)]
-    several = len(groups) > 1
-    axes.barh(places, [value for _, _, value in rows], color=[f"C{list(groups).index(group)}" for group, _, _ in rows])
-    axes.set_yticks(places, [f"{group}: {name}" if several else name for group, name, _ in rows])
-    for place, (_, _, value) in zip(places, rows, strict=True):
-        axes.annotate(f"{value:.2f}", (value, place), (3, 0), textcoords="offset points", va="center", fontsize=8)
-    axes.invert_yaxis()
-    axes.margins(x=0.15)
-    axes.set_xlabel(metric)
-    axes.set_title(title, fontsize=9)
-    axes.grid(alpha=0.3, axis="x")
+def bars(
+    path: Path, panels: dict[str, dict[str, float]], title: str, spreads: dict[str, dict[str, float]] | None = None
+) -> None:
+    """Write a png of horizontal bars: a panel per key of `panels`, a row per name in any of them, each with its value.
+
+    `spreads` are half lengths of whiskers, by the same keys.
+    """
+    names = list(dict.fromkeys(name for values in panels.values() for name in values))
+    figure = Figure(figsize=(3.2 + 2.4 * len(panels), 1.2 + 0.3 * len(names)), layout="constrained")
+    rows = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for index, (axes, (panel, values)) in enumerate(zip(rows, panels.items(), strict=True)):
+        places, whiskers = [names.index(name) for name in values], None
+        if spreads is not None:
+            whiskers = [spreads[panel][name] for name in values]
+        axes.barh(places, values.values(), xerr=whiskers, color=f"C{index}", error_kw={"lw": 1, "capsize": 2})
+        for place, value, beyond in zip(places, values.values(), whiskers or [0.0] * len(values), strict=True):
+            # Behind the whisker, which would strike it through.
+            end = (value + beyond, place)
+            digits = max(0, 2 - len(str(int(value))) + 1)
+            axes.annotate(f"{value:.{digits}f}", end, (3, 0), textcoords="offset points", va="center", fontsize=8)
+        axes.margins(x=0.2)
+        axes.set_title(panel, fontsize=9)
+        axes.grid(alpha=0.3, axis="x")
+    rows[0].set_yticks(range(len(names)), names)
+    rows[0].invert_yaxis()  # of all panels, since they share it
+    figure.suptitle(title, fontsize=10)
     _save(path, figure, 150)
 
 
