@@ -1,5 +1,6 @@
 """The notebook stores no outputs, and runs from top to bottom on a tiny checkpoint."""
 
+import asyncio
 from pathlib import Path
 
 import nbformat
@@ -21,15 +22,15 @@ def test_it_stores_no_outputs():
 
 
 @pytest.mark.slow
-# The kernel's own client asks for a loop, and leaves its sockets to the collector.
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
 def test_it_runs_from_top_to_bottom(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     notebook = nbformat.read(FILE, as_version=4)
     (parameters,) = (cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
     parameters.source = f"CHECKPOINT, STEPS, MEMBERS, RESOLUTION, MESH = {str(checkpoint)!r}, 1, 3, 64, 'mesh.glb'"
-    NotebookClient(notebook, timeout=250, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    client = NotebookClient(notebook, timeout=250, resources={"metadata": {"path": str(tmp_path)}})
+    # client.execute() would leave its event loop open, and whichever test runs when it is collected would fail for it.
+    asyncio.run(client.async_execute())
     assert (tmp_path / "mesh.glb").read_bytes()[:4] == b"glTF"
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     shown = [output.data for output in outputs if "data" in output]
