@@ -1,7 +1,6 @@
-import gc
+import asyncio
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,18 +13,6 @@ from marigold.model.recipe import Switches
 from marigold.model.settings import DepthSettings
 from runs import ROOT, composed, environment
 
-# gradio leaves an event loop and its sockets to the garbage collector.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning", "ignore::DeprecationWarning"
-)
-
-
-@pytest.fixture(autouse=True)
-def collected() -> Iterator[None]:
-    """What gradio leaves is collected here, and not in the middle of another test."""
-    yield
-    gc.collect()
-
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
@@ -37,10 +24,17 @@ def collected() -> Iterator[None]:
     ],
 )
 def test_only_what_the_recipe_uses_can_be_chosen(switches: Switches, fields: set[str]):
+    from gradio import Blocks
+
     from marigold.demo import build_page
 
     parts = build_components(0, (8, 8, 8), (4, 4, 4, 4), in_channels=switches.in_channels)
-    page = build_page(MarigoldDepth(parts, DepthSettings(switches, default_denoising_steps=4)))
+    model = MarigoldDepth(parts, DepthSettings(switches, default_denoising_steps=4))
+
+    async def build() -> Blocks:
+        return build_page(model)
+
+    page = asyncio.run(build())  # outside a running event loop, gradio opens some that it never closes
     config = page.get_config_file()
     numbers = {part["props"]["elem_id"]: part["props"] for part in config["components"] if part["type"] == "number"}
     assert set(numbers) == fields
