@@ -37,9 +37,7 @@ def evaluated(tmp_path_factory, words):
     "choice",
     [
         [],
-        ["limit=1"],
         ["dataset.reader.limit=1"],
-        ["predictor=flat_prediction:half", "space=affine_log_depth"],
         ["predictor=flat_prediction:half", "space=affine_disparity", "protocol.prefit=true"],
     ],
 )
@@ -65,7 +63,6 @@ def test_a_fit_that_is_not_least_squares_is_refused(words, tmp_path):
     [
         ("dataset.reader.max_depth=4.0", r"dataset\.reader\.max_depth: .* 10\.0, .* 4\.0"),
         ("+protocol.benchmark_clip=false", "protocol"),
-        ("+dataset.evaluation.depth_range=[0.5,3.0]", "protocol"),
         ("dataset.reader.limit=1", "split"),
     ],
 )

@@ -45,7 +45,7 @@ class Benchmark:
       (height, width) `crop_size` are evaluated; another size is an error, as the numbers would mean nothing.
     - `clip`: range in metres to which the aligned prediction is clipped; None for an open end.
     - `depth_range`: metres, strict at both ends; narrows the data set's own valid range. None: no narrowing.
-    - `judged_size`: (height, width) to which everything is resized by nearest neighbours first.
+    - `evaluation_size`: (height, width) to which everything is resized by nearest neighbours first.
     - `largest_sobel`: pixels with |dx| + |dy| of the 3x3 Sobel filter of depth above it are left out.
     - `alignment_max_resolution`: the fit sees maps whose *width* is thinned as if the longest edge were to
       shrink to this. The reference means both edges, but hands a 3-D tensor to an upsampler, which then
@@ -61,7 +61,7 @@ class Benchmark:
     crop_cols: tuple[int, int] | None = None
     clip: tuple[float, float] | None = None
     depth_range: tuple[float, float] | None = None
-    judged_size: tuple[int, int] | None = None
+    evaluation_size: tuple[int, int] | None = None
     largest_sobel: float | None = None
     alignment_max_resolution: int | None = None
     view_size: tuple[int, int] | None = None
@@ -144,9 +144,9 @@ class Protocol:
         target = sample.depth[None].to(prediction.depth.device)
         valid = sample.valid[None].to(prediction.depth.device)
         prediction = _at_size(_require_finite(prediction), (target.shape[-2], target.shape[-1]))
-        if self.benchmark.judged_size is not None:
+        if self.benchmark.evaluation_size is not None:
             # Nearest neighbours: a mean over an edge would be a depth that nothing has.
-            size = self.benchmark.judged_size
+            size = self.benchmark.evaluation_size
             prediction = replace(prediction, depth=_nearest(prediction.depth, size), uncertainty=None)
             target, valid = _nearest(target, size), _nearest(valid, size)
         valid = valid & self.mask(target)

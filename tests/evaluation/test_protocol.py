@@ -37,7 +37,7 @@ def scores(values, space, protocol, sample):
 @pytest.mark.parametrize("name", sorted(path.stem for path in (CONFIGS / "protocol").glob("*.yaml")))
 @pytest.mark.parametrize("space", SPACES)
 @pytest.mark.parametrize("prefit", [False, True])
-def test_the_true_depth_scores_nothing_but_rounding(name, space, prefit):
+def test_the_true_depth_has_no_error(name, space, prefit):
     """As an affine prediction in its space, under every protocol that evaluates it."""
     chosen = protocol(name, clip=(1e-3, 10.0))
     if prefit and name in ("moge", "ppd"):
@@ -84,9 +84,6 @@ def test_a_prefitted_protocol_has_a_name_of_its_own_and_the_data_sets_settings()
     described = prefitted.describe()
     assert (described["name"], described["fit"]) == ("marigold+prefit", {"kind": "Prefit", "quantity": "depth"})
     assert (set(described["spaces"]), described["benchmark"]["clip"]) == (set(SPACES), [0.5, 8.0])
-    truth = sample()
-    seen = truth.depth.clamp_min(0.6)
-    assert scores(1 / seen, "affine_disparity", prefitted, truth)["abs_rel"] < 0.1
 
 
 def test_every_space_has_a_protocol_that_evaluates_it():
@@ -172,7 +169,7 @@ def test_a_data_set_says_what_a_protocol_does_differently_on_it():
     assert (ppd.crop_rows, ppd.depth_range) == (None, (0.1, 10.0))
 
 
-@pytest.mark.parametrize(("key", "value"), [("crop_row", [1, 2]), ("clip", "wide"), ("processing_resolution", 1.5)])
+@pytest.mark.parametrize(("key", "value"), [("crop_row", [1, 2]), ("clip", "wide")])
 def test_a_setting_that_is_misspelt_or_of_the_wrong_type_is_named(key, value):
     with pytest.raises(ConfigError, match=key):
         build(OmegaConf.create(settings_for({key: value}, "marigold")), "dataset.evaluation")
