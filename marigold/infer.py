@@ -1,4 +1,4 @@
-"""Predict the depth of images and write the files that were asked for: one run, from its settings to the report."""
+"""Predict the depth of images and write the requested files: one run, from its settings to the report."""
 
 import logging
 import sys
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Save:
-    """Which files are written for an image; those of METRIC_KINDS only with known points."""
+    """Files to write per image; METRIC_KINDS need known points."""
 
     npy: bool
     png: bool
@@ -45,14 +45,14 @@ class Save:
     metres_uncertainty: bool
 
     def __post_init__(self) -> None:
-        """Raises ConfigError for files whose extra is not installed."""
+        """Raises ConfigError if the extra that a file needs is not installed."""
         if self.exr and find_spec("OpenEXR") is None:
             raise ConfigError("save.exr=true needs the package OpenEXR: pip install -e '.[exr]'")
 
 
 @dataclass(frozen=True)
 class InferConfig:
-    """Everything in configs/infer.yaml."""
+    """The settings of configs/infer.yaml."""
 
     input: str
     output: str
@@ -70,7 +70,7 @@ class InferConfig:
     device: str | None
 
     def __post_init__(self) -> None:
-        """Refuse what could only fail after the first image; raises ConfigError."""
+        """Check settings before the first image; raises ConfigError."""
         if self.precision not in PRECISIONS:
             raise ConfigError(f"precision: expected one of {', '.join(PRECISIONS)}, got {self.precision!r}")
         if not self.kinds:
@@ -83,7 +83,7 @@ class InferConfig:
         """The kinds of files that are written."""
         unknown = set() if self.points else set(METRIC_KINDS)
         if self.points.chosen == "guided" and self.sampler.ensemble_size == 1:
-            unknown.add("metres_uncertainty")  # which is the members' spread
+            unknown.add("metres_uncertainty")  # it is the spread of the members
         return [kind for kind, wanted in asdict(self.save).items() if wanted and kind not in unknown]
 
 
@@ -118,7 +118,7 @@ def in_metres(
 
 
 def predict_all(jobs: Sequence[Job], model: MarigoldDepth, settings: InferConfig, shown: bool) -> list[str]:
-    """Predict and write every job; returns what was wrong with the images that could not be done."""
+    """Predict and write every job; returns the error messages of images that failed."""
     failures = []
     for job, picture in tqdm(read_ahead(jobs), total=len(jobs), unit="image", disable=not shown):
         try:
@@ -128,28 +128,28 @@ def predict_all(jobs: Sequence[Job], model: MarigoldDepth, settings: InferConfig
             if IN_SPACE & job.files.keys() or settings.points.distance == "ray":
                 logger.info("%s: camera %s", job.picture, source)
             known = None
-            if settings.points:  # read first: a mistake costs no prediction
+            if settings.points:  # read first, so that an invalid file costs no prediction
                 ray = settings.points.distance == "ray"  # which an assumed camera would not convert
                 trusted = camera if ray and settings.camera.known(job.picture, width) else None
                 known = settings.points.read(job, (height, width), trusted)
             prediction = model(image[None], seed=settings.seed, **settings.sampler.arguments())
             metres = in_metres(job, image, prediction, known, model, settings, shown) if known else (None, None)
             write(job, image, prediction, camera, settings.distances, *metres)
-        except ValueError as error:  # concerns this image alone; a full disk and exhausted memory end the run
+        except ValueError as error:  # of this image alone; a full disk or exhausted memory ends the run
             message = str(error)
             failures.append(message if str(job.picture) in message else f"{job.picture}: {message}")
     return failures
 
 
 def run(config: DictConfig) -> bool:
-    """Predict as configured; returns whether every image was done. Raises ValueError for the user."""
+    """Predict as configured; returns whether every image succeeded. Raises ValueError for invalid settings."""
     settings = to_dataclass(InferConfig, config)
     state = PartialState()
     jobs = plan(settings.input, Path(settings.output), settings.kinds)
     todo = [job for job in jobs if settings.overwrite or not job.done()]
     for job in todo if settings.points else ():
-        settings.points.file_of(job)  # a missing one is found before the first image is predicted
-    # Not before every process has seen what is done: a quick one would shift the others' shares.
+        settings.points.file_of(job)  # raises for a missing file before the first prediction
+    # Only once every process has listed the finished jobs: new files would shift the shares of a slow one.
     state.wait_for_everyone()
     failures: list[str] = []
     if todo:
@@ -157,10 +157,10 @@ def run(config: DictConfig) -> bool:
         precision = PRECISIONS[settings.precision]
         model = MarigoldDepth.from_pretrained(settings.checkpoint, precision, settings.revision, switches)
         model.switches.check_sampling(settings.sampler.steps, settings.sampler.ensemble_size)
-        if settings.points and settings.points.chosen == "guided":  # it steers the latent of a sampler
+        if settings.points and settings.points.chosen == "guided":  # it steers the latents during sampling
             check_model(model)
         model.to(settings.device or state.device)
-        # Each predicts alone: an image depends on the seed and itself, so shares change nothing.
+        # A prediction depends on the seed and the image alone, so the number of processes changes nothing.
         mine = todo[state.process_index :: state.num_processes]
         failures = gather_object(predict_all(mine, model, settings, state.is_main_process))
     if state.is_main_process:
@@ -168,5 +168,5 @@ def run(config: DictConfig) -> bool:
         done = len(todo) - len(failures)
         print(f"{done} done, {skipped} skipped (done before), {len(failures)} failed: {settings.output}")
         if failures:
-            print("not done:", *sorted(failures), sep="\n  ", file=sys.stderr)
+            print("failed:", *sorted(failures), sep="\n  ", file=sys.stderr)
     return not failures

@@ -1,4 +1,4 @@
-"""Which files come of which image, how a prediction is written into them, and how one is read."""
+"""Output files per image, and how predictions are written and read."""
 
 import logging
 from collections import Counter
@@ -30,7 +30,7 @@ from marigold.types import Camera, Prediction
 from marigold.visualization import colour
 
 logger = logging.getLogger(__name__)
-MILLIMETRE, COARSE = 0.001, 1 / 256  # metres per count of a 16-bit png; the second where the first does not reach
+MILLIMETRE, COARSE = 0.001, 1 / 256  # metres per count of a 16-bit png; COARSE for depth that MILLIMETRE cannot hold
 # Kind of file -> its folder below the output, and its ending.
 KINDS = {
     "npy": ("depth_npy", ".npy"),
@@ -45,14 +45,14 @@ KINDS = {
     "metres_png": ("depth_metres_png", ".png"),
     "metres_uncertainty": ("uncertainty_metres", ".npy"),
 }
-IN_SPACE = {"point_cloud", "mesh", "viewer"}  # which need a camera
+IN_SPACE = {"point_cloud", "mesh", "viewer"}  # kinds that need a camera
 METRIC_KINDS = ("metres", "metres_png", "metres_uncertainty")
-"""What is written only where distances are known."""
+"""Kinds of files that need known points."""
 
 
 @dataclass(frozen=True)
 class Distances:
-    """Where the nearest and the farthest point are put when a prediction does not know, in any unit."""
+    """Assumed depth of the nearest and the farthest point of an affine-invariant prediction, in any unit."""
 
     near: float
     far: float
@@ -60,14 +60,14 @@ class Distances:
 
 @dataclass(frozen=True)
 class Job:
-    """One image, its name (a path without ending) that its files have, and the files to write for it by kind."""
+    """One image, the name of its output files (a path without ending), and these files by kind."""
 
     picture: Path
     name: Path
     files: dict[str, Path]
 
     def done(self) -> bool:
-        """Whether every file is there; a file gets its name only when it is complete."""
+        """Whether every file exists; files are renamed into place only when complete."""
         return all(path.exists() for path in self.files.values())
 
 
@@ -93,7 +93,7 @@ def plan(source: str | Path, output: Path, kinds: Sequence[str]) -> list[Job]:
 
 
 def read_ahead(jobs: Sequence[Job]) -> Iterator[tuple[Job, Future[Tensor]]]:
-    """Every job with its image, which a thread reads while the previous one is predicted."""
+    """Every job with its image; a thread reads the next one during the current prediction."""
     with ThreadPoolExecutor(1) as reader:
         upcoming = [(job, reader.submit(read_picture, job.picture)) for job in jobs[:1]]
         for following in [*jobs[1:], None]:
@@ -112,13 +112,13 @@ def write(
     metres: Float[Tensor, "1 H W"] | None = None,
     metres_uncertainty: Float[Tensor, "1 H W"] | None = None,
 ) -> None:
-    """Write the files of one image, each under its name only when it is complete.
+    """Write the files of one image, each renamed into place only when complete.
 
-    `metres` is planar depth, 0 where unknown. The METRIC_KINDS hold it; cloud, mesh, viewer and EXR are placed as it
-    says if given, else as `assumed`. Raises ValueError for a kind of file that this prediction cannot give.
+    `metres`: planar depth, 0 where unknown, for the METRIC_KINDS; cloud, mesh, viewer and EXR use it too, and without
+    it the `assumed` distances. Raises ValueError for a kind of file that needs what this prediction lacks.
     """
     depth = prediction.depth[0].cpu()
-    # Disparities are large where it is near.
+    # Disparity is large for near pixels.
     nearness = depth if MAPPINGS[MAPPING_OF[prediction.space]].increasing else 1 - depth
 
     def distance() -> Float[Tensor, "1 H W"]:
@@ -162,9 +162,9 @@ def _metric_writers(
     def png(file: BinaryIO) -> None:
         note = f"{unit:g} metres per count"
         if unit == COARSE:
-            cut = ", and what is beyond is cut" if farthest > 65535 * COARSE else ""
-            note += f": it reaches {farthest:.1f} m, and 16 bits {65535 * MILLIMETRE} m in millimetres and "
-            note += f"{65535 * COARSE:.1f} m in these{cut}"
+            cut = "; larger depths are clipped" if farthest > 65535 * COARSE else ""
+            note += f": depth reaches {farthest:.1f} m; 16 bits hold {65535 * MILLIMETRE} m in millimetres and "
+            note += f"{65535 * COARSE:.1f} m in this unit{cut}"
             logger.warning("%s: %s", job.files["metres_png"], note)
         write_grey16(file, metres.double() / (65535 * unit), note)
 
@@ -176,11 +176,10 @@ def _metric_writers(
 
 
 def stored_names(name: str) -> list[str]:
-    """The files in which the prediction of an image is looked for, in this order; all names are relative.
+    """Files that may hold the prediction of an image, in order of precedence; all names are relative.
 
-    The image `a/rgb_0001.png` has it in `a/rgb_0001.png.npy` (as `plan` tells images of one stem apart),
-    `a/rgb_0001.npy`, `a/pred_rgb_0001.npy`, or, as the reference names it, `a/pred_0001.npy`; or in a 16-bit `.png`
-    of these names.
+    For `a/rgb_0001.png`: `a/rgb_0001.png.npy` (`plan` keeps the ending of images with the same stem),
+    `a/rgb_0001.npy`, `a/pred_rgb_0001.npy`, the reference's `a/pred_0001.npy`, and 16-bit `.png` of these names.
     """
     path = PurePosixPath(name)
     stems = [path.name, path.stem, f"pred_{path.stem}", f"pred_{path.stem.removeprefix('rgb_')}"]

@@ -17,20 +17,20 @@ from marigold.types import DepthSample, Prediction
 
 ALONE = "points_alone"
 METHODS = ("residual", "fit", ALONE)
-"""The first one's metrics have their own names, the others' begin with the method: `fit.mae`."""
+"""Metrics of the first have plain names, those of the others a prefix: `fit.mae`."""
 
 
 class FromPoints:
-    """Metres from the valid pixels as from points, by one of METHODS; see `marigold.depth.metric`."""
+    """Metric depth with the valid pixels as known points, by one of METHODS; see `marigold.depth.metric`."""
 
     def __init__(self, *, method: str, sample: DepthSample | None = None) -> None:
         self.method = method
-        self._sample = sample  # whose image is seen too
+        self._sample = sample  # its image guides the interpolation
 
     def __call__(
         self, prediction: Prediction, target: Float[Tensor, "1 1 H W"], valid: Bool[Tensor, "1 1 H W"], thin: Callable
     ) -> Float[Tensor, "1 1 H W"]:
-        """Depth in metres; of all points, whatever the protocol's `thin`."""
+        """Depth in metres, from all points: the protocol's `thin` is ignored."""
         y, x = valid[0, 0].nonzero(as_tuple=True)
         points, metres = torch.stack([x, y], 1), target[0, 0, y, x]
         if self.method == ALONE:
@@ -43,19 +43,19 @@ class FromPoints:
     def _image(self, like: Float[Tensor, "1 1 H W"]) -> Float[Tensor, "3 H W"] | None:
         if self._sample is None:
             return None
-        # At the size that is evaluated; at its own the pixels stay as they are
+        # At the evaluated size; an image of that size is unchanged
         return F.interpolate(self._sample.image[None].to(like.device), like.shape[2:], mode="area")[0]
 
 
 def fits_from_points(sample: DepthSample) -> dict[str, FromPoints]:
-    """The fits to a sample's points that `Protocol.align` applies, by method; the first has the key ""."""
+    """The fits that `Protocol.align` applies to a sample's points, by method; the first has the key ""."""
     fits = {method: FromPoints(method=method, sample=sample) for method in METHODS}
     return {"": fits.pop(METHODS[0]), **fits}
 
 
 @contextmanager
 def _quiet(name: str) -> Iterator[None]:
-    """Nothing below an error is logged under that name."""
+    """Silence the logger of that name below errors."""
     logger = logging.getLogger(name)
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -66,12 +66,12 @@ def _quiet(name: str) -> Iterator[None]:
 
 
 def interpolate(points: Tensor, metres: Float[Tensor, "N"], like: Float[Tensor, "1 H W"]) -> Float[Tensor, "1 H W"]:
-    """Depth from x, y in pixels alone: linear in Delaunay's triangles, beyond them that of the nearest point."""
+    """Depth from points (N, 2), x, y in pixels: linear in Delaunay triangles, outside them the nearest point's."""
     height, width = like.shape[1:]
     grid = np.meshgrid(np.arange(width), np.arange(height))
     depth = NearestNDInterpolator(points.numpy(), metres.numpy())(*grid)
     try:
         linear = LinearNDInterpolator(points.numpy(), metres.numpy())(*grid)
-    except QhullError:  # two points, or all on one line: there is no triangle
+    except QhullError:  # two points or collinear ones: no triangle
         linear = np.full_like(depth, np.nan)
     return torch.from_numpy(np.where(np.isnan(linear), depth, linear))[None].to(like)

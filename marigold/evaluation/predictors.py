@@ -18,10 +18,10 @@ from marigold.types import SPACES, DepthSample, Prediction
 
 @dataclass(frozen=True)
 class Predictor:
-    """Something to evaluate: `identity` goes into the results and the fingerprint, `at_seed` gives the function.
+    """A predictor to evaluate: `identity` is part of results and fingerprint, `at_seed` returns the function.
 
-    `space` is None for a function that states it only with each prediction. `sampler` is None for what is not a
-    diffusion model. `stored` predictions were made of the data set's own images.
+    `space` is None for a function that gives it with each prediction. `sampler` is None unless it is a diffusion
+    model. `stored`: the predictions are of the data set's own images.
     """
 
     identity: dict[str, object]
@@ -31,13 +31,13 @@ class Predictor:
     stored: bool = False
 
     def require_protocol(self, protocol: Protocol) -> None:
-        """Raise EvaluationError for a space that the protocol does not evaluate, and images that it does not show."""
+        """Raises EvaluationError if the protocol cannot evaluate this space, or not these stored predictions."""
         if self.space is not None:
             protocol.require_space(self.space)
         if self.stored and protocol.benchmark.view_size is not None:
             raise EvaluationError(
-                f"protocol '{protocol.name}' shows a re-projected image, and stored predictions are of the data "
-                "set's own images. Give checkpoint=DIR or predictor=MODULE:FUNCTION"
+                f"protocol '{protocol.name}' re-projects the images, but stored predictions are of the original "
+                "ones; use checkpoint=DIR or predictor=MODULE:FUNCTION"
             )
 
 
@@ -63,7 +63,7 @@ def of_function(path: str, space: str | None, device: torch.device) -> Predictor
             raise EvaluationError(f"predictor={path} gave a {type(result).__name__}, not a Prediction or a tensor")
         return Prediction(result.reshape(1, 1, *result.shape[-2:]).float(), None, require_space(space))  # type: ignore[arg-type]
 
-    # Rows of another version of the module are not kept.
+    # Part of the identity, so that rows of another version of the module are not reused.
     source = getattr(module, "__file__", None)
     files = provenance.files_identity(Path(source)) if source else "built in"
     return Predictor({"name": path, "files": files}, space, None, lambda seed: predict)
@@ -72,15 +72,15 @@ def of_function(path: str, space: str | None, device: torch.device) -> Predictor
 def of_files(folder: Path, space: str | None, unit: float) -> Predictor:
     """Predictions in files below `folder`, one per sample, found by the sample's name: see `stored_names`.
 
-    unit: metres per count of metric pngs, see `read_prediction`. Raises EvaluationError for an unknown space, a folder
-    that is not there and a sample without a file, and PictureError for a file that holds something else.
+    unit: metres per count of metric pngs, see `read_prediction`. Raises EvaluationError for an unknown space, a
+    missing folder and a sample without a file, and PictureError for a file that is not a depth map.
     """
     known = require_space(space)
     if not folder.is_dir():
         raise EvaluationError(f"predictions={folder}: no such folder")
 
     def predict(sample: DepthSample) -> Prediction:
-        # The most specific name first: a folder may hold several of them.
+        # The most specific name first: a folder may have several.
         candidates = [folder / name for name in stored_names(sample.name)]
         found = [path for path in candidates if path.is_file()]
         if not found:
@@ -102,7 +102,7 @@ def run_name(checkpoint: Path) -> str:
 
 
 def require_space(space: str | None) -> str:
-    """The space, if it is one; otherwise an EvaluationError that lists them."""
+    """Return the space; raises EvaluationError, listing the known ones, for any other value."""
     if space not in SPACES:
-        raise EvaluationError(f"space={space}: say which of {', '.join(SPACES)} the predictions are in")
+        raise EvaluationError(f"space={space}: expected the space of the predictions, one of {', '.join(SPACES)}")
     return space

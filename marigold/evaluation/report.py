@@ -1,4 +1,4 @@
-"""Tables: our results beside the published ones, each row saying which of the two it is and under which protocol."""
+"""Rows of tables: measured results beside published ones, marked as such, with their protocol."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,9 +18,9 @@ TOLERANCE = {"AbsRel": 0.1, "delta1": 0.2}
 class Entry:
     """One row of a paper-style table: data set -> (AbsRel, delta1) in percent.
 
-    `notes` says what keeps a measured row from being compared: a part of the images, failures, another list.
-    `official`: data sets whose whole official list was measured. `beside`: what measured rows make of a published one,
-    or errors in metres.
+    `notes`: why a measured row is not comparable: a part of the images, failures, another list.
+    `official`: data sets whose complete official list was measured. `beside`: for a published row, how measured rows
+    compare with it; else errors in metres.
     """
 
     method: str
@@ -44,7 +44,7 @@ def published_entries() -> list[Entry]:
 
 
 def measured_entries(result: Result) -> list[Entry]:
-    """The row of one result, or with known points one of each method, which says its error in metres too."""
+    """The row of one result; with known points one row per method, with its error in metres."""
     dataset, notes, entries = result.facts.dataset, stamps(result), []
     for method, prefix in methods(result).items():
 
@@ -61,41 +61,41 @@ def measured_entries(result: Result) -> list[Entry]:
 
 
 def methods(result: Result) -> dict[str, str]:
-    """Method by which known points make metres -> what its metrics' names begin with; "" -> "" without points."""
+    """Method for metric depth from known points -> prefix of its metrics; "" -> "" without points."""
     if "points" not in result.facts.protocol:
         return {"": ""}
     return {METHODS[0]: "", **{method: f"{method}." for method in METHODS[1:]}}
 
 
 def stamps(result: Result) -> tuple[str, ...]:
-    """What a reader must know before comparing these numbers with others."""
+    """Reasons why these numbers are not comparable with others."""
     found = []
     if result.facts.limit is not None:
         found.append(f"only {result.facts.limit} images of the set")
     if not result.complete:
         found.append(f"incomplete: {result.count} of {result.expected} images")
-    if result.facts.split.official is False:  # None is a set that nobody has published a list of
+    if result.facts.split.official is False:  # None: the data set has no published list
         found.append(f"unofficial split ({result.facts.split.count} lines)")
     return tuple(found)
 
 
 def compared(published: Entry, measured: Sequence[Entry]) -> Entry:
-    """The published row with what each measured one says of it: `reproduced`, or by how many percentage points not.
+    """The published row with its comparison to each measured one: `reproduced`, or the differences.
 
-    Compared are rows of the same protocol, steps and ensemble size, on the data sets whose whole official list was
-    measured; differences are measured minus published, and within `TOLERANCE` a metric is reproduced.
+    Only rows of the same protocol, steps and ensemble size are compared, on data sets whose complete official list was
+    measured. Differences are measured minus published, in percentage points; within `TOLERANCE` is reproduced.
     """
     beside = []
     for ours in measured:
         datasets = [dataset for dataset in published.values if dataset in ours.official]
-        # One step beside fifty, or another protocol, moves numbers by more than any mistake would.
+        # Another number of steps or another protocol changes the numbers more than any error would.
         if not datasets or (ours.protocol, ours.setting) != (published.protocol, published.setting):
             continue
         off = [
             f"{dataset} {here - there:+.2f} {metric}"
             for dataset in datasets
             for metric, here, there in zip(TOLERANCE, ours.values[dataset], published.values[dataset], strict=True)
-            # Rounded: 96.4 - 96.2 is a little more than 0.2 in binary.
+            # Rounded: 96.4 - 96.2 exceeds 0.2 in binary.
             if round(abs(here - there), 6) > TOLERANCE[metric]
         ]
         beside.append(f"{ours.method}: {', '.join(off) or 'reproduced'}")

@@ -10,14 +10,14 @@ from marigold.evaluation.errors import EvaluationError
 from marigold.evaluation.rows import Group, Row, Score, summarise
 from marigold.files import write_atomically
 
-FORMAT = 1  # raised when a reader of the old one would misread the new one
+FORMAT = 1  # incremented when an older reader would misread a newer file
 Plain = Mapping[str, object]
-"""Values that JSON has, by name."""
+"""JSON values by name."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """The list that was evaluated; `official`: whether it is the published one, None where there is none."""
+    """The evaluated list; `official`: whether it is the published one, None if there is none."""
 
     name: str
     path: str
@@ -29,9 +29,9 @@ class Split:
 
 @dataclass(frozen=True)
 class Facts:
-    """What the numbers depend on, without the seed, and the fingerprint of that.
+    """Everything that the numbers depend on except the seed, and its fingerprint.
 
-    `limit`: so many images of the set, None for all. `sampler` is None for what is not a diffusion model. `commit`
+    `limit`: number of images, None for all. `sampler` is None for predictors that are not diffusion models. `commit`
     is not in the fingerprint: another commit with the same source gives the same rows.
     """
 
@@ -90,25 +90,25 @@ class Result:
 
     @property
     def setting(self) -> str:
-        """Denoising steps x ensemble size, empty for what is not a diffusion model."""
+        """Denoising steps x ensemble size; empty for predictors that are not diffusion models."""
         sampler = self.facts.sampler
         return f"{sampler['steps']} x {sampler['ensemble_size']}" if sampler else ""
 
     def to_json(self, path: Path) -> None:
-        """Write results.json whole or not at all."""
-        # Flat, the facts beside the numbers: a person reads this file too. JSON has no NaN, and no score is one.
+        """Write results.json atomically."""
+        # Flat, for human readers. JSON has no NaN, and scores are finite.
         content = {"format": FORMAT, "date": self.date, **asdict(self.facts), **asdict(self)}
         del content["facts"]
         write_atomically(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
     @classmethod
     def from_json(cls, path: Path) -> "Result":
-        """Read a results.json; one without a date gets its file's. Raises EvaluationError naming what is not one."""
+        """Read a results.json; the file's time replaces a missing date. Raises EvaluationError for any other file."""
         try:
             content = json.loads(path.read_text())
             if content.pop("format") != FORMAT:
                 raise ValueError(f"expected format {FORMAT}")
-            # Earlier versions wrote none of these.
+            # Earlier versions did not write these keys.
             written = datetime.fromtimestamp(path.stat().st_mtime, UTC)
             content = {"date": _date(written), "reader": {}, "limit": None, **content}
             facts = {field.name: content.pop(field.name) for field in fields(Facts)}
@@ -132,9 +132,9 @@ def make_result(
 ) -> Result:
     """The means over images, averaged over the seeds, as of now.
 
-    `rows`: seed -> one row per image. `expected`: images that the data set lists.
+    `rows`: seed -> one row per image. `expected`: number of images that the data set lists.
     """
-    # The mean of per-image means, as every published table: pooled pixels would weigh images by their valid ones.
+    # The mean of per-image means, as in published tables; pooling pixels would weight images by their valid pixels.
     summary = summarise(*rows.values(), groups=groups)
     alone = {seed: summarise(part).metrics for seed, part in rows.items()}
     return Result(
@@ -143,7 +143,7 @@ def make_result(
         seeds=tuple(rows),
         count=summary.count,
         expected=expected,
-        complete=summary.count == expected,  # a skipped image would bias the mean unseen
+        complete=summary.count == expected,  # a skipped image would silently bias the mean
         metrics=summary.metrics,
         groups=summary.groups,
         per_seed=tuple(

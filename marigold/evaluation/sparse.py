@@ -1,4 +1,4 @@
-"""Known points of a depth map, drawn as a sensor might give them."""
+"""Known points of a depth map, sampled in the pattern of a sensor."""
 
 import zlib
 from dataclasses import dataclass
@@ -11,15 +11,15 @@ from torch import Tensor
 from marigold.evaluation.errors import EvaluationError
 
 PATTERNS = ("random", "lines", "grid")
-_SHRINK = 0.97  # of the pitch, until enough of its places are valid
+_SHRINK = 0.97  # factor on the pitch, repeated until enough lattice points are valid
 
 
 @dataclass(frozen=True)
 class DrawnPoints:
-    """`points` in configs/eval.yaml: how many pixels' depth is known, 0 for an ordinary evaluation, and which.
+    """`points` in configs/eval.yaml: number and pattern of the pixels with known depth; 0 is an ordinary evaluation.
 
-    `pattern` is "random"; "lines", evenly along sqrt(N) / 2 rows, at least 2, as a scanner sees them; or "grid", on
-    a square grid whose places without depth stay empty. The seed shifts rows and grid.
+    `pattern`: "random"; "lines", evenly along sqrt(N) / 2 rows (at least 2), like a laser scanner; or "grid", a square
+    grid without its invalid places. The seed shifts rows and grid.
     """
 
     count: int
@@ -30,7 +30,7 @@ class DrawnPoints:
         if self.pattern not in PATTERNS:
             raise EvaluationError(f"points.pattern={self.pattern}: expected one of {', '.join(PATTERNS)}")
         if self.count < 0 or self.count == 1:
-            raise EvaluationError(f"points.count={self.count}: scale and shift need 2 or more; 0: none are drawn")
+            raise EvaluationError(f"points.count={self.count}: scale and shift need 2 or more; 0 draws none")
 
     @property
     def name(self) -> str:
@@ -38,14 +38,14 @@ class DrawnPoints:
         return f"+{self.count}-{self.pattern}-points-seed{self.seed}"
 
     def draw(self, valid: Bool[Tensor, "1 H W"], name: str) -> Float[Tensor, "N 2"]:
-        """N = `count` of the valid pixels: x, y, the first pixel's centre at (0, 0), a function of (name, seed) alone.
+        """Draw N = `count` valid pixels: x, y with the first pixel's centre at (0, 0), a function of (name, seed).
 
-        Raises EvaluationError, naming the sample, for fewer valid pixels than points.
+        Raises EvaluationError, naming the sample, if it has fewer valid pixels.
         """
         known = int(valid.count_nonzero())
         if self.count > known:
             raise EvaluationError(f"points.count={self.count}: {name} has {known} pixels with depth")
-        # Not by hash(), which Python salts anew in every process.
+        # Not hash(), which Python salts per process.
         generator = np.random.default_rng([self.seed, zlib.crc32(name.encode())])
         mask = valid[0].cpu().numpy()
         if self.pattern == "random":
@@ -70,5 +70,5 @@ class DrawnPoints:
             y, x = mask[np.ix_(rows, columns)].nonzero()
             if len(y) >= self.count:
                 return rows[y], columns[x]
-            # It ends: at a pitch of 1 every pixel is a place, as the phase is below 1.
+            # Terminates: at a pitch of 1 every pixel is on the lattice, as the phase is below 1.
             pitch = [max(1.0, length * _SHRINK) for length in pitch]

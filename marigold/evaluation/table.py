@@ -1,6 +1,6 @@
 """Paper-style tables over data sets, AbsRel and delta1 with the average rank, in Markdown, LaTeX, csv and HTML.
 
-Rows of different protocols are never ranked together: every protocol is a table of its own.
+Each protocol has its own table: rows of different protocols are never ranked together.
 """
 
 import base64
@@ -18,7 +18,7 @@ from marigold.evaluation.report import MEASURED, Entry, compared, markdown, meas
 from marigold.evaluation.result import Result
 from marigold.files import csv_text
 
-NOT_COUNTED = "Not in the table, as another result of the same kind counts:"
+NOT_COUNTED = "Superseded results, not in the table:"
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>Depth evaluation</title><link rel="icon" href="data:,"><style>
@@ -31,7 +31,7 @@ td:first-child { text-align: left; }
 tr.ours, tr:first-child { font-weight: bold; }
 img { max-width: 100%; background: #fff; }
 </style></head><body><h1>Depth evaluation</h1>
-<p>AbsRel and delta1 in percent. Rows of different protocols are not ranked together, rows with notes not at all.</p>
+<p>AbsRel and delta1 in percent. Each protocol is ranked on its own; rows with notes are not ranked.</p>
 CONTENT
 </body></html>
 """
@@ -41,7 +41,7 @@ CONTENT
 class Table:
     """The rows of one protocol, each with its average rank (None: not ranked), and the data sets as columns.
 
-    `superseded`: folder -> why the result there is in no row.
+    `superseded`: folder -> why its result is not in a row.
     """
 
     protocol: str
@@ -53,11 +53,11 @@ class Table:
 def collect(found: Mapping[str, Result], published: bool) -> list[Table]:
     """One table per protocol that was measured, ours joined over data sets, with the published rows above.
 
-    `found`: folder -> its result. Of several results of one method, setting, protocol and data set, one counts:
-    the whole set rather than a part, then the newest.
+    `found`: folder -> its result. Of several results with the same method, setting, protocol and data set, complete
+    ones take precedence over partial ones, then the newest.
     """
     ours: dict[tuple[str, str, str], Entry] = {}
-    # A mean over two results of one cell, or the better one, would be chosen by its outcome.
+    # Never the better of two results for one cell: that would select by outcome.
     counted, superseded = _choose(found)
     for dataset, entry in [(one.facts.dataset, entry) for one in counted for entry in measured_entries(one)]:
         key = (entry.method, entry.setting, entry.protocol)
@@ -74,7 +74,7 @@ def collect(found: Mapping[str, Result], published: bool) -> list[Table]:
         mine = [entry for entry in ours.values() if entry.protocol == protocol]
         measured = {dataset for entry in mine for dataset in entry.values}
         others = [entry for entry in published_entries() if entry.protocol == protocol] if published else []
-        # A published row without any of our columns would be a line of blanks.
+        # A published row without any of our columns would be empty.
         others = [compared(entry, mine) for entry in others if measured & set(entry.values)]
         datasets = [name for name in DATASETS if name in measured] + sorted(measured - set(DATASETS))
         rows = [*others, *mine]
@@ -85,11 +85,11 @@ def collect(found: Mapping[str, Result], published: bool) -> list[Table]:
 
 
 def _choose(found: Mapping[str, Result]) -> tuple[list[Result], dict[str, str]]:
-    """The results that count, in the order found, and why the others do not, by folder."""
+    """The results for the tables, in the order found, and by folder why others are superseded."""
 
     def place(folder: str) -> tuple[bool, datetime]:
         result = found[folder]
-        # Of a list that nobody has published `official` is None, and it can be whole.
+        # `official` is None for a data set without a published list, whose results can be complete.
         whole = result.complete and result.facts.limit is None and result.facts.split.official is not False
         return whole, datetime.fromisoformat(result.date).astimezone()
 
@@ -109,8 +109,7 @@ def _choose(found: Mapping[str, Result]) -> tuple[list[Result], dict[str, str]]:
 def ranks(rows: Sequence[Entry], datasets: Sequence[str]) -> list[float | None]:
     """Average rank of each row over all columns, 1 the best, ties sharing the mean of their places.
 
-    Only rows with a value in every column and without notes are ranked: a part of the images, or another
-    list, is no basis for a place.
+    Rows without a value in some column, or with notes (a part of the images, another list), are not ranked.
     """
     fit = [row for row in rows if not row.notes and all(dataset in row.values for dataset in datasets)]
     if len(fit) < 2:
@@ -118,7 +117,7 @@ def ranks(rows: Sequence[Entry], datasets: Sequence[str]) -> list[float | None]:
     # Lower AbsRel is better, higher delta1 is; the published precision decides what is a tie.
     columns = [[round(sign * row.values[d][k], 1) for row in fit] for d in datasets for k, sign in ((0, 1), (1, -1))]
     places = np.mean([rankdata(column) for column in columns], axis=0).tolist()
-    # By identity: two rows may say the same.
+    # By identity: two rows may be equal.
     average = {id(row): place for row, place in zip(fit, places, strict=True)}
     return [average.get(id(row)) for row in rows]
 
@@ -137,7 +136,7 @@ def _cells(table: Table) -> tuple[list[str], list[list[str]]]:
 
 
 def to_markdown(tables: Sequence[Table]) -> str:
-    """Markdown, a heading per protocol; percent; results that do not count below."""
+    """Markdown, a heading per protocol; percent; superseded results below."""
     parts = []
     for table in tables:
         parts += [f"### Protocol `{table.protocol}`", markdown(*_cells(table))]
@@ -176,7 +175,7 @@ def to_latex(tables: Sequence[Table]) -> str:
 
 
 def to_html(tables: Sequence[Table], panels: Mapping[str, Path]) -> str:
-    """One self-contained page, light or dark as the reader's system; `panels`: caption -> png, embedded."""
+    """One self-contained page, light or dark as the system is; `panels`: caption -> png, embedded."""
     parts = []
     for table in tables:
         header, lines = _cells(table)
