@@ -59,7 +59,7 @@ def write_rooms(*, out: str, workers: int, size: RoomsSize) -> dict[str, int]:
         raise ValueError(f"rooms: at least one view per scene and 16 pixels per side are needed, got {size}")
     root = Path(out)
     manifest = root / "rooms.json"
-    made = json.loads(manifest.read_text()) if manifest.is_file() else {"size": None}
+    made: dict[str, Any] = json.loads(manifest.read_text()) if manifest.is_file() else {"size": None}
     wanted = json.loads(json.dumps(dataclasses.asdict(size)))  # with lists for tuples, as they are read back
     if made["size"] == wanted:
         return dict(made["frames"])
