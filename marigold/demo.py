@@ -1,4 +1,4 @@
-"""The page of a checkpoint: its settings, and what builds it.
+"""Settings of the demo page, and functions that build it for a checkpoint.
 
 A Space's app.py:
 
@@ -44,13 +44,13 @@ class DemoConfig:
     device: str | None
 
     def __post_init__(self) -> None:
-        """Refuse what could only fail later; raises ConfigError."""
+        """Raises ConfigError for an unknown precision, before the model is loaded."""
         if self.precision not in PRECISIONS:
             raise ConfigError(f"precision: expected one of {', '.join(PRECISIONS)}, got {self.precision!r}")
 
 
 def configured_page(settings: DemoConfig) -> Blocks:
-    """The page of configs/demo.yaml; raises ValueError or OSError with a message."""
+    """Build the page as configured; raises ValueError or OSError with a message."""
     precision, switches = PRECISIONS[settings.precision], named_switches(settings.recipe)
     examples = sample_images() if settings.examples is None else list(find_pictures(settings.examples))
     model = MarigoldDepth.from_pretrained(settings.checkpoint, precision, settings.revision, switches)
@@ -74,6 +74,6 @@ def build_page(
     distances: Distances | None = None,
     examples: Sequence[Path] = (),
 ) -> Blocks:
-    """The page of `model`, to `launch()`; `examples` are image files to click on."""
+    """Build the page of `model`, ready to `launch()`; `examples` are image files to click on."""
     camera, distances = camera or CameraSettings(None, None, 60.0), distances or Distances(1.0, 4.0)
     return Page(model, limits or Limits(), camera, distances, examples).blocks

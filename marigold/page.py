@@ -1,4 +1,4 @@
-"""A page to try images on: drop one, choose what the recipe uses, see its depth, turn its mesh, take the files."""
+"""The demo page: drop an image, choose settings, view its depth and mesh, download the files."""
 
 import html
 import importlib.util
@@ -30,16 +30,16 @@ from marigold.known_points import KnownPoints
 
 Blocks = gr.Blocks  # for `demo`, which may not import gradio before this module has
 ABOUT = """# Depth of one image
-Near is red and far is blue. The depth is right up to one unknown scale and shift: the mesh stands between two assumed
-distances, until some distances are known."""
-KEPT = (600, 3600)  # seconds: how often old files are deleted while the page is served, and how old those are
-SHOWN = ("colour", "mesh")  # the kinds of file that the page itself shows
+Near is red and far is blue. Depth is predicted up to an unknown scale and shift: the mesh lies between two assumed
+distances until some distances are known."""
+KEPT = (600, 3600)  # seconds: how often files are deleted while the page is served, and from which age
+SHOWN = ("colour", "mesh")  # the kinds of file that the page displays
 OFFERED = [kind for kind in KINDS if kind != "exr" or importlib.util.find_spec("OpenEXR")]
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a visitor may ask for; `processing_resolution` bounds the longest edge, of an image in its own size too."""
+    """Upper bounds for a visitor; `processing_resolution` also bounds an image that is processed at its own size."""
 
     megabytes: float = 20.0
     megapixels: float = 16.0
@@ -49,9 +49,9 @@ class Limits:
 
 
 class Page:
-    """The components of the page, `blocks`, and what happens on each event; gradio wants STYLE at the launch."""
+    """The page's components, `blocks`, and its event handlers; `launch()` takes STYLE as `css`."""
 
-    # Small images as large ones. Not the one that is clicked on: gradio counts its pixels as if it were not enlarged.
+    # Enlarge small images, except the one that is clicked on: gradio ignores the enlargement in a click's coordinates.
     STYLE = "#spread img {width: 100%; height: 100%; object-fit: contain}"
 
     def __init__(
@@ -84,7 +84,7 @@ class Page:
                         )
                     with gr.Row():
                         self.downloads = {kind: gr.DownloadButton(visible=False, size="sm") for kind in OFFERED}
-            # File and prediction, kept so that points can be tried without predicting again.
+            # File and prediction, so that points can be changed without predicting again.
             self.predicted = gr.State(time_to_live=KEPT[1])
             self._connect(start)
 
@@ -95,16 +95,15 @@ class Page:
             shown.click(lambda index: self._copied(examples[index]), shown, self.source, api_visibility="private")
 
     def _new_folder(self) -> Path:
-        """One in gradio's own folder: its files are served from where they are, and deleted with the rest."""
+        """A folder in gradio's own, from which files are served in place and deleted after a while."""
         return Path(tempfile.mkdtemp(dir=self.source.GRADIO_CACHE))
 
     def _copied(self, example: Path) -> str:
         return str(shutil.copy(example, self._new_folder()))
 
     def _settings(self) -> dict[str, gr.Number]:
-        """A field for each argument of a call that the recipe has a use for, by the argument's name."""
+        """A field for each argument that the recipe uses, by name; the model refuses the others."""
         switches, limits = self.model.switches, self.limits
-        # What a recipe has no use for is refused by the model, so the page does not offer it.
         fields = {}
         if not switches.one_pass:
             fields["steps"] = ("Steps", self.model.default_steps, 1, limits.steps)
@@ -122,7 +121,7 @@ class Page:
     def _connect(self, start: gr.Button) -> None:
         known, shown = self.known, [self.slider, self.mesh, self.spread, *self.downloads.values()]
         quiet: dict[str, Any] = {"api_visibility": "private", "show_progress_on": self.slider}
-        # A set as inputs makes gradio pass one dictionary by component, in place of an argument for each.
+        # With a set as inputs gradio passes one dictionary by component instead of an argument for each.
         asked: set[Any] = {self.source, self.wanted, *self.settings.values()}
         self.source.change(self.look, self.source, [*shown, self.predicted, *known.components], **quiet)
         start.click(self.predict, asked, [*shown, self.predicted], **quiet)
@@ -130,7 +129,7 @@ class Page:
         known.start.click(self.to_metres, asked, [*shown, known.answer], **quiet)
 
     def look(self, file: str | None) -> dict[Any, Any]:
-        """A new image: show it, or report why not; earlier results are cleared."""
+        """Show a new image and clear earlier results; an unreadable image gets a message."""
         image = None if file is None else eight_bits(self._read(file))
         return {
             self.slider: None if image is None else (image, image),
@@ -142,11 +141,11 @@ class Page:
         }
 
     def predict(self, values: dict[Any, Any], progress: gr.Progress = gr.Progress()) -> dict[Any, Any]:  # noqa: B008
-        """Predict as chosen, write the files as infer.py does, and show them."""
+        """Predict with the chosen settings, write the files as infer.py does, and show them."""
         file = values[self.source]
         if file is None:
             raise gr.Error("Drop an image first.", print_exception=False)
-        # A field that was emptied leaves the model's default.
+        # An empty field means the model's default.
         chosen = {name: values[field] for name, field in self.settings.items() if values[field] is not None}
         seed = chosen.pop("seed", 0)
         with _shown_as_message(file):
@@ -171,22 +170,22 @@ class Page:
     def _read(self, file: str) -> Float[Tensor, "3 H W"]:
         with _shown_as_message(file):
             if (megabytes := Path(file).stat().st_size / 1e6) > self.limits.megabytes:
-                raise ValueError(f"{file}: {megabytes:.1f} MB; at most {self.limits.megabytes:g} are taken")
+                raise ValueError(f"{file}: {megabytes:.1f} MB; the limit is {self.limits.megabytes:g} MB")
             return read_picture(file, round(self.limits.megapixels * 1e6))
 
     def _predict(self, image: Tensor, sampling: Sampling, seed: int, progress: gr.Progress) -> Prediction:
-        # 0: the image's own size, which is bounded here too, as memory grows with it.
+        # 0 means the image's own size, which is bounded too, as memory grows with it.
         longest = sampling.processing_resolution
         if longest is None:
             longest = self.model.settings.default_processing_resolution
         if (longest or max(image.shape)) > self.limits.processing_resolution:
             raise ValueError(
-                f"an image of {longest or max(image.shape)} px in the model; at most "
-                f"{self.limits.processing_resolution} are taken: choose a smaller longest edge"
+                f"the longest edge would be {longest or max(image.shape)} px in the model; the limit is "
+                f"{self.limits.processing_resolution}: choose a smaller one"
             )
         total, done = (sampling.steps or self.model.default_steps or 1) * sampling.ensemble_size, 0
 
-        # Members that are not finite are computed again, so there may be more steps than were announced.
+        # Members that are not finite are computed again, so there may be more steps than announced.
         def on_step(members: int) -> None:
             nonlocal done
             done += members
@@ -203,7 +202,7 @@ class Page:
         wanted: Sequence[str],
         metric: MetricDepth | None = None,
     ) -> dict[Any, Any]:
-        """Write the files, and what the page then shows."""
+        """Write the files and return the components that show them."""
         (job,) = plan(file, self._new_folder(), [kind for kind in OFFERED if kind in (*SHOWN, *wanted)])
         camera, source = self.camera.of(job.picture, *image.shape[-2:])
         write(job, image, prediction, camera, self.distances, *(metric[:2] if metric else ()))
@@ -231,7 +230,7 @@ def _spread(prediction: Prediction) -> gr.Image:
 
 @contextmanager
 def _shown_as_message(file: str) -> Iterator[None]:
-    """What was wrong, by the image's name instead of its place on this machine."""
+    """Turn a ValueError into a message on the page, with the image's name instead of its path."""
     try:
         yield
     except ValueError as error:

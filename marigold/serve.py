@@ -14,12 +14,12 @@ from marigold.config import ConfigError, to_dataclass
 
 def run(config: DictConfig) -> None:
     """Serve the page as configured until SIGINT or SIGTERM. Raises ValueError or OSError with a message."""
-    # A checkpoint that is here needs no hub, and huggingface_hub asks for this when it is imported.
+    # A local checkpoint needs no hub; huggingface_hub reads this when it is imported.
     if Path(OmegaConf.select(config, "checkpoint") or "").is_dir():
         os.environ["HF_HUB_OFFLINE"] = "1"
     with tempfile.TemporaryDirectory(prefix="marigold-demo-") as folder:
-        os.environ["GRADIO_TEMP_DIR"] = folder  # uploads, and all that is made of them
-        os.environ["GRADIO_EXAMPLES_CACHE"] = folder  # else ./.gradio, of which every file could be fetched
+        os.environ["GRADIO_TEMP_DIR"] = folder  # uploads and their results
+        os.environ["GRADIO_EXAMPLES_CACHE"] = folder  # instead of ./.gradio, whose files anyone could fetch
         try:
             from marigold import demo
         except ModuleNotFoundError as error:
@@ -29,7 +29,7 @@ def run(config: DictConfig) -> None:
             raise ConfigError(text) from error
         settings = to_dataclass(demo.DemoConfig, config)
         page = demo.configured_page(settings)
-        logging.getLogger("httpx").setLevel(logging.WARNING)  # gradio asks itself whether it is there
+        logging.getLogger("httpx").setLevel(logging.WARNING)  # gradio requests its own page once
         stopped = threading.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: stopped.set())

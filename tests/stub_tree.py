@@ -1,8 +1,8 @@
 """A data folder as the documented commands leave it: their lists, every listed name, images of the real sizes.
 
-Every list is written by the preparation of its set. Stubbed is only what takes long: the archives hold one or two
-images a list; the files of Hypersim and Virtual KITTI are one pair of images, hard-linked under every name (of Virtual
-KITTI all 25,512 that its lists have); all rooms are one view, and so are all streets.
+Every list is written by the preparation of its set; only the content is stubbed. The archives hold one or two images
+per list; the files of Hypersim and Virtual KITTI are one pair of images, hard-linked under every name (for Virtual
+KITTI all 25,512 of its lists); all rooms are one view, and so are all streets.
 """
 
 import csv
@@ -28,11 +28,11 @@ from runs import composed
 
 Views = Callable[[str, int, RoomsSize], list[Rendering]]
 SIZES = {"nyu": (480, 640), "kitti": (375, 1242), "eth3d": (4032, 6048), "scannet": (480, 640), "diode": (768, 1024)}
-FRAMES = {"train": 16, "val": 2, "test": 2}  # of Hypersim; 16 fill the quickstart's micro-batch
+FRAMES = {"train": 16, "val": 2, "test": 2}  # Hypersim's; 16 fill the quickstart's micro-batch
 
 
 def write_tree(root: Path) -> None:
-    """Write `root`/data, and beside it the downloads that it was made from."""
+    """Write `root`/data, and next to it the downloads that it is prepared from."""
     for dataset, source in TARS:
         write_archive(dataset, source, root / "downloads" / dataset, SIZES[dataset])
         prepare(root, f"dataset={dataset}", f"source={source}")
@@ -43,7 +43,7 @@ def write_tree(root: Path) -> None:
 
 
 def prepare(root: Path, *overrides: str) -> None:
-    """scripts/prepare.py in the folder `root`."""
+    """Run scripts/prepare.py for the folder `root`."""
     paths = [f"paths.data={root}/data", f"paths.downloads={root}/downloads"]
     assert run(composed("prepare", *paths, *overrides))
 
@@ -77,7 +77,7 @@ def write_vkitti(root: Path) -> None:
 
 @contextmanager
 def image_pair(root: Path, size: tuple[int, int], units: float) -> Iterator[tuple[str, str]]:
-    """Names of an image and of a depth map from 2 to 3 m to be linked to."""
+    """Names of an image and of a depth map from 2 to 3 m, to be linked."""
     metres = np.linspace(2, 3, size[0] * size[1]).reshape(size)
     with tempfile.TemporaryDirectory(dir=root) as folder:
         pixels = {"image": np.zeros((*size, 3), np.uint8), "depth": (metres * units).astype(np.uint16)}
@@ -87,7 +87,7 @@ def image_pair(root: Path, size: tuple[int, int], units: float) -> Iterator[tupl
 
 
 def write_teacher(root: Path) -> None:
-    """Images of a user's own and what a model may have predicted of them."""
+    """A user's images, and what a model may have predicted for them."""
     folder = root / "data/teacher"
     with image_pair(root, (375, 500), 1000) as (image, depth):
         for number in range(4):

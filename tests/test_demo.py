@@ -1,3 +1,5 @@
+"""The page offers what the recipe uses, and neither gradio nor the hub is contacted; tests/demo has the browser."""
+
 import asyncio
 import subprocess
 import sys
@@ -5,13 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from marigold import serve
-from marigold.config import ConfigError, to_dataclass
 from marigold.miniature.random_base import build_components
 from marigold.model.pipeline import MarigoldDepth
 from marigold.model.recipe import Switches
 from marigold.model.settings import DepthSettings
-from runs import ROOT, composed, environment
+from runs import ROOT, environment
 
 
 @pytest.mark.slow
@@ -43,21 +43,8 @@ def test_only_what_the_recipe_uses_can_be_chosen(switches: Switches, fields: set
 
 
 @pytest.mark.slow
-def test_every_key_is_documented_and_checked(monkeypatch: pytest.MonkeyPatch):
-    from marigold.demo import DemoConfig
-
-    for name in ("GRADIO_TEMP_DIR", "GRADIO_EXAMPLES_CACHE"):
-        monkeypatch.setenv(name, "")  # is put back afterwards
-    settings = to_dataclass(DemoConfig, composed("demo", "checkpoint=DIR"))
-    assert (settings.host, settings.port) == ("127.0.0.1", 7860)
-    for override, key in {"precision=int8": "precision", "limits.steps=many": "steps", "+share=true": "share"}.items():
-        with pytest.raises(ConfigError, match=key):
-            serve.run(composed("demo", "checkpoint=DIR", override))
-
-
-@pytest.mark.slow
 def test_the_environment_is_set_before_the_imports_that_read_it(checkpoint: Path):
-    """And the folder of the page is gone however it ends: here, because the port is not one."""
+    """And the page's temporary folder is removed however it ends."""
     code = """
 import os, sys
 from omegaconf import OmegaConf

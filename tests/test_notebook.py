@@ -29,7 +29,7 @@ def test_it_runs_from_top_to_bottom(checkpoint: Path, tmp_path: Path, monkeypatc
     (parameters,) = (cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
     parameters.source = f"CHECKPOINT, STEPS, MEMBERS, RESOLUTION, MESH = {str(checkpoint)!r}, 1, 3, 64, 'mesh.glb'"
     client = NotebookClient(notebook, timeout=250, resources={"metadata": {"path": str(tmp_path)}})
-    # client.execute() would leave its event loop open, and whichever test runs when it is collected would fail for it.
+    # client.execute() leaves its event loop open, which fails whichever test runs when it is garbage-collected.
     asyncio.run(client.async_execute())
     assert (tmp_path / "mesh.glb").read_bytes()[:4] == b"glTF"
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]

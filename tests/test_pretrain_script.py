@@ -1,4 +1,4 @@
-"""The script that makes the embedded base, end to end with small settings."""
+"""The pretraining of the tiny base, end to end with small settings."""
 
 import json
 import shutil
@@ -23,7 +23,7 @@ def words(folder):
 
 
 @pytest.mark.slow
-def test_every_stage_is_made_once_by_one_process_or_two(tmp_path):
+def test_every_stage_runs_once_in_one_process_or_two(tmp_path):
     pretrain(composed("pretrain_tiny", *words(tmp_path)))
     base = load_base(tmp_path / "base")
     assert base.unet.config["in_channels"] == 4
@@ -46,8 +46,7 @@ def test_every_stage_is_made_once_by_one_process_or_two(tmp_path):
     done = call_script("pretrain_tiny.py", *words(two), processes=2)
     assert done.returncode == 0, done.stderr[-9000:]
     together = load_base(two / "base").unet.state_dict()
-    differences = [(together[name] - value).abs().max() for name, value in base.unet.state_dict().items()]
-    assert 0 < max(differences) < 0.1
+    assert 0 < max((together[name] - value).abs().max() for name, value in base.unet.state_dict().items()) < 0.1
 
 
 def test_cartoons_are_a_few_smooth_parts_in_range():

@@ -1,4 +1,4 @@
-"""beartype as the tests use it: an int is a good float, as Python's own type system has it (PEP 484)."""
+"""beartype for the tests: an int is accepted where a float is annotated (PEP 484)."""
 
 from beartype import BeartypeConf, beartype
 

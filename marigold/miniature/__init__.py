@@ -1,4 +1,4 @@
-"""Substitutes for data and weights: rendered rooms, a tiny base, its pretraining.
+"""Substitutes for data and weights: rendered rooms, a tiny base and its pretraining.
 
-Nothing else in the package imports it; configurations name it.
+Nothing else in the package imports them; configurations name them.
 """

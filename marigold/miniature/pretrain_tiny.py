@@ -1,12 +1,12 @@
-"""Pretrain the embedded base: a tiny latent diffusion model that generates images of rendered rooms.
+"""Pretrain the tiny base: a latent diffusion model that generates images of rendered rooms.
 
     python scripts/pretrain_tiny.py
     torchrun --nproc_per_node 2 scripts/pretrain_tiny.py
 
 First the VAE learns to reconstruct the images, then the U-Net learns to generate their latents from the empty
-prompt, with Stable Diffusion 2's noise schedule and v-prediction. No depth map is seen. Every stage is kept
-below `work` and is not done again by a second run; the result is written to `out` in half precision.
-Several processes train the U-Net together, each on a batch of its own; the first does the rest alone.
+prompt, with Stable Diffusion 2's noise schedule and v-prediction. No depth map is seen. Every finished stage is kept
+below `work` and not repeated by a second run; the result is written to `out` in half precision. Several processes
+train the U-Net together, each on a batch of its own; the first process does the rest alone.
 """
 
 import functools
@@ -33,10 +33,10 @@ from marigold.miniature.random_base import build_components, save
 
 
 def run(node: DictConfig) -> None:
-    """Make every stage that is not there yet and write the base."""
+    """Run every stage that is not finished and write the base."""
     config = to_dataclass(PretrainConfig, node)
     work = Path(config.work)
-    # The others wait while the first renders and trains the VAE.
+    # A day, as the others wait while the first renders and trains the VAE.
     accelerator = Accelerator(cpu=True, kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=1))])
     first = accelerator.is_main_process
     if first:
@@ -58,7 +58,7 @@ def run(node: DictConfig) -> None:
             metrics_file.write_text(json.dumps(metrics, indent=1))
         accelerator.wait_for_everyone()
         module.load_state_dict(torch.load(file, weights_only=True))
-        # What is used and measured from here on is what is committed: half floats.
+        # Later stages use and measure the half floats that are committed.
         module.half().float()
 
     for cycle in range(len(config.vae_steps)):

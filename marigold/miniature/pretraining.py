@@ -1,7 +1,7 @@
-"""Pretraining of the embedded base: images of rooms, a VAE that reconstructs them, a U-Net that makes them.
+"""Pretraining of the tiny base: images of rooms, a VAE that reconstructs them, a U-Net that generates them.
 
-No depth map is seen, and Stable Diffusion 2's noise schedule and v-prediction are used: a small stand-in for the image
-generator that the method starts from. `scripts/pretrain_tiny.py` runs the stages.
+No depth map is seen; noise schedule and v-prediction are Stable Diffusion 2's. The result is a small stand-in for the
+image generator that the method starts from. `scripts/pretrain_tiny.py` runs the stages.
 """
 
 import functools
@@ -26,7 +26,7 @@ from marigold.model.diffusion import Diffusion
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """Settings of `configs/pretrain_tiny.yaml`; the weights are those of the VAE's loss."""
+    """Settings of `configs/pretrain_tiny.yaml`; `*_weight` are the weights of the VAE's loss."""
 
     out: str
     work: str
@@ -51,7 +51,7 @@ class PretrainConfig:
 
 
 def render_images(config: PretrainConfig) -> dict[str, np.ndarray]:
-    """Two arrays of 8-bit images, (N, H, W, 3), of scenes that neither training nor test data holds."""
+    """Two arrays of 8-bit images (N, H, W, 3), of scenes that are in no training or test set."""
     size = RoomsSize(0, 0, 0, 0, 0, 2, config.room_size, config.street_size, seed=config.seed)
     rendered = {}
     for kind, views, count in (
@@ -74,7 +74,7 @@ def _images_of(views: Callable[[str, int, RoomsSize], list[Rendering]], size: Ro
 
 def draw(rendered: dict[str, np.ndarray], batch: int, crop: int, rng: np.random.Generator) -> Tensor:
     """A batch of square crops in [-1, 1], flipped at random; every fifth batch shows streets."""
-    # Whole batches of one kind, as the two have other sizes.
+    # Whole batches of one kind, as the two differ in size.
     known = rendered["streets" if rng.random() < 0.2 else "rooms"]
     height, width = known.shape[1:3]
     crops = []
@@ -88,9 +88,9 @@ def draw(rendered: dict[str, np.ndarray], batch: int, crop: int, rng: np.random.
 
 
 def vary(images: Tensor, rng: np.random.Generator) -> Tensor:
-    """Variety for the VAE, per batch: images of other styles than the renderer's images."""
+    """Augmentation for the VAE, drawn per batch: styles that the renderer does not have."""
     # Depth maps are smooth, grey and sharp at edges: cartoons, grey images, negatives and blur teach the VAE to
-    # reconstruct what looks like one, without having seen any.
+    # reconstruct such images without having seen a depth map.
     if rng.random() < 0.2:
         images = cartoon(images, rng)
     if rng.random() < 0.3:
@@ -108,7 +108,7 @@ def cartoon(images: Tensor, rng: np.random.Generator) -> Tensor:
     batch, _, height, width = images.shape
     levels = int(rng.integers(2, 6))
     grey = F.avg_pool2d(images.mean(dim=1, keepdim=True), 9, stride=1, padding=4, count_include_pad=False)
-    # Of the ranks, so that every part has the same number of pixels whatever the exposure.
+    # Levels of the ranks, so that all parts have the same number of pixels whatever the exposure.
     rank = grey.flatten(1).argsort(dim=1).argsort(dim=1).view_as(grey)
     part = rank * levels // (height * width)
     x, y = torch.linspace(-1, 1, width), torch.linspace(-1, 1, height).view(-1, 1)
@@ -136,9 +136,9 @@ def optimise(
     average: AveragedModel | None = None,
     quiet: bool = False,
 ) -> dict[str, float]:
-    """`steps` steps on what `loss_of` returns: one cycle of the learning rate, which rises for the share `warm`.
+    """Minimise `loss_of()` for `steps` steps and one cycle of the learning rate, which rises for the share `warm`.
 
-    Returns minutes and a mean of the last losses by name. `average` follows the weights.
+    `average` follows the weights. Returns the minutes and a running mean of the loss, by name.
     """
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, optimizer.defaults["lr"], steps, pct_start=warm)
     module.train()
@@ -172,12 +172,12 @@ def train_vae(
         with torch.autocast("cpu", torch.bfloat16):  # 1.7 times as fast on two cores with AVX512-BF16
             posterior = vae.encode(images).latent_dist
             output = vae.decode(posterior.sample(generator=noise)).sample.float()
-        # |x - y| + (x - y)^2 + gradient_weight |grad x - grad y| + kl_weight KL(q(z | y) || N(0, 1)): absolute error
-        # for sharp edges, the gradient's in place of a perceptual loss, which needs a trained network.
+        # |x - y| + (x - y)^2 + gradient_weight |grad x - grad y| + kl_weight KL(q(z | y) || N(0, 1)): the absolute
+        # error keeps edges sharp; the gradient's replaces a perceptual loss, which needs a trained network.
         loss = F.l1_loss(output, images) + F.mse_loss(output, images)
         for ours, theirs in zip(gradients(output), gradients(images), strict=True):
             loss = loss + config.gradient_weight * F.l1_loss(ours, theirs)
-        # The KL is a sum over latent entries; per pixel value it does not depend on the crop's size.
+        # The KL is a sum over latent entries; divided by the number of pixels it does not depend on the crop's size.
         return loss + config.kl_weight * posterior.kl().float().mean() / images[0].numel()
 
     return optimise(f"vae_{cycle}", vae, optimizer, config.vae_steps[cycle], 0.05, loss_of)
@@ -226,13 +226,13 @@ def train_unet(
 
 @torch.no_grad()
 def reconstruction_metrics(vae: AutoencoderKL, config: PretrainConfig) -> dict[str, float]:
-    """PSNR in dB on new images, and mean |error| on new normalised depth maps, which the VAE never saw."""
+    """PSNR in dB and mean absolute error of reconstruction, on new images and on normalised depth maps."""
     size = RoomsSize(0, 0, 0, 0, 0, 1, config.room_size, config.street_size, seed=config.seed + 1)
     views = [room_views("photos", scene, size)[0] for scene in range(32)]
     rendered = torch.from_numpy(np.stack([expose(view.colour) for view in views])).permute(0, 3, 1, 2) / 127.5 - 1
     depth = torch.from_numpy(np.stack([view.depth for view in views]))[:, None]
     low, high = (torch.quantile(depth.flatten(1), q, dim=1).view(-1, 1, 1, 1) for q in (0.02, 0.98))
-    # As training normalises depth: the 2 % and 98 % quantiles go to -1 and 1 (Ke et al. 2024, section 3.2).
+    # Normalised as in training: the 2 % and 98 % quantiles go to -1 and 1 (Ke et al. 2024, section 3.2).
     depth = ((depth - low) / (high - low) * 2 - 1).clip(-1, 1).expand(-1, 3, -1, -1)
     metrics = {}
     for name, images in (("photo", rendered), ("depth", depth)):

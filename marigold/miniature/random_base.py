@@ -1,4 +1,4 @@
-"""Models of Stable Diffusion 2's own classes with random weights: where tests and a pretraining start."""
+"""Models of Stable Diffusion 2's classes with random weights, for tests and for the pretraining of the tiny base."""
 
 import json
 from dataclasses import replace
@@ -13,7 +13,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from marigold.model.backbone import Backbone, save_folder
 
-# The scheduler settings that Stable Diffusion 2 was published with.
+# The scheduler settings of the published Stable Diffusion 2.
 SD2_SCHEDULER: dict[str, Any] = {
     "num_train_timesteps": 1000,
     "beta_schedule": "scaled_linear",
@@ -29,25 +29,23 @@ SD2_SCHEDULER: dict[str, Any] = {
 }
 START, END = "<|startoftext|>", "<|endoftext|>"
 # Channels per level of the U-Net and of the VAE.
-SIZES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {"tiny": ((32, 32, 32), (16, 16, 16, 16))}
+SIZES: dict[str, tuple[tuple[int, ...], tuple[int, int, int, int]]] = {"tiny": ((32, 32, 32), (16, 16, 16, 16))}
 
 
 def build_components(
     seed: int,
     unet_channels: tuple[int, ...],
-    vae_channels: tuple[int, ...],
+    vae_channels: tuple[int, int, int, int],
     *,
     text_width: int = 32,
     in_channels: int = 4,
 ) -> Backbone:
     """Build a text-to-image latent diffusion model with random weights, a function of the arguments alone.
 
-    Every entry of `unet_channels` and `vae_channels` is the width of one level, a multiple of 8 and of 4;
-    the VAE has four levels, which makes the latent 8 times smaller than the image. `in_channels` is 4 for an
-    image generator, 8 for a depth estimator. The global random state is left as it was.
+    `unet_channels` and `vae_channels` hold the width of each level, multiples of 8 and of 4; the four levels of the
+    VAE make the latent 8 times smaller than the image. `in_channels` is 4 for an image generator, 8 for a depth
+    estimator. The global random state is not changed.
     """
-    if len(vae_channels) != 4:
-        raise ValueError(f"vae_channels has {len(vae_channels)} levels; a latent of 1/8 resolution needs 4")
     deeper = len(unet_channels) - 1
     tokenizer = _byte_tokenizer()
     # diffusers and transformers draw from the global generator and take none as an argument.
@@ -97,7 +95,7 @@ def build_sd2_sized(seed: int = 0, in_channels: int = 4) -> Backbone:
     The text encoder is a small one of the same width: only its two vectors for the empty prompt are ever used.
     """
     text_width = 1024
-    # For its tokenizer and text encoder; the rest of it costs nothing beside 950 M parameters.
+    # Only its tokenizer and text encoder are used; the rest is small beside 950 M parameters.
     small = build_components(seed, *SIZES["tiny"], text_width=text_width, in_channels=in_channels)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -124,7 +122,7 @@ def save(backbone: Backbone, folder: str | Path) -> Path:
 
 
 def _byte_tokenizer() -> CLIPTokenizer:
-    """A CLIP tokenizer that knows the 256 bytes, inside and at the end of a word, and no merges."""
+    """A CLIP tokenizer of the 256 bytes, inside and at the end of a word, without merges."""
     letters = sorted(ByteLevel.alphabet())
     vocabulary = [*letters, *(f"{letter}</w>" for letter in letters), START, END]
     with TemporaryDirectory() as folder:

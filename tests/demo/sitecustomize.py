@@ -1,7 +1,4 @@
-"""On the PYTHONPATH of the served page: no socket gets beyond this machine, and who tries is written down.
-
-TRIED: the file that takes the addresses.
-"""
+"""On the PYTHONPATH of the served page: connections to other machines are refused, and logged in the file TRIED."""
 
 import os
 import socket

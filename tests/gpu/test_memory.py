@@ -1,4 +1,4 @@
-"""The bytes that `benchmark.py memory` computes are those that a run needs."""
+"""`benchmark.py memory` computes the bytes that a run needs."""
 
 from contextlib import nullcontext
 from pathlib import Path
@@ -16,14 +16,14 @@ CHECKPOINTING = pytest.mark.parametrize("checkpointing", ["false", "true"])
 
 @FROM
 @CHECKPOINTING
-def test_tensors_without_numbers_have_the_bytes_of_real_ones(monkeypatch, overrides, checkpointing):
+def test_fake_tensors_have_the_bytes_of_real_ones(monkeypatch, overrides, checkpointing):
     settings = read(*overrides, f"performance.gradient_checkpointing={checkpointing}")
     computed = memory.micro_batch_bytes(settings, "bf16", 2, tiny=True)
     monkeypatch.setattr(memory, "FakeTensorMode", nullcontext)
     assert computed == memory.micro_batch_bytes(settings, "bf16", 2, tiny=True)
 
 
-def test_what_is_alive_after_the_forward_pass_is_what_autograd_saved():
+def test_autograd_saved_what_is_alive_after_the_forward_pass():
     base, objective = make_objective(memory.numberless(read("cache.enabled=true")), True, torch.device("cpu"))
     parameters = [*base.unet.parameters(), *base.vae.parameters()]
     known = {parameter.untyped_storage()._cdata for parameter in parameters}
@@ -42,7 +42,7 @@ def test_what_is_alive_after_the_forward_pass_is_what_autograd_saved():
 
 
 @pytest.mark.slow
-def test_the_table_of_the_documentation_is_what_the_command_prints(capsys):
+def test_the_documented_table_is_what_the_command_prints(capsys):
     memory.main([])
     table = capsys.readouterr().out
     assert table in (Path(__file__).parents[2] / "docs/memory.md").read_text()
@@ -51,8 +51,8 @@ def test_the_table_of_the_documentation_is_what_the_command_prints(capsys):
 @pytest.mark.gpu
 @FROM
 @CHECKPOINTING
-def test_the_full_size_takes_what_is_computed(card, overrides, checkpointing):
-    """By the allocator's own count, which has the workspaces of cuDNN, and not CUDA's own half a gigabyte."""
+def test_the_full_size_needs_the_computed_memory(card, overrides, checkpointing):
+    """By the allocator's own count, which includes the workspaces of cuDNN but not CUDA's own half a gigabyte."""
     settings = read(*overrides, f"performance.gradient_checkpointing={checkpointing}")
     base, objective = make_objective(settings, False, card)
     for parameter in base.unet.parameters():

@@ -1,4 +1,4 @@
-"""The rehearsal borrows the tests' web server and their reading of a run folder."""
+"""Makes the other tests' web server and their readers of a run folder importable."""
 
 import sys
 from pathlib import Path
@@ -7,4 +7,4 @@ import pytest
 
 TESTS = Path(__file__).parents[1]
 sys.path[:0] = [str(TESTS / "data"), str(TESTS / "training")]
-pytest.register_assert_rewrite("checks", "training_checks")  # a failed check says which values it found
+pytest.register_assert_rewrite("checks", "training_checks")  # so that a failed check shows its values

@@ -1,4 +1,4 @@
-"""Plausible content in small files: photos and depth of any size that compress to a few kilobytes, tars and zips."""
+"""Small files with plausible content: images and depth of any size that compress to a few kilobytes, tars and zips."""
 
 import io
 import tarfile
@@ -11,16 +11,14 @@ import numpy as np
 from PIL import Image
 
 Size = tuple[int, int]
-CELL = 32  # pixels a side of what has one value: 4 JPEG blocks, and rows that repeat
+CELL = 32  # pixels per side of a cell of one value: 4 JPEG blocks, and rows that repeat, so that both compress
 
 
 def field(seed: int, size: Size) -> np.ndarray:
-    """Smooth waves over cells, float32 (H, W) in [0, 1], another one for every seed."""
-    rng = np.random.default_rng(seed)
-    rows, columns = np.mgrid[0 : -(-size[0] // CELL), 0 : -(-size[1] // CELL)]
-    waves = sum(np.sin(rng.normal(0, 0.25) * rows + rng.normal(0, 0.25) * columns + rng.uniform(0, 6)) for _ in "abc")
-    scaled = (waves - waves.min()) / np.ptp(waves)
-    return scaled.astype(np.float32).repeat(CELL, 0).repeat(CELL, 1)[: size[0], : size[1]]
+    """A random value per cell, float32 (H, W) in [0, 1]; every seed has its own."""
+    rows, columns = (-(-side // CELL) for side in size)
+    cells = np.random.default_rng(seed).random((rows, columns), np.float32)
+    return cells.repeat(CELL, 0).repeat(CELL, 1)[: size[0], : size[1]]
 
 
 def depth(seed: int, size: Size, near: float, far: float) -> np.ndarray:
@@ -64,13 +62,9 @@ def write(path: Path, data: bytes | str) -> Path:
 
 
 def write_tar(path: Path, members: Iterable[tuple[str, bytes]], mode: str = "w", prefix: str = "") -> None:
-    """prefix: "./" as `tar -cf X.tar .` gives every name, the folder's own entry included."""
+    """prefix: "./", which `tar -cf X.tar .` puts before every name."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, mode, compresslevel=1) if mode == "w:gz" else tarfile.open(path, mode) as archive:
-        if prefix:
-            folder = tarfile.TarInfo(prefix)
-            folder.type = tarfile.DIRTYPE
-            archive.addfile(folder)
+    with tarfile.open(path, mode) as archive:
         for name, data in members:
             info = tarfile.TarInfo(prefix + name)
             info.size = len(data)

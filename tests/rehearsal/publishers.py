@@ -1,13 +1,10 @@
-"""The publishers' files in miniature: real names, layouts, types and image sizes, a few kilobytes an image.
+"""The publishers' files in miniature: real names, layouts, types and image sizes, a few kilobytes per image.
 
-`write_publishers` fills a folder HOST/PATH for every address in configs/download/; `write_own_files` the files that a
-user has from elsewhere. Only Virtual KITTI is complete, since its list is a rule; KITTI's lists have their real
-lengths, because the published archives are told apart by them.
+`write_publishers` fills a folder HOST/PATH for every address in configs/download/; `write_own_files` writes what a
+user has from elsewhere. Only Virtual KITTI is complete, since its list follows a rule; KITTI's lists have their real
+lengths, by which the published archives are told apart.
 """
 
-import csv
-import io
-import subprocess
 from collections.abc import Iterator
 from itertools import cycle
 from pathlib import Path
@@ -24,7 +21,7 @@ Members = Iterator[tuple[str, bytes]]
 ARCHIVES = "share.phys.ethz.ch/~pf/bingkedata/marigold/evaluation_dataset"
 APPLE = "raw.githubusercontent.com/apple/ml-hypersim/main"
 
-# split, scene, camera, frame, share of pixels without geometry: the filter drops what has more than 0.03 in train
+# split, scene, camera, frame, share of pixels without geometry: above 0.03 the filter drops an image from train
 HYPERSIM = (
     ("train", "ai_001_001", "cam_00", 0, 0.0),
     ("train", "ai_001_001", "cam_00", 1, 0.01),
@@ -39,9 +36,9 @@ HYPERSIM_DROPPED = "ai_001_002/rgb_cam_00_fr0004.png"
 NYU_SCENES = ("kitchen_0001", "kitchen_0001", "bedroom_0002a", "bedroom_0002a", "office_0003", "office_0003")
 NYU_TRAIN = (3, 4)  # 1-based
 DIODE = [(k, n) for k in ("indoors", "outdoor") for n in range(2)]
-IMAGES = 3  # of the user's own
+IMAGES = 3  # the user's own
 SCANNET = [(scan, frame) for scan in ("scene0011_00", "scene0015_00") for frame in (0, 100)]
-# day, drive, frames listed, frames of them without ground truth
+# day, drive, number of frames listed, how many of them have no ground truth
 KITTI_TEST = (("2011_09_26", "0002", 350, 20), ("2011_09_28", "0002", 347, 25))
 KITTI_VAL = (("2011_09_26", "0001", 400, 0), ("2011_09_30", "0028", 400, 0))
 KITTI_SIZES = {"2011_09_26": (375, 1242), "2011_09_28": (370, 1224), "2011_09_30": (370, 1226)}
@@ -61,7 +58,7 @@ def write_publishers(root: Path) -> None:
 
 
 def write_own_files(readme: Path, raw: Path) -> None:
-    """Images to predict on and known distances in each, and ScanNet's frames, for which one signs."""
+    """Images to predict on and known distances in each, and ScanNet's frames, which need a signed agreement."""
     for number in range(IMAGES):
         write(readme / f"photos/{number}.jpg", encoded(photo(900 + number, (120, 160)), "JPEG"))
         write(readme / f"points/{number}.csv", "x,y,metres\n10,10,1.5\n80,60,2.5\n150,110,4.0\n")
@@ -70,21 +67,16 @@ def write_own_files(readme: Path, raw: Path) -> None:
 
 
 def write_hypersim(root: Path) -> None:
-    with io.StringIO() as text:
-        table = csv.writer(text, lineterminator="\n")
-        columns = ["scene_name", "camera_name", "frame_id", "included_in_public_release", "exclude_reason"]
-        table.writerow([*columns, "split_partition_name"])
-        table.writerow(["ai_001_001", "cam_00", 2, "False", "content flagged", ""])
-        table.writerows([scene, camera, frame, "True", "", split] for split, scene, camera, frame, _ in HYPERSIM)
-        name = "evermotion_dataset/analysis/metadata_images_split_scene_v1.csv"
-        write(root / APPLE / name, text.getvalue())
-    right = np.tan(np.pi / 6)
-    matrix = np.diag([right, right * 768 / 1024, -1]).ravel().tolist()
-    columns = ["scene_name", *(f"M_cam_from_uv_{row}{column}" for row in range(3) for column in range(3))]
-    scenes = sorted({scene for _, scene, *_ in HYPERSIM})
-    rows = [columns, *([scene, *map(str, matrix)] for scene in scenes)]
-    name = "contrib/mikeroberts3000/metadata_camera_parameters.csv"
-    write(root / APPLE / name, "".join(",".join(row) + "\n" for row in rows))
+    rows = [
+        "scene_name,camera_name,frame_id,included_in_public_release,exclude_reason,split_partition_name",
+        "ai_001_001,cam_00,2,False,content flagged,",
+        *(f"{scene},{camera},{frame},True,,{split}" for split, scene, camera, frame, _ in HYPERSIM),
+    ]
+    name = "evermotion_dataset/analysis/metadata_images_split_scene_v1.csv"
+    write(root / APPLE / name, "\n".join(rows))
+    # Read only with prepare.camera_csv.
+    write(root / APPLE / "contrib/mikeroberts3000/metadata_camera_parameters.csv", "scene_name\n")
+    scenes = {scene for _, scene, *_ in HYPERSIM}
     for scene in scenes:
         path = f"docs-assets.developer.apple.com/ml-research/datasets/hypersim/v1/scenes/{scene}.zip"
         write_zip(root / path, hypersim_members(scene))
@@ -108,7 +100,7 @@ def hypersim_members(scene: str) -> Members:
 
 
 def write_vkitti(folder: Path) -> None:
-    """All 25,512 images of the rule, out of eight different ones."""
+    """All 25,512 images of its rule, eight of them different."""
     size, kinds = (375, 1242), range(8)
     photos = [encoded(photo(200 + kind, size), "JPEG", quality=10, optimize=True) for kind in kinds]
     centimetres = [np.rint(100 * depth(kind, size, 2, 70)).astype(np.uint16) for kind in kinds]
@@ -166,7 +158,7 @@ def kitti_lines(drives: tuple[tuple[str, str, int, int], ...]) -> list[str]:
 
 
 def kitti_members(drives: tuple[tuple[str, str, int, int], ...], columns: tuple[int, ...]) -> Members:
-    """Photos (column 0) and ground truth (1): every fourth row of every fourth column has a value."""
+    """Images (column 0) and ground truth (1), which has a value at every fourth pixel of every fourth row."""
     images = {}
     for number, (day, size) in enumerate(KITTI_SIZES.items()):
         lidar = np.zeros(size, np.float32)
@@ -182,52 +174,29 @@ def write_kitti(root: Path) -> None:
     for drive in KITTI_TEST:
         name = f"{drive[0]}_drive_{drive[1]}"
         write_zip(host / f"raw_data/{name}/{name}_sync.zip", kitti_members((drive,), (0,)))
-    # The publisher's own parts are not the benchmark's.
-    truth = [
-        (("val/" if "_0002_" in name else "train/") + name, data) for name, data in kitti_members(KITTI_TEST, (1,))
-    ]
+    # The publisher's split is not the benchmark's: test images are in its train part.
+    truth = ((f"train/{name}", data) for name, data in kitti_members(KITTI_TEST, (1,)))
     write_zip(host / "data_depth_annotated.zip", truth)
     for name, drives in (("kitti_eigen_split_test", KITTI_TEST), ("kitti_sampled_val_800", KITTI_VAL)):
         write_tar(root / ARCHIVES / f"kitti/{name}.tar", kitti_members(drives, (0, 1)), prefix="./")
 
 
 def write_eth3d(root: Path) -> None:
-    """One photo a scene. The .7z are tars with holes, for a stand-in of 7z; the evaluation archive has two scenes."""
+    """One image per scene. The .7z are tars, as bin/7z expects; the evaluation archive has two scenes."""
     size, host = (4032, 6048), root / "www.eth3d.net/data"
     jpg = encoded(photo(500, size), "JPEG", quality=30)
-    band = depth(500, (64, size[1]), 2, 40)
-    band[:8] = np.inf  # not measured
-    names = [(scene, f"DSC_{286 + number:04d}.JPG") for number, scene in enumerate(ETH3D_SCENES)]
-
-    def laser(path: Path) -> None:
-        with path.open("r+b") if path.exists() else path.open("wb") as file:
-            file.seek(size[1] * 4 * 2000, io.SEEK_CUR)
-            file.write(band.tobytes())
-            file.truncate(size[0] * size[1] * 4)
-
-    host.mkdir(parents=True)
-    stage = root.parent / "eth3d"
-    for scene, name in names:
-        write(stage / scene / "images/dslr_images" / name, jpg)
-        laser(_parent(stage / scene / "ground_truth_depth/dslr_images" / name))
-        _tar(host / f"{scene}_dslr_depth.7z", stage, f"{scene}/ground_truth_depth")
-    _tar(host / "multi_view_training_dslr_jpg.7z", stage, *(f"{scene}/images" for scene, _ in names))
-    evaluation = root.parent / "eth3d_archive"
-    for scene, name in names[:2]:
-        write(evaluation / f"rgb/{scene}/images/dslr_images/{name}", jpg)
-        laser(_parent(evaluation / f"depth/{scene}_dslr_depth/{scene}/ground_truth_depth/dslr_images/{name}"))
-    archive = root / ARCHIVES / "eth3d/eth3d.tar"
-    archive.parent.mkdir(parents=True, exist_ok=True)
-    subprocess.run(["tar", "-cf", archive, "-C", evaluation, "."], check=True)
-
-
-def _parent(path: Path) -> Path:
-    path.parent.mkdir(parents=True)
-    return path
-
-
-def _tar(archive: Path, folder: Path, *names: str) -> None:
-    subprocess.run(["tar", "-cSf", archive, "-C", folder, *names], check=True)
+    metres = depth(500, size, 2, 40).astype("<f4")
+    metres[:2000] = np.inf  # not measured
+    laser = metres.tobytes()
+    images = [f"images/dslr_images/DSC_{286 + number:04d}.JPG" for number in range(len(ETH3D_SCENES))]
+    scenes = dict(zip(ETH3D_SCENES, images, strict=True))
+    write_tar(host / "multi_view_training_dslr_jpg.7z", ((f"{scene}/{image}", jpg) for scene, image in scenes.items()))
+    members = []
+    for scene, image in scenes.items():
+        truth = f"{scene}/{image.replace('images/', 'ground_truth_depth/', 1)}"
+        write_tar(host / f"{scene}_dslr_depth.7z", [(truth, laser)], "w:gz")
+        members += [(f"rgb/{scene}/{image}", jpg), (f"depth/{scene}_dslr_depth/{truth}", laser)]
+    write_tar(root / ARCHIVES / "eth3d/eth3d.tar", members[:4], prefix="./")
 
 
 def diode_members() -> Members:
@@ -243,7 +212,7 @@ def diode_members() -> Members:
 
 
 def scannet_members(size: tuple[int, int]) -> Members:
-    """size: of the photos; the depth has its own."""
+    """size: of the images; the depth has its own."""
     for number, (scan, frame) in enumerate(SCANNET):
         metres = depth(700 + number, (480, 640), 0.6, 8)
         metres[:40] = 0

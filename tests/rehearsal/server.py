@@ -1,4 +1,4 @@
-"""The publishers' servers: a folder HOST/PATH behind one address on this machine."""
+"""The publishers' servers: one server on this machine for a folder HOST/PATH."""
 
 import mmap
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from web_server import Served, serving
 
 @contextmanager
 def publishers_online(root: Path) -> Iterator[dict[str, str]]:
-    """Serve `root`; gives the environment with which redirect/sitecustomize.py sends requests there."""
+    """Serve `root`; yields the variables that redirect/sitecustomize.py needs."""
     files = {}
     for path in root.rglob("*"):
         if path.is_file():

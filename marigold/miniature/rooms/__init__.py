@@ -1,4 +1,4 @@
-"""The embedded data: procedurally rendered RGB-D scenes, written in the publishers' own raw layouts."""
+"""Procedurally rendered RGB-D scenes, written in the raw layouts of Hypersim, Virtual KITTI 2 and NYUv2."""
 
 from marigold.miniature.rooms.write import write_rooms
 

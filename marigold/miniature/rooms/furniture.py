@@ -1,4 +1,4 @@
-"""Furniture for rooms and gardens, and what collects the solids and materials of a scene."""
+"""Random furniture, and the builder that collects the solids and materials of a scene."""
 
 from dataclasses import dataclass, field
 
@@ -34,7 +34,7 @@ class Builder:
         low, high = brightness
         pattern = int(patterns[self.rng.integers(len(patterns))])
         first = self.colour(self.between(low, high))
-        # Mostly a darker shade of the same colour, as wood and fabric have it.
+        # Mostly a darker shade of the same colour, as in wood and fabric.
         second = (first[0] * 0.6, first[1] * 0.6, first[2] * 0.6)
         if pattern in (CHECKER, NOISE) and self.rng.random() < 0.5:
             second = self.colour(self.between(low, high))
@@ -51,8 +51,8 @@ class Builder:
 
 
 def place(builder: Builder, at: tuple[float, float], yaw: tuple[float, float], parts: list[Part]) -> None:
-    """Add parts given in a piece of furniture's own frame (origin on the floor)."""
-    # Right-handed with y up: yaw turns x towards -z, as in geometry.to_local, whose inverse this is.
+    """Add parts that are given in their own frame, whose origin is on the floor."""
+    # The inverse of geometry.to_local: right-handed with y up, yaw turns x towards -z.
     c, s = yaw
     for kind, (x, y, z), half, material in parts:
         builder.add(kind, (at[0] + c * x + s * z, y, at[1] + c * z - s * x), half, yaw, material)
@@ -60,7 +60,7 @@ def place(builder: Builder, at: tuple[float, float], yaw: tuple[float, float], p
 
 def furniture(builder: Builder) -> tuple[float, list[Part]]:
     """One random piece: the radius of its footprint and its parts."""
-    # What is drawn, and in which order, decides every later number of the scene: a new kind makes other rooms.
+    # The draws and their order decide every later number of the scene: a new kind changes all rooms.
     between = builder.between
     body = builder.material((PLAIN, PLAIN, STRIPES, NOISE, CHECKER), (0.15, 0.7), (0.1, 0.5))
     legs = builder.material((PLAIN,), (0.05, 0.4), (1, 1))

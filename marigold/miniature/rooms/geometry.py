@@ -1,7 +1,7 @@
-"""Ray casting for a handful of boxes, spheres and upright cylinders.
+"""Ray casting for a few dozen boxes, spheres and upright cylinders.
 
-Only +, -, *, / and square roots touch the pixels, in a fixed order: these are exactly rounded by IEEE
-754, so every machine renders the same bits. World axes: x right, y up, z forward at yaw 0; metres.
+Pixels are computed by +, -, *, / and square roots alone, in a fixed order: IEEE 754 rounds these exactly, so every
+machine renders the same bits. World axes: x right, y up, z forward at yaw 0; metres.
 """
 
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ class Solid:
 
 @dataclass(frozen=True)
 class Hits:
-    """What each of N rays meets first: distance along the ray, solid index (-1: nothing), and where."""
+    """The first hit of each of N rays: distance along the ray, index of the solid (-1: none), place and normal."""
 
     t: Array
     solid: NDArray[np.int32]
@@ -43,7 +43,7 @@ class Hits:
 
 
 def rotation(tangent: float) -> tuple[float, float]:
-    """Cosine and sine of the angle whose half-angle tangent is given: exact without trigonometry."""
+    """Cosine and sine of an angle from the tangent of its half, without trigonometric functions."""
     # cos 2a = (1 - tan^2 a) / (1 + tan^2 a), sin 2a = 2 tan a / (1 + tan^2 a)
     square = tangent * tangent
     return (1 - square) / (1 + square), 2 * tangent / (1 + square)
@@ -51,7 +51,7 @@ def rotation(tangent: float) -> tuple[float, float]:
 
 def to_local(solid: Solid, origin: Array, direction: Array) -> tuple[list[Array], list[Array]]:
     """Rays in the solid's frame: three origin and three direction components."""
-    # The transpose of the yaw that puts the solid into the world; its inverse, as rotations are orthogonal.
+    # The transpose, hence the inverse, of the yaw that puts the solid into the world.
     c, s = np.float32(solid.yaw[0]), np.float32(solid.yaw[1])
     x, y, z = (origin[axis] - np.float32(solid.centre[axis]) for axis in range(3))
     dx, dy, dz = direction
@@ -68,7 +68,7 @@ def distance(solid: Solid, origin: Array, direction: Array) -> Array:
         return _quadric(local_origin, local_direction, radius, (0, 1, 2))
     side = _quadric(local_origin, local_direction, radius, (0, 2))
     height = np.float32(solid.half[1])
-    # The infinite cylinder counts between the caps only; a ray that meets it above or below enters through a cap.
+    # Only the part between the caps counts; a ray that meets the infinite cylinder elsewhere enters through a cap.
     on_side = np.abs(local_origin[1] + side * local_direction[1]) <= height
     cap = _caps(local_origin, local_direction, radius, height)
     return np.minimum(np.where(on_side, side, FAR), cap)
@@ -86,7 +86,7 @@ def _box(origin: list[Array], direction: list[Array], half: tuple[float, float, 
         reach = np.float32(half[axis]) * np.abs(inverse)
         np.maximum(near, middle - reach, out=near)
         np.minimum(far, middle + reach, out=far)
-    # Not from the inside (near < 0): no camera and no light stands in a solid.
+    # near < 0 would be a ray from the inside: no camera and no light is inside a solid.
     return np.where((near <= far) & (near > 0), near, FAR)
 
 
@@ -107,14 +107,10 @@ def _caps(origin: list[Array], direction: list[Array], radius: np.float32, heigh
     return np.where((t > 0) & (x * x + z * z <= radius * radius), t, FAR)
 
 
+# A ray along an axis divides by zero: infinities compare as they should, and a NaN is a miss.
+@np.errstate(divide="ignore", invalid="ignore")
 def cast(solids: list[Solid], origin: Array, direction: Array) -> Hits:
     """First hit of N rays of `direction` (3, N) from one `origin` (3, 1)."""
-    # A ray along an axis divides by zero: infinities compare as they should, and a NaN is a miss.
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return _cast(solids, origin, direction)
-
-
-def _cast(solids: list[Solid], origin: Array, direction: Array) -> Hits:
     count = direction.shape[1]
     t = np.full(count, FAR, np.float32)
     which = np.full(count, -1, np.int32)
@@ -145,7 +141,7 @@ def _surface(solid: Solid, origin: Array, direction: Array, t: Array) -> tuple[A
     normal = np.zeros_like(point)
     half = np.asarray(solid.half, np.float32)[:, None]
     if solid.kind == BOX:
-        # The face that the point lies on: there alone |p| / h is 1.
+        # The point lies on the face where |p| / h is 1.
         axis = np.argmax(np.abs(point) / half, axis=0)
         columns = np.arange(point.shape[1])
         normal[axis, columns] = np.sign(point[axis, columns])
@@ -160,6 +156,7 @@ def _surface(solid: Solid, origin: Array, direction: Array, t: Array) -> tuple[A
     return point, normal
 
 
+@np.errstate(divide="ignore", invalid="ignore")
 def blocked(solids: list[Solid], point: Array, light: Array, sun: bool) -> NDArray[np.bool_]:
     """Whether anything stands between each of N points (3, N) and the light.
 
@@ -167,24 +164,23 @@ def blocked(solids: list[Solid], point: Array, light: Array, sun: bool) -> NDArr
     """
     towards = np.broadcast_to(light, point.shape) if sun else light - point
     reach = FAR if sun else np.float32(1)  # in lengths of `towards`, which ends at the light
-    # Rays to a lamp come together there, so the test is made from it, backwards.
+    # All rays to a lamp meet there, so they are tested backwards, from one origin.
     near = _near_parallel(solids, point, light) if sun else _near_from(solids, light, -towards)
     shadow = np.zeros(point.shape[1], bool)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        for solid, candidates in zip(solids, near, strict=True):
-            rays = np.flatnonzero(candidates & ~shadow)
-            shadow[rays] = distance(solid, point[:, rays], towards[:, rays]) < reach
+    for solid, candidates in zip(solids, near, strict=True):
+        rays = np.flatnonzero(candidates & ~shadow)
+        shadow[rays] = distance(solid, point[:, rays], towards[:, rays]) < reach
     return shadow
 
 
 def _near_from(solids: list[Solid], origin: Array, direction: Array) -> Iterator[NDArray[np.bool_]]:
-    """For each solid, (N,): which rays from one origin (3, 1) come near it; never False for a ray that hits it.
+    """For each solid, (N,): which rays from one origin (3, 1) meet its bounding sphere; True for every hit.
 
-    Near means through the bounding sphere, widened by far more than float32 rounds off. One solid at a time keeps
-    the arrays in the cache; no matrix product, since BLAS would start its threads in every worker process.
+    The spheres are widened by far more than float32's rounding. One solid at a time keeps the arrays in the cache; no
+    matrix product, since BLAS would start its threads in every worker process.
     """
-    # A ray of unit direction u passes a sphere (m, r) if its angle to m is below that of the tangent, whose sine is
-    # r / |m|: m . u >= |m| cos = sqrt(|m|^2 - r^2). From inside of the sphere every ray does.
+    # A ray of unit direction u meets a sphere (m, r) if its angle to m is below that of the tangent, whose sine is
+    # r / |m|: m . u >= |m| cos = sqrt(|m|^2 - r^2). From inside the sphere every ray does.
     centre, radius = _bounding_spheres(solids)
     centre -= origin[:, 0]
     outside = (centre * centre).sum(axis=1) - radius * radius
@@ -195,10 +191,10 @@ def _near_from(solids: list[Solid], origin: Array, direction: Array) -> Iterator
 
 
 def _near_parallel(solids: list[Solid], point: Array, direction: Array) -> Iterator[NDArray[np.bool_]]:
-    """For each solid, (N,): which of the parallel lines through `point` (3, N) come near it, as in `_near_from`."""
+    """For each solid, (N,): which parallel lines through `point` (3, N) meet its bounding sphere; see `_near_from`."""
     centre, radius = _bounding_spheres(solids)
-    # Seen along the lines everything is flat: compare squared distances in a plane across them, which the last two
-    # left singular vectors of the direction, a matrix of one column, span.
+    # Squared distances in the plane across the lines, which is spanned by the last two left singular vectors of the
+    # direction as a matrix of one column.
     first, second = np.linalg.svd(direction)[0][:, 1:].T.astype(np.float32)
     u, v = (axis[0] * point[0] + axis[1] * point[1] + axis[2] * point[2] for axis in (first, second))
     for middle, limit in zip(centre, radius, strict=True):

@@ -1,4 +1,4 @@
-"""From a scene and a camera to linear colour, planar depth and entity ids."""
+"""Render linear colour, planar depth and entity ids of a scene as a camera sees it."""
 
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ class Material:
     second: tuple[float, float, float]
     period: float
     glow: float = 0.0
-    background: bool = False  # seen, but nothing with a depth: a hole in the wall
+    background: bool = False  # visible but without depth: a hole in the wall
 
 
 @dataclass(frozen=True)
@@ -33,14 +33,14 @@ class Light:
 
 @dataclass(frozen=True)
 class Scene:
-    """Everything that is rendered. `sky` is the colour where nothing is hit; None: closed rooms."""
+    """A scene; `sky` is the colour where no solid is hit, None in closed rooms."""
 
     solids: list[Solid]
     materials: list[Material]
     lights: list[Light]
     ambient: tuple[float, float, float]
     sky: tuple[float, float, float] | None
-    haze: float  # metres after which half of the light is replaced by the sky's colour; 0 = clear air
+    haze: float  # metres at which the sky's colour replaces half of the light; 0: clear air
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ class View:
 
 @dataclass(frozen=True)
 class Rendering:
-    """`colour` (H, W, 3) linear and not clipped; `depth` (H, W) planar metres, 0 where nothing is;
-    `distance` (H, W) along the ray; `entity` (H, W) int32, -1 where nothing is, else from 1."""
+    """`colour` (H, W, 3) linear, not clipped; `depth` (H, W) in planar metres, 0 where nothing is hit; `distance`
+    (H, W) along the ray; `entity` (H, W) int32 from 1, -1 where nothing is hit."""
 
     colour: Array
     depth: Array
@@ -79,8 +79,7 @@ def rays(camera: View, height: int, width: int, oversampling: int) -> tuple[Arra
 
 
 def render(scene: Scene, camera: View, height: int, width: int, oversampling: int = 2) -> Rendering:
-    """Render one view: depth and colour at the pixel centre, and where the colour or the solid changes from a pixel
-    to its neighbour the colour averaged over `oversampling`^2 rays instead."""
+    """Render one view at the pixel centres; colour is averaged over `oversampling`^2 rays at edges."""
     shape = (height, width)
     origin = np.asarray(camera.position, np.float32)[:, None]
     direction, length = rays(camera, height, width, 1)
@@ -108,8 +107,8 @@ def render(scene: Scene, camera: View, height: int, width: int, oversampling: in
 
 
 def _rough(colour: Array, solid: NDArray[np.int32]) -> NDArray[np.bool_]:
-    """Which pixels (H, W) differ from a neighbour by their solid or by more than about 4 % of their colour."""
-    # |a - b| > 4 % of their mean, and more than what an 8-bit image shows of the dark.
+    """Which pixels (H, W) differ from a neighbour in their solid or by more than about 4 % in colour."""
+    # |a - b| > 4 % of their mean + 0.004: in the dark, less is not visible in 8 bits.
     rough = np.zeros(solid.shape, bool)
     for here, there in ((np.s_[..., :-1, :], np.s_[..., 1:, :]), (np.s_[..., :-1], np.s_[..., 1:])):
         one, other = colour[here], colour[there]
@@ -121,7 +120,7 @@ def _rough(colour: Array, solid: NDArray[np.int32]) -> NDArray[np.bool_]:
 
 
 def _of_pixels(rays: Array, shape: tuple[int, int], oversampling: int, pixels: NDArray[np.intp]) -> Array:
-    """The rays (..., N) of some pixels only, those of one pixel side by side."""
+    """The rays (..., N) of the given pixels, those of one pixel side by side."""
     height, width = shape
     parts = rays.shape[:-1]
     grid = rays.reshape(*parts, height, oversampling, width, oversampling).swapaxes(-3, -2)
@@ -132,10 +131,10 @@ def shade(scene: Scene, origin: Array, direction: Array, hits: Hits, length: Arr
     """Linear colour (3, N): textured diffuse surfaces, shadows of the first light, haze, sky."""
     met = hits.solid >= 0
     t = np.where(met, hits.t, 0)
-    # 2 mm off the surface, or it would shade itself where t was rounded up.
+    # 2 mm above the surface, which would otherwise shade itself where t was rounded up.
     point = origin + t * direction + hits.normal * np.float32(2e-3)
     albedo, glow = _albedo(scene, hits)
-    # Lambert: colour = albedo (ambient + sum of light cos / falloff) + glow; more of the ambient light is from above.
+    # Lambert: colour = albedo (ambient + sum of light cos / falloff) + glow; the ambient light is stronger from above.
     facing = np.float32(0.75) + np.float32(0.25) * hits.normal[1]
     light = np.asarray(scene.ambient, np.float32)[:, None] * facing
     for index, source in enumerate(scene.lights):
@@ -145,7 +144,7 @@ def shade(scene: Scene, origin: Array, direction: Array, hits: Hits, length: Arr
         cosine = hits.normal[0] * towards[0] + hits.normal[1] * towards[1] + hits.normal[2] * towards[2]
         strength = np.maximum(cosine, 0) / np.sqrt(square)
         if not source.sun:
-            # 1 / r^2 has no bound near the lamp, and its range does not fit into 8 bits.
+            # 1 / r^2 is unbounded near the lamp, and its range does not fit into 8 bits.
             strength /= 1 + np.float32(0.15) * square
         if index == 0:  # the others are dim, and a shadow costs a ray per pixel
             lit = np.flatnonzero(met & (strength > 0))
@@ -155,7 +154,7 @@ def shade(scene: Scene, origin: Array, direction: Array, hits: Hits, length: Arr
     if scene.sky is not None:
         sky = np.asarray(scene.sky, np.float32)[:, None] * (1 + np.float32(0.4) * direction[1] / length)
         if scene.haze > 0:
-            # Half at the distance `haze`; an exponential is not exactly rounded, so machines would differ.
+            # Half at the distance `haze`. IEEE 754 does not round exponentials exactly: machines would differ.
             share = t * length / (t * length + np.float32(scene.haze))
             colour = colour * (1 - share) + sky * share
         colour = np.where(met, colour, sky)
@@ -163,7 +162,7 @@ def shade(scene: Scene, origin: Array, direction: Array, hits: Hits, length: Arr
 
 
 def _albedo(scene: Scene, hits: Hits) -> tuple[Array, Array]:
-    """Surface colour (3, N) and the light that the surface itself gives (3, N)."""
+    """Surface colour (3, N) and the light that the surface emits (3, N)."""
     materials = scene.materials
     # One material per ray, looked up by arrays; solid -1 takes material 0, and the sky replaces it.
     used = np.array([solid.material for solid in scene.solids] + [0])[hits.solid]
@@ -181,7 +180,7 @@ def _albedo(scene: Scene, hits: Hits) -> tuple[Array, Array]:
 
 
 def _pattern(pattern: NDArray[np.int8], u: Array, v: Array, salt: NDArray[np.int32]) -> Array:
-    """Share of the second colour in [0, 1] for every point."""
+    """The second colour's share in [0, 1] at every point."""
     mix = np.zeros_like(u)
     for kind in np.unique(pattern):
         at = np.flatnonzero(pattern == kind)
@@ -200,7 +199,7 @@ def _pattern(pattern: NDArray[np.int8], u: Array, v: Array, salt: NDArray[np.int
             joint = np.minimum(a - np.floor(a), 2 * b - np.floor(2 * b))
             mix[at] = np.where(joint < 0.06, 1, np.float32(0.4) * _hash(np.floor(a), np.floor(2 * b), salt[at]))
         elif kind == NOISE:
-            # Two octaves, the finer with half of the weight.
+            # Two octaves, the finer one at half the weight.
             mix[at] = (_noise(a, b, salt[at]) * 2 + _noise(a * 3, b * 3, salt[at])) / 3
     return mix
 
@@ -209,15 +208,15 @@ def _noise(u: Array, v: Array, salt: NDArray[np.int32]) -> Array:
     """Smooth value noise of unit period in [0, 1]."""
     i, j = np.floor(u), np.floor(v)
     x, y = u - i, v - j
-    x, y = x * x * (3 - 2 * x), y * y * (3 - 2 * y)  # 3 x^2 - 2 x^3 has no slope at the lattice: no edges are seen
+    x, y = x * x * (3 - 2 * x), y * y * (3 - 2 * y)  # 3 x^2 - 2 x^3 is flat at the lattice, which hides it
     lower = _hash(i, j, salt) * (1 - x) + _hash(i + 1, j, salt) * x
     upper = _hash(i, j + 1, salt) * (1 - x) + _hash(i + 1, j + 1, salt) * x
     return (lower * (1 - y) + upper * y).astype(np.float32)
 
 
 def _hash(i: Array, j: Array, salt: NDArray[np.int32]) -> Array:
-    """A number in [0, 1) per lattice cell, by integer mixing (Wang's constants), the same everywhere."""
-    # int64 wraps modulo 2^64, which leaves the low 32 bits right: arithmetic of 32 bits on any machine.
+    """A number in [0, 1) per lattice cell, by integer mixing with Wang's constants, the same on every machine."""
+    # int64 wraps modulo 2^64, so its low 32 bits are those of 32-bit arithmetic.
     key = i.astype(np.int64) * 73856093 ^ j.astype(np.int64) * 19349663 ^ salt.astype(np.int64) * 83492791
     key = (key & 0xFFFFFFFF) * 2654435769 & 0xFFFFFFFF
     key = ((key ^ key >> 15) * 2246822519) & 0xFFFFFFFF

@@ -1,5 +1,6 @@
-"""Random scenes: furnished rooms, furnished gardens and a street. Every number is drawn from the generator given."""
+"""Random scenes: furnished rooms, furnished gardens and streets, drawn from the given generator alone."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -37,13 +38,13 @@ def room(rng: np.random.Generator) -> tuple[Scene, Point]:
 
 
 def _furnish(builder: Builder, a: float, b: float, pieces: int) -> None:
-    """Up to so many pieces of furniture that do not touch, half of them against the long walls."""
+    """Up to `pieces` pieces of furniture that do not touch, half of them against the long walls."""
     rng = builder.rng
     taken: list[tuple[float, float, float]] = []
     for _ in range(pieces):
         radius, parts = furniture(builder)
         against_wall = rng.random() < 0.5
-        for _attempt in range(8):  # and then it is left out: small rooms are not stuffed
+        for _attempt in range(8):  # then it is left out, so that small rooms are not crowded
             x, z = builder.between(-1, 1) * max(a - radius, 0), builder.between(-1, 1) * max(b - radius, 0)
             if against_wall:
                 x = float(np.copysign(max(a - radius, 0), x))
@@ -73,17 +74,17 @@ def garden(rng: np.random.Generator) -> tuple[Scene, Point]:
         for _ in range(2):
             _roadside(builder, side, a, builder.between(-12, 12))
     _furnish(builder, a, b, int(rng.integers(5, 12)))
-    # Nothing above bounds the camera, so 10 m stand for the ceiling's half height.
+    # There is no ceiling to bound the camera's height: 10 m in place of half a ceiling's.
     return _outdoors(builder), (a, 10.0, b)
 
 
 def _hang_panels(builder: Builder, a: float, h: float, b: float) -> None:
-    """Pictures, doors and bright windows on the walls; now and then a hole without any depth."""
+    """Paintings, doors and bright windows on the walls; now and then a hole without depth."""
     for _ in range(int(builder.rng.integers(2, 6))):
         width, height = builder.between(0.2, 0.6), builder.between(0.2, 0.5)
         middle = builder.between(h * 0.8, h * 1.4)
         chance = builder.rng.random()
-        if chance < 0.08:  # small ones: Hypersim's filter drops images with many pixels without geometry
+        if chance < 0.08:  # small: Hypersim's filter drops images with many pixels without geometry
             material = builder.special((0.8, 0.9, 1.0), glow=1.5, background=True)
             width, height = width / 3, height / 3
         elif chance < 0.35:
@@ -159,10 +160,10 @@ def _car(builder: Builder, x: float, z: float) -> None:
 
 
 def camera_in_room(rng: np.random.Generator, scene: Scene, half: Point, focal: float) -> View:
-    """A view that is neither inside a thing nor right in front of one."""
+    """A view from outside all furniture with none of it right in front; raises ValueError if there is no room."""
     a, h, b = half
-    # A room without a view after 40 draws is an error: nothing is learnt from a view out of a sofa.
-    for _ in range(40):
+
+    def draw() -> View:
         x, z = float(2 * rng.random() - 1) * (a - 0.3), float(2 * rng.random() - 1) * (b - 0.3)
         height = float(0.9 + 0.8 * rng.random())
         # Looking roughly through the middle of the room, with a turn of up to about 40 degrees either way.
@@ -170,28 +171,32 @@ def camera_in_room(rng: np.random.Generator, scene: Scene, half: Point, focal: f
         turn = rotation(float(2 * rng.random() - 1) * 0.35)
         c, s = -z / length, -x / length
         yaw = (c * turn[0] - s * turn[1], s * turn[0] + c * turn[1])
-        camera = View((x, min(height, 2 * h - 0.3), z), yaw, rotation(float(-0.16 + 0.2 * rng.random())), focal)
-        if _is_clear(scene, camera, nearest=0.35, middle=1.2):
-            return camera
-    raise ValueError("no free view in this room: the furniture leaves no place for a camera")
+        return View((x, min(height, 2 * h - 0.3), z), yaw, rotation(float(-0.16 + 0.2 * rng.random())), focal)
+
+    return _clear_view(draw, scene, nearest=0.35, middle=1.2)
 
 
 def camera_in_street(rng: np.random.Generator, scene: Scene, half: Point, focal: float) -> View:
-    """A driver's view along the road."""
-    for _ in range(40):
+    """A driver's view along the road; raises ValueError if cars are everywhere."""
+
+    def draw() -> View:
         x = float(2 * rng.random() - 1) * half[0]
         yaw = rotation(float(2 * rng.random() - 1) * 0.12)
         pitch = rotation(float(2 * rng.random() - 1) * 0.03)
-        camera = View((x, float(1.3 + 0.6 * rng.random()), float(rng.random()) * half[2]), yaw, pitch, focal)
-        if _is_clear(scene, camera, nearest=1.2, middle=4.0):
-            return camera
-    raise ValueError("no free view in this street: cars stand everywhere")
+        return View((x, float(1.3 + 0.6 * rng.random()), float(rng.random()) * half[2]), yaw, pitch, focal)
+
+    return _clear_view(draw, scene, nearest=1.2, middle=4.0)
 
 
-def _is_clear(scene: Scene, camera: View, nearest: float, middle: float) -> bool:
-    # 12 x 16 rays without lights see enough; 0.866 of the width is a focal length like Hypersim's.
-    small = View(camera.position, camera.yaw, camera.pitch, focal=16 * 0.866)
-    bare = Scene(scene.solids, scene.materials, [], scene.ambient, scene.sky, 0.0)
-    depth = render(bare, small, 12, 16, oversampling=1).depth
-    known = depth[depth > 0]
-    return known.size > 60 and float(known.min()) > nearest and float(np.median(known)) > middle
+def _clear_view(draw: Callable[[], View], scene: Scene, nearest: float, middle: float) -> View:
+    """The first view drawn whose depth is above `nearest` everywhere and whose median is above `middle`, in metres."""
+    bare = replace(scene, lights=[], haze=0.0)
+    for _ in range(40):
+        view = draw()
+        # 12 x 16 rays without lights are enough; 0.866 of the width is a focal length like Hypersim's.
+        depth = render(bare, replace(view, focal=16 * 0.866), 12, 16, oversampling=1).depth
+        known = depth[depth > 0]
+        if known.size > 60 and float(known.min()) > nearest and float(np.median(known)) > middle:
+            return view
+    # An error, since a view into the back of a sofa teaches nothing.
+    raise ValueError("rooms: 40 views of a scene are all blocked; another prepare.size.seed makes other scenes")

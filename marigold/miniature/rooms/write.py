@@ -1,13 +1,14 @@
-"""Writes rendered scenes as Hypersim raw HDF5, Virtual KITTI 2 images and NYUv2-style test pairs.
+"""Write rendered scenes as Hypersim's raw HDF5, Virtual KITTI 2 images and NYUv2-style test pairs.
 
-Each scene draws from a generator of its own, seeded with (seed, stream, scene), so scenes can be rendered
-in any order and by any number of processes, and no stream ever shares a scene with another.
+Each scene draws from a generator of its own, seeded with (seed, stream, scene): any order and any number of processes
+gives the same files, and no two streams share a scene.
 """
 
 import dataclasses
 import functools
 import io
 import json
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +36,7 @@ VKITTI_SKY = 65535
 
 @dataclass(frozen=True)
 class RoomsSize:
-    """How much to render: numbers of scenes per part, views per scene, image sizes (height, width)."""
+    """How much to render: scenes per part, views per scene, image sizes (height, width)."""
 
     hypersim_train: int
     hypersim_val: int
@@ -49,19 +50,20 @@ class RoomsSize:
 
 
 def write_rooms(*, out: str, workers: int, size: RoomsSize) -> dict[str, int]:
-    """Render the embedded data below the folder `out`: `hypersim_raw/`, `vkitti/` and `nyu/`.
+    """Render all rooms and streets into `hypersim_raw/`, `vkitti/` and `nyu/` of the folder `out`.
 
-    Returns the number of frames per part. Nothing is rendered when `out` already holds exactly this
-    size and seed. Raises ValueError for a size that cannot be rendered.
+    Returns the number of frames per part. Nothing is rendered if `out` already holds exactly this size and seed.
+    Raises ValueError for a size that cannot be rendered.
     """
     if size.views < 1 or min(*size.room_size, *size.street_size) < 16:
-        raise ValueError(f"rooms: at least one view per scene and 16 pixels a side, got {size}")
+        raise ValueError(f"rooms: at least one view per scene and 16 pixels per side are needed, got {size}")
     root = Path(out)
-    wanted = {"size": json.loads(json.dumps(dataclasses.asdict(size)))}
     manifest = root / "rooms.json"
-    if manifest.is_file() and json.loads(manifest.read_text())["size"] == wanted["size"]:
-        return dict(json.loads(manifest.read_text())["frames"])
-    # Removed first and written last: what an interrupted run leaves is rendered again.
+    made: dict[str, Any] = json.loads(manifest.read_text()) if manifest.is_file() else {"size": None}
+    wanted = json.loads(json.dumps(dataclasses.asdict(size)))  # with lists for tuples, as they are read back
+    if made["size"] == wanted:
+        return dict(made["frames"])
+    # Removed first and written last, so that an interrupted rendering starts again.
     manifest.unlink(missing_ok=True)
     jobs = [
         functools.partial(write, root, part, scene, size)
@@ -75,18 +77,14 @@ def write_rooms(*, out: str, workers: int, size: RoomsSize) -> dict[str, int]:
     for part in ("vkitti/train", "vkitti/val", "nyu/test"):
         write_atomically(root / f"{part}.txt", "".join(f"{line}\n" for line in lines[part]))
     frames = {part: len(written) for part, written in lines.items()}
-    write_atomically(manifest, json.dumps({**wanted, "frames": frames}, indent=1))
+    write_atomically(manifest, json.dumps({"size": wanted, "frames": frames}, indent=1))
     return frames
 
 
 def run_scenes(jobs: Sequence[Callable[[], T]], workers: int, label: str) -> list[T]:
     """The results of one job per scene, in order, from `workers` processes."""
-    results = in_processes(_call, jobs, workers)
+    results = in_processes(operator.call, jobs, workers)
     return list(tqdm(results, total=len(jobs), desc=label, unit="scene", mininterval=1))
-
-
-def _call(job: Callable[[], T]) -> T:
-    return job()
 
 
 def room_views(stream: str, scene: int, size: RoomsSize) -> list[Rendering]:
@@ -100,7 +98,7 @@ def street_views(stream: str, scene: int, size: RoomsSize) -> list[Rendering]:
 
 
 def outdoor_views(stream: str, scene: int, size: RoomsSize) -> list[Rendering]:
-    """The views of one scene of the Virtual KITTI half: every fourth is a street, the others are gardens."""
+    """The views of one scene in Virtual KITTI's format: every fourth is a street, the others are gardens."""
     if scene % 4 == 0:
         return street_views(stream, scene, size)
     return _views(stream, scene, size, garden, camera_in_room, VKITTI_FOCAL, size.street_size)
@@ -116,7 +114,7 @@ def _views(
     shape: tuple[int, int],
 ) -> list[Rendering]:
     """focal: in widths of the image. shape: (height, width)."""
-    # Keyed by the scene, not drawn in a row: the same images from any number of processes.
+    # Seeded per scene, so that any number of processes renders the same images.
     rng = np.random.default_rng([size.seed, STREAMS[stream], scene])
     world, half = build(rng)
     cameras = [look(rng, world, half, focal * shape[1]) for _ in range(size.views)]
@@ -124,8 +122,8 @@ def _views(
 
 
 def expose(colour: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Linear colour to an 8-bit image: the brightest tenth starts at 0.8, gamma 2 (an exact square root)."""
-    # Rec. 601's luma weights, rounded. 0.64 = 0.8^2 is what gamma 2 turns into 0.8.
+    """Linear colour to an 8-bit image: 90 % of the brightness is below 0.8; gamma 2 is an exact square root."""
+    # Rec. 601's luma weights, rounded. Gamma 2 turns 0.64 into 0.8.
     brightness = 0.3 * colour[..., 0] + 0.59 * colour[..., 1] + 0.11 * colour[..., 2]
     bright = np.sort(brightness, axis=None)[int(0.9 * brightness.size)]
     scaled = np.clip(colour * (np.float32(0.64) / max(bright, np.float32(1e-4))), 0, 1)
@@ -133,11 +131,11 @@ def expose(colour: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 
 def write_hypersim_scene(root: Path, part: str, scene: int, size: RoomsSize) -> list[str]:
-    """Publisher's raw HDF5: half floats, distance to the camera, NaN and entity -1 where nothing is."""
+    """Hypersim's raw HDF5: half floats, distance to the camera, NaN and entity -1 where nothing is hit."""
     name = f"ai_{1 + STREAMS[part]:03d}_{scene + 1:03d}"
     folder = root / "hypersim_raw" / name / "images"
     for frame, view in enumerate(room_views(part, scene, size)):
-        # Hypersim's depth is the distance to the camera; preparation turns it into planar depth.
+        # Hypersim stores the distance to the camera; its preparation makes planar depth of it.
         ranged = np.where(view.entity == -1, np.nan, view.distance)
         _write_h5(folder / f"scene_cam_00_final_hdf5/frame.{frame:04d}.color.hdf5", view.colour.astype(np.float16))
         geometry = folder / "scene_cam_00_geometry_hdf5"
@@ -151,7 +149,7 @@ def write_vkitti_scene(root: Path, part: str, scene: int, size: RoomsSize) -> li
     name, weather = f"Scene{100 * (STREAMS[part] - 2) + scene:03d}", WEATHER[scene % len(WEATHER)]
     lines = []
     for frame, view in enumerate(outdoor_views(part, scene, size)):
-        # Rounded to centimetres; what is farther than 655.34 m cannot be told from the sky.
+        # Beyond 655.34 m depth cannot be told from the sky.
         centimetres = np.where(view.entity == -1, VKITTI_SKY, np.minimum(np.rint(view.depth * 100), VKITTI_SKY))
         rgb = f"rgb/{name}/{weather}/frames/rgb/Camera_0/rgb_{frame:05d}.jpg"
         depth = f"depth/{name}/{weather}/frames/depth/Camera_0/depth_{frame:05d}.png"
@@ -168,7 +166,7 @@ def write_nyu_scene(root: Path, part: str, scene: int, size: RoomsSize) -> list[
     for frame, view in enumerate(room_views(part, scene, size)):
         number = scene * size.views + frame + 1
         millimetres = np.minimum(np.rint(view.depth * 1000), 65535).astype(np.uint16)
-        # The publisher fills gaps by colourisation; nothing here reads the values, so the farthest depth will do.
+        # The publisher fills gaps by colourisation; nothing here reads these values, so the farthest depth will do.
         filled = np.where(millimetres == 0, millimetres.max(), millimetres).astype(np.uint16)
         names = [f"{folder}/{kind}_{number:04d}.png" for kind in ("rgb", "depth", "filled")]
         images: list[NDArray[Any]] = [expose(view.colour), millimetres, filled]

@@ -1,6 +1,6 @@
-"""On the PYTHONPATH of every rehearsed command: the publishers' addresses lead to a server on this machine.
+"""On the PYTHONPATH of every rehearsed command: requests to the publishers go to a server on this machine.
 
-REHEARSAL_PORT: the server's; REHEARSAL_HOSTS: who it answers for. Any other host is refused.
+REHEARSAL_PORT: the server's; REHEARSAL_HOSTS: the publishers. Any other host is refused.
 """
 
 import os
@@ -16,7 +16,7 @@ _send = HTTPAdapter.send
 def _redirected(self: HTTPAdapter, request: requests.PreparedRequest, **options: Any) -> requests.Response:
     address = urlsplit(str(request.url))
     if address.hostname not in os.environ.get("REHEARSAL_HOSTS", "").split():
-        raise requests.exceptions.InvalidURL(f"rehearsal: {address.hostname} is no publisher")
+        raise requests.exceptions.InvalidURL(f"rehearsal: {address.hostname} is not a publisher")
     path = address.path.replace("//", "/")
     request.url = f"http://127.0.0.1:{os.environ['REHEARSAL_PORT']}/{address.hostname}{path}"
     return _send(self, request, **{**options, "proxies": {}})
