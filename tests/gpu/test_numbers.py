@@ -19,6 +19,7 @@ from marigold.model.pipeline import MarigoldDepth
 from marigold.model.recipe import Switches
 from marigold.model.settings import Sampling
 from marigold.training.loop import whole_batch
+from marigold.training.settings import make_optimizer
 from marigold.types import DepthSample
 
 # Relative errors against float32 of the loss and of the gradient's norm. SD2's size on a CPU, bf16: 5e-5 and 0.022.
@@ -53,6 +54,40 @@ def test_autocast_is_near_float32(place, dtype):
     assert abs(rounded_loss / loss - 1) < TOLERANCES[dtype][0]
     assert error < TOLERANCES[dtype][1]
     assert rounded_loss != loss
+
+
+def test_gradients_that_are_not_deterministic_are_listed(place, capsys):
+    """Without use_deterministic_algorithms, twice the same step; print a list and check that all values are finite."""
+    runs = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        runs.append(gradients(place, torch.bfloat16))
+    (loss, first), (again, second) = runs
+    moved = [name for name in first if not torch.equal(first[name], second[name])]
+    with capsys.disabled():
+        print(
+            f"\n{place}: loss {'differs' if loss != again else 'equal'}, {len(moved)} of {len(first)} gradients differ"
+        )
+        print("".join(f"  {name}\n" for name in moved[:20]), end="")
+    assert all(bool(one.isfinite().all()) for _, found in runs for one in found.values())
+
+
+def test_fused_adam_is_adam(device):
+    base, _ = make_objective(read(), True, device)
+    one, two = base.unet, copy.deepcopy(base.unet)
+    config = read("train.weight_decay=0.01").train
+    ours = make_optimizer(config, one.parameters())
+    plain = torch.optim.Adam(two.parameters(), lr=config.lr, weight_decay=0.01, fused=False, foreach=False)
+    assert ours.defaults["fused"]
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(5):
+        for a, b in zip(one.parameters(), two.parameters(), strict=True):
+            a.grad = torch.randn(a.shape, generator=generator).to(device)
+            b.grad = a.grad.clone()
+        ours.step()
+        plain.step()
+    for a, b in zip(one.parameters(), two.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
 
 
 @torch.no_grad()

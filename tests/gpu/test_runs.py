@@ -1,6 +1,7 @@
 """Whole runs: every recipe, resuming, loss scaling, the switches of `performance`, and running out of memory."""
 
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from marigold.train import run
 from marigold.training.checkpoint import load_latest
 from marigold.training.objective import Objective
 from marigold.training.settings import TrainingError, make_accelerator
-from runs import CONFIGS, assert_same_bits, figures, losses, weights
+from runs import CONFIGS, assert_same_bits, call_script, figures, losses, weights
 
 RECIPES = sorted(file.stem for file in (CONFIGS / "recipe").glob("*.yaml"))
 START = 2.0**22  # a loss scale at which the first steps overflow
@@ -130,3 +131,13 @@ def test_running_out_of_memory_gives_advice_and_loses_nothing(tmp_path, on_devic
     monkeypatch.undo()
     assert run(on_device(tmp_path / "short", *EXACT, "performance.gradient_checkpointing=true"))
     assert losses(tmp_path / "short") == pytest.approx(losses(tmp_path / "whole"), rel=1e-4)
+
+
+@pytest.mark.slow
+def test_two_processes_share_one_gpu(tmp_path, on_device, arguments, device):
+    short = (f"device={device.type}", "validation=none", *EXACT, "train.steps=2")
+    assert run(on_device(tmp_path / "one", *short))
+    script, words = Path(__file__).parent / "two_on_one.py", (*arguments, *short, f"run_dir={tmp_path / 'two'}")
+    done = call_script(script, *words, processes=2)
+    assert done.returncode == 0, done.stderr[-9000:]
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
