@@ -1,4 +1,4 @@
-"""Changed versions of samples: a function of the key, what a crop keeps, and what colours do not touch."""
+"""Augmented versions of samples: a function of the key; crops keep depth in metres, colours leave it alone."""
 
 from dataclasses import asdict, replace
 
@@ -105,18 +105,7 @@ def test_colours_leave_depth_alone_and_stay_colours(sample):
     assert 0 < moved_weakly < moved / 10
 
 
-def test_channels_change_places_with_a_quarter_of_the_strength():
-    plain = torch.tensor([0.2, 0.5, 0.8])[:, None, None].expand(3, 32, 32).contiguous()
-    flat = DepthSample("flat", plain, torch.ones(1, 32, 32), torch.ones(1, 32, 32, dtype=torch.bool))
-    moved = 0
-    for variant in range(1000):
-        red, green, blue = augment(flat, COLOURS, (0, variant)).image.mean(dim=(1, 2)).tolist()
-        moved += red > green + 0.01 or green > blue + 0.01
-    # 1/4, and five of the six orders are another one: 208 of 1000, standard deviation 13.
-    assert abs(moved - 208) < 5 * 13
-
-
-@pytest.mark.parametrize("wrong", [{"variants": -1}, {"crop": 0.0}, {"crop": 1.1}, {"photometric": -0.1}])
+@pytest.mark.parametrize("wrong", [{"variants": -1}, {"crop": 0.0}, {"photometric": -0.1}])
 def test_settings_out_of_range_are_refused_by_name(wrong):
     with pytest.raises(DataError, match=rf"augmentation\.{next(iter(wrong))}="):
         Augmentation(**{**asdict(BOTH), **wrong})

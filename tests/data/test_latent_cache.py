@@ -155,7 +155,7 @@ def test_what_was_made_from_something_else_is_refused_before_anything_is_written
     assert contents(tmp_path) == before
 
 
-def test_pictures_of_different_sizes_are_refused(tmp_path):
+def test_images_of_different_sizes_are_refused(tmp_path):
     def varied(indices, flips, variants, parts):
         batch = encode(indices, flips, variants, parts)
         return replace(batch, image_latent=batch.image_latent[..., : 16 - indices[0]])

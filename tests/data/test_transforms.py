@@ -1,4 +1,4 @@
-"""Training examples: flips, sizes, targets of every mapping, and what counts in the loss."""
+"""Training examples: flips, sizes, targets of every mapping, and the pixels that count in the loss."""
 
 from dataclasses import replace
 
@@ -94,7 +94,7 @@ def test_pinning_keeps_every_part(monkeypatch):
                 assert getattr(pinned, key) == part
 
 
-def test_pictures_of_different_sizes_need_a_size():
+def test_images_of_different_sizes_need_a_size():
     samples, names = [street(), street(1, (32, 64))], ["a", "b"]
     with pytest.raises(ValueError, match=r"a of 48x64 and b of 32x64.*transform\.size"):
         PixelExamples(samples, names, WHOLE, Target()).batch([0, 1], [False, False], [0, 0])
