@@ -106,11 +106,6 @@ def test_another_mapping_shares_the_image_latents(tmp_path):
     write(stores(tmp_path, "image", "log_depth", "depth-pixels"), noted)
     assert set(made) == {(*LATENTS, *PIXELS)}
     assert {path: contents(tmp_path)[path] for path in before} == before
-    made.clear()
-    (tmp_path / "image/shard_00001.h5").unlink()
-    write(stores(tmp_path, "image", "depth"), noted)
-    assert made == [IMAGE] * 4  # two batches of a shard of three, and both flips
-    assert contents(tmp_path / "image") == {path: before[path] for path in contents(tmp_path / "image")}
 
 
 def test_processes_share_the_shards(tmp_path):

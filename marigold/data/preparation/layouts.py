@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 
 from marigold.data.errors import DataError
 from marigold.data.preparation.lists import PlannedList
-from marigold.data.splits import KNOWN_SPLITS, canonical_sha256
 
 # Focal length in px of the left colour camera on each recording day (KITTI's calibration files).
 KITTI_FOCAL = {
@@ -114,20 +113,12 @@ def lines_of(dataset: str, names: Collection[str]) -> dict[str, str]:
 
 
 def plan_lists(dataset: str, lines: Mapping[str, str], split: str | None = None) -> list[PlannedList]:
-    """The lists that have lines.
-
-    split: which one it is, where the lines do not show it (KITTI). Raises DataError if they are another known list.
-    """
+    """The lists that have lines. split: which one they are, where the lines do not show it (KITTI)."""
     lists = LAYOUTS[dataset].lists
     if split is not None:
         if f"{split}.txt" not in lists:
             raise ValueError(f"prepare.split: expected one of {', '.join(lists)} without .txt, got {split!r}")
         lists = {f"{split}.txt": lists[f"{split}.txt"]}
-    # By content: test and validation images of KITTI have names of the same form.
-    sha256 = canonical_sha256(lines.values())
-    known = next((name for name, known in KNOWN_SPLITS.items() if known.sha256 == sha256), None)
-    if split is not None and known not in (None, f"{dataset}/{split}"):
-        raise DataError(f"these are the {len(lines)} lines of {known}, not of {split}; state prepare.split=NAME")
     parts = [
         PlannedList(file, {image: line for image, line in lines.items() if image.startswith(start)}, official)
         for file, (official, start) in lists.items()
