@@ -40,31 +40,27 @@ def relative_name(name: str, root: object = "the root") -> str:
 def archive_members(path: Path) -> dict[str, Member]:
     """The files in a tar or zip, by name; raises DataError for one that cannot be read at an offset.
 
-    A zip has a directory. A tar is read through once, and its index is kept beside it or, if that folder is read-only,
-    in the user's cache folder. The index is valid for one size and modification time of the tar.
+    A zip has a directory. A tar is read through once, and its index is kept beside it, valid for one size and
+    modification time of the tar.
     """
     try:
         # Tested first: zipfile searches from the end, and would find the directory of a zip that a tar holds last.
         if not tarfile.is_tarfile(path):
             return zip_members(path, str(path))
         status, real = path.stat(), path.resolve()  # several links may lead to one archive
+        index = real.with_name(f"{real.name}.index")
         # No hash: reading 15 GB for one costs as much as the index saves.
         head = [status.st_size, status.st_mtime_ns]
-        in_home = Path.home() / ".cache" / "marigold" / "archives" / str(real).strip("/").replace("/", "_")[-200:]
-        places = [place.with_name(f"{place.name}.index") for place in (real, in_home)]
-        for place in places:
-            if (found := _cached(place, head)) is not None:
-                return found
+        if (found := _cached(index, head)) is not None:
+            return found
         members = _tar_members(path)
     except (tarfile.TarError, OSError, EOFError) as error:
         raise DataError(f"{path}: cannot be read as an archive ({error})") from error
-    for place in places:
-        try:
-            write_atomically(place, json.dumps({"head": head, "members": members}))
-            break
-        except OSError as error:
-            # Without it every process reads the whole tar: slower, but still correct.
-            log.info("cannot keep the index of %s at %s: %s", path, place, error)
+    try:
+        write_atomically(index, json.dumps({"head": head, "members": members}))
+    except OSError as error:
+        # As in a read-only folder: every process then reads all headers of the tar, slower but still correct.
+        log.info("cannot keep the index of %s: %s", path, error)
     return members
 
 

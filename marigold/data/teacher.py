@@ -74,14 +74,9 @@ class TeacherLabels(DepthDataset):
                     digest.update(file.read(BLOCK))
         return {**super().content, "labels": digest.hexdigest()}
 
-    def check_files(self) -> None:
-        """As for every set; also raises MissingDataError with the number of images without a label."""
-        self._labels  # noqa: B018, looks them up
-        super().check_files()
-
     @cached_property
     def _labels(self) -> dict[str, str]:
-        """Image -> its label, relative to `labels`."""
+        """Image -> its label, relative to `labels`; raises MissingDataError with the number of images without one."""
         there = set(FolderStorage(Path(self.labels)).names())
         stored = {name: [label for label in stored_names(name) if label in there] for name in self.names}
         if absent := [name for name, labels in stored.items() if not labels]:
@@ -117,9 +112,10 @@ class TeacherLabels(DepthDataset):
 
     def __getitem__(self, index: int) -> DepthSample:  # type: ignore[override]
         name = self._lines[index][0]
+        file = Path(self.labels, self._labels[name])
         try:
             image = read_picture(Path(self.root, name))
-            values = read_prediction(Path(self.labels, self._labels[name]), self.space, self.unit)
+            values = read_prediction(file, self.space, self.unit)
             label = torch.from_numpy(values)[None]
             known = label.isfinite()
             if self.space == "metric_depth":

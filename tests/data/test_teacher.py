@@ -140,12 +140,11 @@ def test_what_counts_in_metres(tmp_path, images):
     [
         ({"space": "depth"}, DataError, "space=depth"),
         ({"root": "labels"}, MissingDataError, "labels"),
-        ({"split_list": "list.txt", "how_to_get": "Ask me"}, MissingDataError, r"1 of 2 .*d\.png[^$]*Ask me"),
+        ({"labels": "nothing", "how_to_get": "Ask me"}, MissingDataError, r"1 of 1 .*a\.png[^$]*Ask me"),
     ],
 )
 def test_wrong_settings_and_missing_files(tmp_path, images, monkeypatch, change, kind, words):
     images("a.png")
-    (tmp_path / "list.txt").write_text("a.png\nd.png\n")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(kind, match=words):
         taught(Path(), **change).check_files()

@@ -32,7 +32,8 @@ class CheckResult:
 
 def check(dataset: DepthDataset, *, workers: int) -> CheckResult:
     """Read every sample of a list."""
-    found = in_processes(partial(failure, dataset), range(len(dataset)), workers)
+    # In chunks: a data set is several megabytes of lines.
+    found = in_processes(partial(failure, dataset), range(len(dataset)), workers, chunk=64)
     with tqdm(found, total=len(dataset), unit="image", desc=f"check {dataset.split.name}") as bar:
         return CheckResult(dataset.split, len(dataset), [message for message in bar if message])
 

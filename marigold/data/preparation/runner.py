@@ -109,23 +109,17 @@ def _estimate(convert: Convert, out: Path, todo: Sequence[str]) -> int:
     return round(sum(sizes) / len(sizes) * len(todo)) if sizes else 0
 
 
-def in_processes(work: Callable[[Any], T], items: Iterable[Any], workers: int) -> Generator[T, None, None]:
-    """`work` of every item, in order; a worker that dies ends it with BrokenProcessPool instead of hanging."""
+def in_processes(
+    work: Callable[[Any], T], items: Iterable[Any], workers: int, chunk: int = 1
+) -> Generator[T, None, None]:
+    """`work` of every item, in order; a worker that dies ends it with BrokenProcessPool instead of hanging.
+
+    chunk: the number of items that are sent to a worker with one copy of `work`.
+    """
     if workers == 1:
         yield from map(work, items)
         return
     # Spawned, not forked: a fork of a process with threads (torch, HDF5) can deadlock.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=_start, initargs=(work,)) as pool:
-        yield from pool.map(_work, items)
-
-
-_own: list[Callable[[Any], Any]] = []  # a worker's copy, unpickled once and not once per item
-
-
-def _start(work: Callable[[Any], Any]) -> None:
-    _own[:] = [work]
-
-
-def _work(item: Any) -> Any:
-    return _own[0](item)
+    with ProcessPoolExecutor(workers, context) as pool:
+        yield from pool.map(work, items, chunksize=chunk)

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import resource
+import time
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
@@ -17,12 +18,14 @@ from marigold.files import atomic_file, write_atomically
 
 
 def convert(deadly: str, item: str, out: Path) -> Converted:
-    """Write a file of 1,000 bytes; the item `deadly` ends its process in the middle of its file."""
+    """Write a file of 1,000 bytes; once an item is done, `deadly` ends its process in the middle of its file."""
     if item == deadly and multiprocessing.parent_process() is not None:
         (out / "n").mkdir(exist_ok=True)
         with atomic_file(out / f"n/{item}.bin") as file:
             file.write(b"half")
             file.flush()
+            while "n/0.bin" not in (out / ".prepare/journal.jsonl").read_text():
+                time.sleep(0.01)
             os._exit(9)
     return Converted({f"n/{item}.bin": write_atomically(out / f"n/{item}.bin", bytes(1000))})
 
