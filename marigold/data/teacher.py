@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
@@ -47,7 +47,7 @@ class TeacherLabels(DepthDataset):
     depth_column: ClassVar[int] = 0
 
     labels: str
-    space: str
+    space: str = field()  # required, unlike that of other sets
     split_list: str | None = None  # type: ignore[assignment]
     unit: float = 1.0
     min_depth: float = 0.0

@@ -148,6 +148,8 @@ def test_wrong_settings_and_missing_files(tmp_path, images, monkeypatch, change,
     monkeypatch.chdir(tmp_path)
     with pytest.raises(kind, match=words):
         taught(Path(), **change).check_files()
+    with pytest.raises(TypeError, match="space"):  # no default: metres would be a guess
+        TeacherLabels(name="taught", root="images", labels="labels")
 
 
 def test_labels_that_cannot_be_used(tmp_path, images):
