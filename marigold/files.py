@@ -1,4 +1,4 @@
-"""Writing files so that no killed run, full disk or second run leaves a folder in an unintended state."""
+"""Writing files so that neither a killed run, a full disk nor a second run leaves a folder in an unintended state."""
 
 import csv
 import errno
@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 log = logging.getLogger(__name__)
 
-PARTIAL = ".*.tmp"  # what a process that is killed while it writes leaves behind
+PARTIAL = ".*.tmp"  # left behind by a process that was killed while it wrote
 LOCK = ".lock"
 WITHOUT_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}  # ENOSYS: Lustre
 _held: set[int] = set()
@@ -26,7 +26,7 @@ class FolderInUse(ValueError):
 
 
 def remove_partial_files(folder: Path) -> int:
-    """Delete what killed runs left below `folder`, which no process may be writing to; returns how many there were."""
+    """Delete the partial files of killed runs below `folder`, to which nothing may be writing; return their number."""
     left = [path for path in folder.rglob(PARTIAL) if path.is_file()]
     for path in left:
         path.unlink()
@@ -68,28 +68,11 @@ def csv_text(lines: Iterable[Iterable[object]]) -> str:
 
 
 @contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
-    """A folder to fill that appears at `path` whole, on the disk, or not at all.
-
-    OSError (no room, no permission, something is at `path` already) passes through, after the partial folder is
-    removed.
-    """
-    path = path.resolve()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # A temporary folder is private; the one inside of it is not.
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp") as private:
-        partial = Path(private) / path.name
-        partial.mkdir()
-        yield partial
-        _synchronise(partial)
-        partial.rename(path)  # takes the place of an empty folder and of nothing else
-
-
-@contextmanager
 def new_file(path: Path) -> Iterator[Path]:
-    """A name of a file to write that appears at `path` whole, on the disk, or not at all.
+    """The name of a file to write that appears at `path` whole, on the disk, or not at all.
 
-    Files that are written beside it appear beside `path`, before it. OSError passes through as in `new_folder`.
+    Files that are written beside it appear beside `path`, before it. OSError (no room, no permission) passes through,
+    after the partial files are removed.
     """
     path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -98,7 +81,18 @@ def new_file(path: Path) -> Iterator[Path]:
         yield partial
         _synchronise(partial.parent)
         for written in sorted(partial.parent.iterdir(), key=lambda each: each == partial):
-            written.replace(path.parent / written.name)
+            written.replace(path.parent / written.name)  # a folder takes the place of an empty folder only
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A folder to fill that appears at `path` whole, on the disk, or not at all.
+
+    OSError passes through as in `new_file`, also if something is at `path` already.
+    """
+    with new_file(path) as partial:
+        partial.mkdir()  # readable by others, unlike the temporary folder around it
+        yield partial
 
 
 def _synchronise(folder: Path) -> None:
@@ -112,11 +106,11 @@ def _synchronise(folder: Path) -> None:
 
 @contextmanager
 def lock_folder(folder: Path) -> Iterator[None]:
-    """Keep other processes that call this for `folder`, which is made if need be, out of it.
+    """Keep out other processes that lock `folder`, which is created if necessary.
 
     The kernel holds the lock, on `folder/.lock`, and releases it however this process ends; no child inherits it.
-    Raises FolderInUse while another process, or this one, holds it. A file system without locks gives one warning,
-    and the folder is then not protected.
+    Raises FolderInUse while another process, or this one, holds it. On a file system without locks the folder is not
+    protected, and a warning is logged.
     """
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)  # Python's are closed on exec
@@ -135,11 +129,11 @@ def _lock(descriptor: int, folder: Path) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "another process"
-        raise FolderInUse(f"{folder} is in use by {holder}; wait until it ends, or choose another folder") from error
+        raise FolderInUse(f"{folder} is in use by {holder}; wait for its end, or choose another folder") from error
     except OSError as error:
         if error.errno not in WITHOUT_LOCKS:
             raise
-        log.warning("%s: no locks here (%s); see to it that no other run writes there", folder, error.strerror)
+        log.warning("%s: no locks on this file system (%s); let no other run write there", folder, error.strerror)
         return
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)

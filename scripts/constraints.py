@@ -3,45 +3,38 @@
 make constraints
 """
 
-import re
+from collections import defaultdict
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 HEAD = "# Exact versions that CI runs, and what needs each; `make constraints` writes this from the environment.\n"
 
 
-def canonical(name: str) -> str:
-    """The one spelling of a package's name."""
-    return re.sub(r"[-_.]+", "-", name).lower()
-
-
-def needed(name: str, extras: set[str]) -> list[Requirement]:
-    """What a package needs here, with these extras."""
+def needed(name: str, extras: frozenset[str]) -> list[Requirement]:
+    """The packages that `name` needs on this platform, with these extras."""
     found = map(Requirement, distribution(name).requires or [])
     environments = [{"extra": extra} for extra in ("", *extras)]
     return [one for one in found if one.marker is None or any(one.marker.evaluate(each) for each in environments)]
 
 
 def closure() -> dict[str, set[str]]:
-    """Every installed package that marigold with all its extras needs -> what needs it."""
-    provided = set(distribution("marigold").metadata.get_all("Provides-Extra") or [])
-    users: dict[str, set[str]] = {}
-    todo, seen = [("marigold", frozenset(provided))], set()
+    """Every installed package that marigold with all its extras needs -> the packages that need it."""
+    users: dict[str, set[str]] = defaultdict(set)
+    todo = {("marigold", frozenset(distribution("marigold").metadata.get_all("Provides-Extra") or []))}
+    seen = set()
     while todo:
-        user, extras = todo.pop()
-        if (user, extras) in seen:
-            continue
-        seen.add((user, extras))
-        for requirement in needed(user, set(extras)):
-            name = canonical(requirement.name)
+        seen.add(found := todo.pop())
+        for requirement in needed(*found):
+            name = canonicalize_name(requirement.name)
             try:
                 distribution(name)
             except PackageNotFoundError:
-                continue  # needed on another platform, or of an extra that is not installed
-            users.setdefault(name, set()).add(user)
-            todo.append((name, frozenset(requirement.extras)))
+                continue  # needed on another platform, or by an extra that is not installed
+            users[name].add(found[0])
+            todo |= {(name, frozenset(requirement.extras))} - seen
     users.pop("marigold", None)
     return users
 

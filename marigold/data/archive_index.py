@@ -1,4 +1,4 @@
-"""Where each member of a tar or zip lies, and what turns its stored bytes into checked ones."""
+"""The offset of each member of a tar or zip, and unpacking a member's stored bytes with all checks."""
 
 import io
 import json
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 class Member(NamedTuple):
-    """One file: where it lies (a zip's: the member's own header) and its size in bytes, stored and unpacked.
+    """One file: its offset (in a zip, that of the member's own header) and its size in bytes, stored and unpacked.
 
     crc: the checksum of a zip's member; None for a tar's, which has none.
     """
@@ -37,34 +37,30 @@ def relative_name(name: str, root: object = "the root") -> str:
     return "/".join(parts)
 
 
-def archive_members(path: Path, *, cache: bool = True) -> dict[str, Member]:
+def archive_members(path: Path) -> dict[str, Member]:
     """The files in a tar or zip, by name; raises DataError for one that cannot be read at an offset.
 
-    A zip has a directory. A tar must be read through, once: what was found is kept beside it or, if that folder is
-    read-only, in the user's cache folder, and holds for this size and modification time. cache: whether to keep it.
+    A zip has a directory. A tar is read through once, and its index is kept beside it, valid for one size and
+    modification time of the tar.
     """
     try:
-        # Asked first: zipfile searches from the end, and would find the directory of a zip that a tar holds last.
+        # Tested first: zipfile searches from the end, and would find the directory of a zip that a tar holds last.
         if not tarfile.is_tarfile(path):
             return zip_members(path, str(path))
-        status, real = path.stat(), path.resolve()  # behind several links lies one archive
-        # No hash: to read 15 GB for one costs as much as the index saves.
+        status, real = path.stat(), path.resolve()  # several links may lead to one archive
+        index = real.with_name(f"{real.name}.index")
+        # No hash: reading 15 GB for one costs as much as the index saves.
         head = [status.st_size, status.st_mtime_ns]
-        in_home = Path.home() / ".cache" / "marigold" / "archives" / str(real).strip("/").replace("/", "_")[-200:]
-        places = [place.with_name(f"{place.name}.index") for place in (real, in_home)]
-        for place in places:
-            if (found := _cached(place, head)) is not None:
-                return found
+        if (found := _cached(index, head)) is not None:
+            return found
         members = _tar_members(path)
     except (tarfile.TarError, OSError, EOFError) as error:
         raise DataError(f"{path}: cannot be read as an archive ({error})") from error
-    for place in places if cache else ():
-        try:
-            write_atomically(place, json.dumps({"head": head, "members": members}))
-            break
-        except OSError as error:
-            # Without it every process reads the whole tar: slower, but still correct.
-            log.info("cannot keep the index of %s at %s: %s", path, place, error)
+    try:
+        write_atomically(index, json.dumps({"head": head, "members": members}))
+    except OSError as error:
+        # As in a read-only folder: every process then reads all headers of the tar, slower but still correct.
+        log.info("cannot keep the index of %s: %s", path, error)
     return members
 
 
@@ -87,9 +83,9 @@ def zip_members(file: Path | io.RawIOBase, where: str) -> dict[str, Member]:
 
 
 def data_start(header: bytes, where: str) -> int:
-    """How many bytes stand before a zip member's data: only the first 30 of its own header tell."""
+    """The number of bytes before a zip member's data, from the first 30 bytes of the member's own header."""
     if len(header) < 30 or header[:4] != b"PK\x03\x04":
-        raise DataError(f"{where}: not where the zip's directory says, the archive is damaged")
+        raise DataError(f"{where}: not at the offset in the zip's directory, the archive is damaged")
     # APPNOTE.TXT, 4.3.7: this header's extra field need not be as long as the one in the directory.
     name_size, extra_size = struct.unpack("<HH", header[26:30])
     return int(30 + name_size + extra_size)
@@ -101,12 +97,12 @@ def unpack(member: Member, data: bytes, where: str) -> bytes:
         raise DataError(f"{where}: the archive ends in the middle of this member")
     if member.deflated:
         try:
-            # Raw deflate, without zlib's header; and never more than the directory promises: a bomb lies about that.
+            # Raw deflate, without zlib's header; never more than the size in the directory, which a bomb understates.
             data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, member.size + 1)
         except zlib.error as error:
             raise DataError(f"{where}: damaged compressed data ({error})") from error
     if len(data) != member.size:
-        raise DataError(f"{where}: not the {member.size:,} bytes that the zip's directory promises")
+        raise DataError(f"{where}: not the {member.size:,} bytes that the zip's directory states")
     if member.crc is not None and zlib.crc32(data) != member.crc:
         raise DataError(f"{where}: checksum mismatch, the archive is damaged")
     return data
@@ -116,12 +112,12 @@ def _cached(place: Path, head: list[int]) -> dict[str, Member] | None:
     try:
         content = json.loads(place.read_bytes())
         return {name: Member(*at) for name, at in content["members"].items()} if content["head"] == head else None
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):  # absent, or not a whole index
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):  # absent, or damaged
         return None
 
 
 def _tar_members(path: Path) -> dict[str, Member]:
-    """Of two members of one name the later one counts, as when unpacking."""
+    """The files in a tar, by name; of two with the same name the later one counts, as when unpacking."""
     total, members = path.stat().st_size, {}
     try:
         archive = tarfile.open(path, "r:")  # noqa: SIM115 (closed below; the colon refuses compression)
@@ -133,7 +129,7 @@ def _tar_members(path: Path) -> dict[str, Member]:
             if member.isdir():
                 continue
             where = f"{path}:{member.name}"
-            # A sparse file is stored as its pieces, so its bytes do not follow each other.
+            # A sparse file is stored in pieces, which are not contiguous.
             if not member.isreg() or member.issparse():
                 raise DataError(f"{where}: a link or not a plain file; make the tar with `tar --hard-dereference -h`")
             if member.offset_data + member.size > total:

@@ -1,4 +1,4 @@
-"""Changed versions of a training sample: crops, and colours as other cameras would give them."""
+"""Augmented versions of a training sample: crops, and colours as of other cameras."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +17,7 @@ ATTEMPTS = 10  # crops that are drawn before the whole image is kept
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Changed versions of every training sample, `variants` of them; 0 for none.
+    """Augmented versions of every training sample, `variants` of them; 0 for none.
 
     crop: the smallest share of the sides that a crop keeps, 1 for no crop. photometric: the strength of changes of
     colour, in [0, 1].
@@ -40,15 +40,15 @@ class Augmentation:
 NO_AUGMENTATION = Augmentation(variants=0, crop=1.0, photometric=0.0)
 
 
-def resize(picture: Float[Tensor, "C H W"], size: tuple[int, int], antialias: bool) -> Float[Tensor, "C h w"]:
+def resize(image: Float[Tensor, "C H W"], size: tuple[int, int], antialias: bool) -> Float[Tensor, "C h w"]:
     """Resize to (height, width): antialiased bilinear, or the nearest pixel to each new pixel's centre."""
     if antialias:
-        return F.interpolate(picture[None], size, mode="bilinear", antialias=True, align_corners=False)[0]
-    return F.interpolate(picture[None], size, mode="nearest-exact")[0]
+        return F.interpolate(image[None], size, mode="bilinear", antialias=True, align_corners=False)[0]
+    return F.interpolate(image[None], size, mode="nearest-exact")[0]
 
 
 def augment(sample: DepthSample, settings: Augmentation, key: Sequence[int]) -> DepthSample:
-    """The version of a sample that the random numbers of `key` give: the same bits for the same key.
+    """The version of a sample drawn with `key`: the same bits for the same key.
 
     A crop of the image's shape keeps a share of both sides that is uniform in [crop, 1], at a uniform place, and is
     resized to the sample's size: the image bilinearly, depth and validity to the nearest pixel. Depth stays in metres;
@@ -81,13 +81,13 @@ def _crop(sample: DepthSample, smallest: float, rng: np.random.Generator) -> Dep
 
 
 def _teaches(depth: Float[Tensor, "N"], known: int) -> bool:
-    """Whether a crop's valid depth is of at least half as many pixels as the image's, and has a range.
+    """Whether a crop has at least half as many pixels of valid depth as the image, and these have a range.
 
-    A crop of nothing but sky, or of a wall seen head-on, could not be normalised.
+    A crop of only sky, or of a wall seen head-on, could not be normalised.
     """
     if 2 * len(depth) < known or len(depth) == 0:
         return False
-    # Quartiles: the few pixels around a wall's edge are no range to learn from.
+    # Quartiles: a few pixels around a wall's edge are not enough to learn from.
     low, high = np.quantile(depth.numpy(), (0.25, 0.75))
     return bool(low < high)
 
@@ -98,10 +98,10 @@ def _recolour(image: Float[Tensor, "3 H W"], strength: float, rng: np.random.Gen
     gains = 1 + strength / 5 * rng.uniform(-1, 1, (3, 1, 1))
     order = rng.permutation(3) if rng.random() < strength / 4 else np.arange(3)
     deviation = rng.uniform(0, strength / 20)
-    # 2**gamma: an exponent is as likely halved as doubled.
-    picture = image.numpy()[order] ** 2**gamma * gains.astype(np.float32)
-    grey = picture.mean(axis=0)
-    picture = grey + (1 + saturation) * (picture - grey)
-    picture = (1 + contrast / 2) * (picture - 0.5) + (0.5 + brightness / 5)
-    picture += deviation * rng.standard_normal(picture.shape, dtype=np.float32)
-    return torch.from_numpy(picture.clip(0, 1))
+    # 2**gamma: halving the exponent is as likely as doubling it.
+    changed = image.numpy()[order] ** 2**gamma * gains.astype(np.float32)
+    grey = changed.mean(axis=0)
+    changed = grey + (1 + saturation) * (changed - grey)
+    changed = (1 + contrast / 2) * (changed - 0.5) + (0.5 + brightness / 5)
+    changed += deviation * rng.standard_normal(changed.shape, dtype=np.float32)
+    return torch.from_numpy(changed.clip(0, 1))

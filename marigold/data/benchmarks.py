@@ -1,4 +1,4 @@
-"""The five zero-shot benchmarks, side by side: what is particular about each set's files."""
+"""Readers of the five zero-shot benchmarks: the particular file formats of each set."""
 
 from functools import partial
 
@@ -18,7 +18,7 @@ class NYU(DepthDataset):
 
 
 class KITTI(DepthDataset):
-    """KITTI: the annotated (accumulated lidar) ground truth, depth * 256; lines without one say `None`.
+    """KITTI: the annotated (accumulated lidar) ground truth, depth * 256; `None` in lines without one.
 
     Uhrig et al., 3DV 2017; Eigen et al., NeurIPS 2014.
     """
@@ -41,7 +41,7 @@ class ETH3D(DepthDataset):
 
 
 class DIODE(DepthDataset):
-    """DIODE: float depth in metres, and a mask file that alone says what is valid.
+    """DIODE: float depth in metres, and a mask file that alone decides which pixels are valid.
 
     `min_depth` and `max_depth` do not mask here, as in the published numbers; they are the plausible range
     for `scripts/prepare.py check`. A pixel that the mask calls valid and that has no positive finite depth is

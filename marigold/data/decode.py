@@ -1,11 +1,10 @@
-"""Bytes -> arrays, strict about what the sets define: 8-bit RGB images, 16-bit grey depth, float arrays.
+"""Decoding the files of the data sets strictly: 8-bit RGB images, 16-bit grey depth, float arrays.
 
-Nothing is converted on the way: a grey, palette, CMYK or alpha image and an 8-bit depth are errors, because
-in these sets they can only be a wrong or damaged file. EXIF rotation is not applied: the depth is aligned
-with the stored pixel grid.
+Nothing is converted: a grey, palette, CMYK or alpha image and an 8-bit depth are errors, because in these sets they
+can only be a wrong or damaged file. EXIF rotation is not applied: the depth is aligned with the stored pixel grid.
 
-A PNG's checksums are verified here, since decoders are lax about them: of single flipped bits Pillow misses some in
-the last bytes, and faster decoders nearly all. With that done kornia-rs decodes them, in a third of Pillow's time.
+A PNG's checksums are verified here, since decoders are lax about them: Pillow misses some single flipped bits in the
+last bytes, and faster decoders miss nearly all. kornia-rs then decodes in a third of Pillow's time.
 """
 
 import io
@@ -19,7 +18,7 @@ from PIL import Image
 
 from marigold.data.errors import DataError
 
-# ETH3D's images have 24 million pixels; a header that promises more than this is not decoded.
+# ETH3D's images have 24 million pixels; a file with more than this in its header is not decoded.
 MAX_PIXELS = 100_000_000
 
 _PNG, _PNG_GREY, _PNG_RGB = b"\x89PNG\r\n\x1a\n", 0, 2
@@ -29,7 +28,7 @@ _PNG_HEADER = 33  # bytes: signature and IHDR chunk
 def decode_photo(data: bytes) -> np.ndarray:
     """A PNG or JPEG as uint8 (H, W, 3); raises DataError unless it is a whole 8-bit RGB image."""
     if data[:8] == _PNG:
-        return _decode_png(data, 8, _PNG_RGB, "an 8-bit RGB photo")
+        return _decode_png(data, 8, _PNG_RGB, "an 8-bit RGB image")
     try:
         with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
             _check_size(image.width, image.height)
@@ -45,7 +44,7 @@ def decode_photo(data: bytes) -> np.ndarray:
 
 
 def decode_depth_png(data: bytes) -> np.ndarray:
-    """A 16-bit grey PNG as uint16 (H, W); raises DataError for any other, above all for an 8-bit one."""
+    """A 16-bit grey PNG as uint16 (H, W); raises DataError for any other file, such as an 8-bit PNG."""
     return _decode_png(data, 16, _PNG_GREY, "a 16-bit grey depth PNG")
 
 
@@ -79,8 +78,8 @@ def decode_hdf5(data: bytes, key: str = "dataset") -> np.ndarray:
 
 def _decode_png(data: bytes, bits: int, colour: int, wanted: str) -> np.ndarray:
     """Decode a PNG of exactly this kind; raises DataError for another, and for a damaged or huge one."""
-    # IHDR is always first: length, "IHDR", width, height, bit depth, colour type. The header is asked because
-    # decoders convert without a word: Pillow halves a 16-bit RGB, for one.
+    # IHDR is always first: length, "IHDR", width, height, bit depth, colour type. It is checked because decoders
+    # convert silently: Pillow halves a 16-bit RGB, for one.
     if data[:8] != _PNG:
         raise DataError(f"expected {wanted}, {_kind(data)}")
     if len(data) < _PNG_HEADER:
@@ -120,7 +119,7 @@ def _check_png(data: bytes) -> None:
         if zlib.crc32(view[at + 4 : end]) != struct.unpack_from(">I", data, end)[0]:
             raise DataError("not a whole PNG file (damaged: wrong checksum)")
         if kind == b"tRNS":
-            raise DataError("a PNG with a transparent colour, which these sets don't have")
+            raise DataError("a PNG with a transparent colour, which no set has")
         at = end + 4
 
 

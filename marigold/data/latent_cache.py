@@ -1,8 +1,8 @@
 """HDF5 stores of encoded samples: latents of images and depth maps, and targets as pixels, in every version.
 
-The cache of a data set is a folder of stores. A store is a folder of shards; each shard holds a range of sample
-indices, one row per variant and flip of a sample, is written to a partial file and renamed when whole, and carries the
-fingerprint of everything that its numbers depend on.
+The cache of a data set is a folder of stores, and a store is a folder of shards. A shard holds a range of sample
+indices, with one row per variant and flip of a sample. It is written to a partial file, renamed when whole, and has
+the fingerprint of everything that its numbers depend on.
 """
 
 import json
@@ -38,7 +38,7 @@ class CacheError(ValueError):
 
 @dataclass(frozen=True)
 class CacheConfig:
-    """`cache` in configs/train.yaml: `dtype` is what the files hold, `precision` what the encoder computes in."""
+    """`cache` in configs/train.yaml: `dtype` is that of the files, `precision` that of the encoder."""
 
     enabled: bool
     folder: str
@@ -55,7 +55,7 @@ class CacheConfig:
 
 @dataclass(frozen=True)
 class LatentBatch:
-    """Training examples of one data set as scaled latents and targets, each part None where it is not there.
+    """Training examples of one data set as scaled latents and targets; a part that is not cached is None.
 
     `valid_latent` marks cells with only valid pixels; the parts as pixels are those of `PixelBatch`.
     """
@@ -78,8 +78,8 @@ class LatentBatch:
 class Store:
     """One folder of shards with the same `parts` of every sample.
 
-    `depends_on` is what the numbers are made from, `count` the number of samples, `variants` that of their changed
-    versions (0: only the sample itself), `dtype` what numbers are stored as; half ranges are always float32.
+    `depends_on`: everything that the numbers depend on. `count`: the number of samples, `variants` that of their
+    augmented versions (0: only the sample itself). `dtype`: of the stored numbers; half ranges are always float32.
     """
 
     folder: Path
@@ -106,7 +106,7 @@ class Store:
         return self.folder / f"shard_{shard:05d}.h5"
 
     def absent(self) -> list[int]:
-        """The numbers of the shards that are not there.
+        """The numbers of the missing shards.
 
         Raises CacheError for a shard that was made from something else, naming every value that differs.
         """
@@ -138,16 +138,14 @@ class Store:
         for part in self.parts:
             tensor = getattr(batch, part).cpu()
             if part in FLAGS:
-                values = tensor.numpy().view(np.uint8)  # HDF5 has no bool; what h5py makes of it is six times as slow
+                values = tensor.numpy().view(np.uint8)  # HDF5 has no bool; h5py's substitute is six times as slow
             else:
                 # A half range gives a loss in metres its unit: float16 would round it by up to 0.05 %.
                 values = tensor.float().numpy().astype(DTYPES["float32" if part == "half_range" else self.dtype])
             shape = (size, max(1, self.variants), FLIPS, *values.shape[1:])
             if part in out and out[part].shape != shape:
-                raise CacheError(
-                    f"{self.folder}: pictures of different sizes in one set; give the set a transform.size"
-                )
-            # A row is a chunk: training reads rows in no order, and one read is then one piece of the file.
+                raise CacheError(f"{self.folder}: images of different sizes in one set; give the set a transform.size")
+            # A row is a chunk: training reads rows in random order, and each is then one contiguous read.
             stored = out.require_dataset(part, shape, values.dtype, chunks=(1, 1, 1, *values.shape[1:]))
             stored[samples, variant, int(flip)] = values
 
@@ -161,10 +159,10 @@ def write_cache(
 ) -> Iterator[int]:
     """Encode the samples of `stores` shard by shard, this process taking every `world`-th; yields samples done.
 
-    The stores are of the same samples and shard size. A shard that a store has is kept, and only the parts of stores
-    that lack it are made. Raises CacheError if a shard was made from something else, before any is written.
+    The stores have the same samples and shard size. Existing shards are kept, and only the parts of stores that lack a
+    shard are encoded. Raises CacheError if a shard was made from something else, before any is written.
     """
-    # Of all stores before the first is written: a conflict is an error after seconds, not after hours.
+    # For all stores before the first is written: a conflict is an error after seconds, not after hours.
     absent = {store.folder: store.absent() for store in stores}
     shards = stores[0].shards
     for shard in range(rank, len(shards), world):  # whole shards: HDF5 files have one writer
@@ -204,8 +202,8 @@ class LatentCache:
                 missing.append(f"the latent cache {store.folder.absolute()} {lacks}")
         if missing:
             raise CacheError(f"{'; '.join(missing)}. Run: python scripts/cache_latents.py with the same +exp")
-        self._open: dict[int, list[h5py.Dataset]] = {}  # of each shard, its parts
-        self._owner = os.getpid()
+        # The parts of each shard, by process: a forked worker must not share its parent's file handles.
+        self._open: dict[tuple[int, int], list[h5py.Dataset]] = {}
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_open": {}}  # open files cannot be pickled; a worker opens its own
@@ -220,15 +218,11 @@ class LatentCache:
         return LatentBatch(tuple(self.names[index] for index in indices), **found)
 
     def _row(self, index: int, flip: bool, variant: int) -> list[np.ndarray | np.generic]:
-        if self._owner != os.getpid():
-            # A forked worker must not share its parent's file handles.
-            self._open, self._owner = {}, os.getpid()
         shard, offset = divmod(index, self.stores[0].shard_size)
-        if shard not in self._open:
+        key = os.getpid(), shard
+        if key not in self._open:
             # Looking a dataset up takes four times as long as reading a row. HDF5's own cache of 8 MiB a dataset would
             # grow with every shard and never be hit: a row is one chunk.
-            files = [h5py.File(store.file(shard), rdcc_nbytes=0) for store in self.stores]
-            self._open[shard] = [
-                file[part] for store, file in zip(self.stores, files, strict=True) for part in store.parts
-            ]
-        return [part[offset, variant, int(flip)] for part in self._open[shard]]
+            files = [(store, h5py.File(store.file(shard), rdcc_nbytes=0)) for store in self.stores]
+            self._open[key] = [file[part] for store, file in files for part in store.parts]
+        return [part[offset, variant, int(flip)] for part in self._open[key]]

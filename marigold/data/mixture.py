@@ -1,6 +1,6 @@
-"""Which samples a micro-batch holds: a function of the seed and of its global index, and of nothing else.
+"""The samples of a micro-batch, as a function of the seed and its global index only.
 
-So there is no state to save for a resume, and any number of processes can share one stream.
+So a resume needs no saved state, and any number of processes can share one stream.
 """
 
 from collections.abc import Iterable, Sequence
@@ -19,7 +19,7 @@ CHOICE, ORDER, FLIP, NOISE, VARIANT, AUGMENTATION = range(6)
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """What micro-batch number g holds: a data set's number, sample indices, which are mirrored, and their variants."""
+    """The content of one micro-batch: the data set's number, and each sample's index, flip and variant."""
 
     dataset: int
     indices: tuple[int, ...]
@@ -27,36 +27,32 @@ class MicroBatch:
     variants: tuple[int, ...]
 
 
+@dataclass(eq=False)
 class Mixture:
     """Mixes data sets: each micro-batch comes from one of them, drawn by weight.
 
     Each set runs through its own shuffled epochs; the samples that do not fill a last micro-batch wait for
     another epoch's order. `sizes` are the numbers of samples, `weights` are normalised to sum to 1. `variants` is the
-    number of changed versions of every sample; without any, a micro-batch's are 0.
-    Raises ValueError for weights that do not fit and for a set smaller than a micro-batch.
+    number of augmented versions of every sample; without any, a micro-batch's are 0.
+    Raises ValueError for weights that do not match the sets and for a set smaller than a micro-batch.
     """
 
-    def __init__(
-        self,
-        sizes: Sequence[int],
-        weights: Sequence[float],
-        micro_batch: int,
-        flip_probability: float,
-        seed: int,
-        variants: int = 0,
-    ) -> None:
+    sizes: Sequence[int]
+    weights: Sequence[float]
+    micro_batch: int
+    flip_probability: float
+    seed: int
+    variants: int = 0
+
+    def __post_init__(self) -> None:
+        sizes, weights = self.sizes, self.weights
         if len(sizes) != len(weights) or not sizes or min(weights) < 0 or sum(weights) <= 0:
             raise ValueError(f"mixture: need one weight >= 0 per data set, not all 0; got {list(weights)}")
-        small = [size for size, weight in zip(sizes, weights, strict=True) if weight > 0 and size < micro_batch]
-        if micro_batch < 1 or small:
-            raise ValueError(f"mixture: a data set of {small} samples cannot fill a micro-batch of {micro_batch}")
-        if not 0 <= flip_probability <= 1:
-            raise ValueError(f"mixture: flip_probability is a probability, got {flip_probability}")
-        self.sizes = tuple(sizes)
-        self.micro_batch = micro_batch
-        self.flip_probability = flip_probability
-        self.seed = seed
-        self.variants = variants
+        small = [size for size, weight in zip(sizes, weights, strict=True) if weight > 0 and size < self.micro_batch]
+        if self.micro_batch < 1 or small:
+            raise ValueError(f"mixture: a data set of {small} samples cannot fill a micro-batch of {self.micro_batch}")
+        if not 0 <= self.flip_probability <= 1:
+            raise ValueError(f"mixture: flip_probability is a probability, got {self.flip_probability}")
         self.thresholds = tuple(np.cumsum(np.asarray(weights, np.float64) / sum(weights)).tolist())
         self._before: list[NDArray[np.int64]] = [np.zeros(len(sizes), np.int64)]
 
@@ -86,9 +82,9 @@ class Mixture:
 
 @lru_cache(maxsize=4)  # a loader's workers run ahead across the border of a block
 def draw_choices(seed: int, thresholds: tuple[float, ...], block: int) -> NDArray[np.int64]:
-    """The data set of each micro-batch of a block, by the thresholds of the cumulated weights."""
+    """The data set of each micro-batch of a block, drawn by the cumulative weights."""
     draws = np.random.default_rng([seed, CHOICE, block]).random(BLOCK)
-    # The last threshold may be rounded to a little less than 1, and a draw lie above it.
+    # The last threshold may be rounded to slightly less than 1, with a draw above it.
     return np.minimum(np.searchsorted(thresholds, draws, side="right"), len(thresholds) - 1)
 
 
@@ -103,12 +99,12 @@ Batch = TypeVar("Batch", covariant=True)
 
 @runtime_checkable
 class ExampleSource(Protocol[Batch]):
-    """A data set as training sees it: images or cached latents, one batch at a time."""
+    """A data set as training reads it: images or cached latents, one batch at a time."""
 
     names: Sequence[str]
 
     def batch(self, indices: Sequence[int], flips: Sequence[bool], variants: Sequence[int]) -> Batch:
-        """The examples with these indices, mirrored where the flip says so, each in that changed version."""
+        """The examples with these indices, each mirrored if its flip is true, in its augmented version."""
 
 
 class MixtureDataset(Dataset[Batch]):

@@ -1,4 +1,4 @@
-"""A real image with measured depth: the Middlebury 2014 motorcycle that scikit-image carries in its wheel."""
+"""A real image with measured depth: the Middlebury 2014 motorcycle from scikit-image's wheel."""
 
 import hashlib
 import importlib
@@ -21,7 +21,7 @@ class Motorcycle(Sequence[DepthSample]):
     """One sample of 500x741 px, 2.11 to 5.02 m, 92.65 % valid; unknown disparity is +inf in the file.
 
     Scharstein et al., GCPR 2014.
-    limit: as other sets have it; there is one sample. Raises DataError when scikit-image is not installed.
+    limit: as in the other sets, without effect on one sample. Raises DataError if scikit-image is not installed.
     """
 
     name = "motorcycle"
@@ -32,7 +32,7 @@ class Motorcycle(Sequence[DepthSample]):
             samples = importlib.import_module("skimage.data")
         except ModuleNotFoundError as error:
             raise DataError(
-                "motorcycle: needs scikit-image, which carries the picture; "
+                "motorcycle: needs scikit-image, which contains the image; "
                 "`pip install -c constraints.txt -e '.[samples]'` installs it"
             ) from error
         left, _, disparity = samples.stereo_motorcycle()
@@ -55,7 +55,7 @@ class Motorcycle(Sequence[DepthSample]):
 
     @property
     def content(self) -> dict[str, str]:
-        """Hash of the sample's content, which has no line."""
+        """Hash of the sample, in place of the lines of a list."""
         return {"lines": self.split.sha256}
 
     def check_files(self) -> None:
@@ -66,5 +66,5 @@ class Motorcycle(Sequence[DepthSample]):
 
     def __getitem__(self, index: int) -> DepthSample:  # type: ignore[override]
         if index not in (0, -1):
-            raise IndexError(f"motorcycle has one sample, asked for number {index}")
+            raise IndexError(f"motorcycle has one sample, requested number {index}")
         return self._sample

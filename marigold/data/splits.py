@@ -20,11 +20,10 @@ Line = tuple[str, ...]
 
 @dataclass(frozen=True)
 class SplitInfo:
-    """Which list a result stands for.
+    """The list that a result was measured on.
 
-    `sha256` is the canonical hash of its `count` lines. `official` is None when no official list is
-    named, else whether this is it; a result on one that is not is stamped "unofficial split". `part`: these are
-    only some of the list's lines.
+    `sha256` is the canonical hash of its `count` lines. `official`: whether this is the official list, None when none
+    is named; a result on another list is stamped "unofficial split". `part`: only some of the list's lines.
     """
 
     name: str
@@ -73,7 +72,7 @@ VKITTI_CAMERAS = (0, 1)
 
 
 def canonical_sha256(lines: Iterable[str]) -> str:
-    """The hash of a list that no order, blank line or line ending changes.
+    """The hash of a list, independent of its order, blank lines and line endings.
 
     White space collapses to one blank; non-empty lines are sorted by code point and each ends in a newline.
     """
@@ -106,12 +105,12 @@ def read_split(path: str | Path, *, columns: int = 1) -> list[Line]:
         if len(line) < columns:
             raise DataError(f"{where}: {len(line)} column(s), expected {columns}: {raw.strip()!r}")
         for column in line:
-            try:  # a list may come from anywhere, and its names are opened, linked and written to
+            try:  # a list may come from anywhere, and files of these names are opened, linked and written
                 relative_name(column)
             except DataError as error:
                 raise DataError(f"{where}: {error}") from error
         if line[0] in first_seen:  # the rows of a result are found by this name
-            raise DataError(f"{where}: {line[0]!r} came already in line {first_seen[line[0]]}")
+            raise DataError(f"{where}: {line[0]!r} is already in line {first_seen[line[0]]}")
         first_seen[line[0]] = number
         lines.append(line)
     if not lines:
@@ -122,20 +121,19 @@ def read_split(path: str | Path, *, columns: int = 1) -> list[Line]:
 def describe_split(path: str | Path, lines: Sequence[Line], official_name: str | None) -> SplitInfo:
     """Hash the lines and compare them with the official list `official_name`, a key of KNOWN_SPLITS.
 
-    A list that differs is logged with both counts and hashes; that is no error, the result says so. tell: false
-    where the caller's own text says it.
+    A list that differs is no error; `official` is then False. Raises DataError for a name that is not known.
     """
     sha256 = canonical_sha256(" ".join(line) for line in lines)
     if official_name is None:
         return SplitInfo(Path(path).stem, str(path), len(lines), sha256, None)
     if official_name not in KNOWN_SPLITS:
-        raise DataError(f"{path}: no known list is called {official_name!r}; known: {', '.join(KNOWN_SPLITS)}")
+        raise DataError(f"{path}: no known list has the name {official_name!r}; known: {', '.join(KNOWN_SPLITS)}")
     return SplitInfo(official_name, str(path), len(lines), sha256, sha256 == KNOWN_SPLITS[official_name].sha256)
 
 
 @cache
 def log_official(split: SplitInfo) -> None:
-    """Log whether a list is the official one; once, however many readers of it a command has."""
+    """Log whether a list is the official one, with both counts and hashes if not; once a command and list."""
     if split.official is None:
         return
     if split.official:
@@ -147,7 +145,7 @@ def log_official(split: SplitInfo) -> None:
 
 
 def part_of_split(split: SplitInfo, lines: Sequence[Line]) -> SplitInfo:
-    """The description of some of a split's lines, which is no official split whatever the whole was."""
+    """The description of some of a split's lines, which are never an official split."""
     sha256 = canonical_sha256(" ".join(line) for line in lines)
     official = None if split.official is None else False
     name = f"{split.name}[{len(lines)}]"
@@ -158,20 +156,15 @@ def evenly_spaced(lines: Sequence[T], n: int) -> list[T]:
     """`n` of the lines at equal distances: line floor(i * len / n) for i in 0..n-1."""
     if not 1 <= n <= len(lines):
         raise ValueError(f"cannot take {n} of {len(lines)} lines evenly; ask for 1 to {len(lines)}")
-    # Whole numbers alone: rounded steps could take a line twice.
+    # In integers: rounded steps could take a line twice.
     return [lines[i * len(lines) // n] for i in range(n)]
 
 
-def vkitti_lines(split: str, last_frames: dict[str, int] | None = None) -> list[str]:
-    """The list of Virtual KITTI 2's `train` or `val` by its rule, in the published order.
-
-    `last_frames` replaces the scenes' lengths, for a set of the same layout that holds fewer frames; scenes
-    that it does not name are left out.
-    """
-    frames = VKITTI_LAST_FRAMES if last_frames is None else last_frames
+def vkitti_lines(split: str) -> list[str]:
+    """The list of Virtual KITTI 2's `train` or `val` by its rule, in the published order."""
     return [
         f"rgb/{scene}/{variation}/frames/rgb/Camera_{camera}/rgb_{frame:05d}.jpg "
         f"depth/{scene}/{variation}/frames/depth/Camera_{camera}/depth_{frame:05d}.png"
         for scene, variation, camera in product(VKITTI_SPLITS[split], VKITTI_VARIATIONS, VKITTI_CAMERAS)
-        for frame in range(frames.get(scene, -1) + 1)
+        for frame in range(VKITTI_LAST_FRAMES[scene] + 1)
     ]

@@ -1,6 +1,6 @@
-"""Folder, tar or zip -> bytes, all the same to a data set.
+"""Folders, tars and zips behind one interface that reads a file's bytes by name.
 
-A member of an archive is one `os.pread` away, which needs no lock and no seek position, so one storage serves any
+A member of an archive is read with one `os.pread`, which needs no lock and no seek position, so one storage serves any
 number of threads and forked workers, and a spawned worker reopens it from its pickle.
 """
 
@@ -10,13 +10,13 @@ import weakref
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from marigold.data.archive_index import Member, archive_members, data_start, relative_name, unpack
 from marigold.data.errors import DataError, MissingDataError
 
-# The largest file of the seven data sets is ETH3D's raw depth, 97.5 MB. A file that claims more than this is
-# not one of theirs, and reading it could take the machine's memory.
+# The largest file of the seven data sets is ETH3D's raw depth, 97.5 MB. Reading a file that claims more than this
+# could take the machine's memory.
 MAX_FILE_BYTES = 512 * 2**20
 ARCHIVE_SUFFIXES = (".tar", ".zip")
 
@@ -32,19 +32,19 @@ class Storage(Protocol):
         """Every file's name, sorted, without a leading `./`; no content is read."""
 
 
-def open_storage(path: str | Path, *, cache_index: bool = True) -> Storage:
+def open_storage(path: str | Path) -> Storage:
     """Open a folder, a `.tar` or a `.zip` for reading; raises DataError when it is none of these.
 
-    A folder stands for the archives directly inside it too. cache_index: keep a tar's index on the disk.
+    A folder stands for its own files and for those of the archives directly inside it.
     """
     path = Path(path)
     if path.is_dir():
         inside = sorted(file for file in path.iterdir() if file.suffix in ARCHIVE_SUFFIXES and not file.is_dir())
-        archives = [("", ArchiveStorage(file, cache_index)) for file in inside]
+        archives = [("", ArchiveStorage(file)) for file in inside]
         return LayeredStorage([("", FolderStorage(path)), *archives]) if archives else FolderStorage(path)
     if not path.exists():
         raise MissingDataError(f"{path}: no such folder or archive")
-    archive = ArchiveStorage(path, cache_index)
+    archive = ArchiveStorage(path)
     if not archive.members:
         raise DataError(f"{path}: an archive without files")
     return archive
@@ -74,29 +74,29 @@ class FolderStorage:
             raise kind(f"{path}: {error.strerror or error}") from error
 
     def names(self) -> Sequence[str]:
-        # A teacher's labels may not be there yet: then none of them is.
+        # The folder of a teacher's labels may not exist yet; it then has no files.
         return sorted(_files_below(self.root)) if os.path.isdir(self.root) else []
 
 
 class ArchiveStorage:
     """The members of one `.tar` (not compressed) or `.zip`, read at their offsets; opened when first needed."""
 
-    def __init__(self, path: Path, cache_index: bool = True) -> None:
-        self.path, self.cache_index = path, cache_index
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[type, tuple[Path]]:
+        # Neither descriptor nor index: a spawned worker opens the file itself and finds the index on the disk.
+        return ArchiveStorage, (self.path,)
 
     @cached_property
     def members(self) -> dict[str, Member]:
-        return archive_members(self.path, cache=self.cache_index)
+        return archive_members(self.path)
 
     @cached_property
     def _file(self) -> int:
         file = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
         weakref.finalize(self, os.close, file)
         return file
-
-    def __getstate__(self) -> dict[str, Any]:
-        # No descriptor, no index: a spawned worker opens the file itself, and finds the index that was kept.
-        return {"path": self.path, "cache_index": self.cache_index}
 
     def read(self, name: str) -> bytes:
         plain = relative_name(name)
@@ -115,9 +115,10 @@ class ArchiveStorage:
 
 
 class LayeredStorage:
-    """Several storages as one, each below its own prefix: a name is looked up in one after the other.
+    """Several storages as one, each below its own prefix; a name is looked up in them in order.
 
-    layers: (prefix, storage), as ("rgb/", ...) and ("depth/", ...); or with "" as all prefixes, one over the other.
+    layers: (prefix, storage), such as ("rgb/", ...) and ("depth/", ...); with "" as every prefix, the first one that
+    has a name wins.
     """
 
     def __init__(self, layers: Sequence[tuple[str, Storage]]) -> None:
@@ -140,10 +141,10 @@ class LayeredStorage:
 
 
 def _files_below(folder: str, prefix: str = "") -> Iterator[str]:
-    # A listing tells files from folders; to ask for each of 75,000 names takes minutes on a network disk.
+    # A listing distinguishes files from folders; asking for each of 75,000 names takes minutes on a network disk.
     with os.scandir(folder) as entries:
         for entry in entries:
-            if entry.is_dir(follow_symlinks=False):  # a link to a folder may lead out of the root, or round in circles
+            if entry.is_dir(follow_symlinks=False):  # a link to a folder may lead out of the root or form a cycle
                 yield from _files_below(entry.path, f"{prefix}{entry.name}/")
             elif entry.is_file():
                 yield prefix + entry.name

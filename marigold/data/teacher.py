@@ -1,9 +1,11 @@
-"""Images without depth and what some model predicted of them, as a training set."""
+"""Images without depth, and some model's predictions of them, as a training set."""
 
 import hashlib
 import math
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -19,63 +21,49 @@ from marigold.pictures import PictureError, find_pictures, read_picture
 from marigold.prediction_files import read_prediction, stored_names
 from marigold.types import SPACES, DepthSample
 
-# Metres that the ends of an affine label stand for: any range does, and in this one no mapping loses digits.
+# Metres that the ends of an affine label are put at: any range does, and in this one no mapping loses digits.
 NEAR, FAR = 1.0, 10.0
 BLOCK = 1 << 14  # bytes
 
 
+@dataclass(eq=False, kw_only=True, repr=False)
 class TeacherLabels(DepthDataset):
     """Images of any kind in a folder, each with a stored prediction of some model as its depth.
 
-    name: for messages. root: folder of the images, which are read as `scripts/infer.py` reads them: turned as their
-    EXIF tag says, any format. labels: folder of the predictions, `.npy` or 16-bit `.png`, found by the images' names
+    root: folder of the images, which are read as by `scripts/infer.py`: any format, rotated by their EXIF tag.
+    labels: folder of the predictions, `.npy` or 16-bit `.png`, found by the images' names
     (`marigold.prediction_files.stored_names`). split_list: names below `root`, one a line up to the first blank; None:
     every image below `root`, sorted. space: one of `marigold.types.SPACES`. unit: metres per count of a metric png.
-    min_depth, max_depth: metres, of `metric_depth`: a pixel counts where min_depth < depth < max_depth. limit,
-    how_to_get: as in DepthDataset.
+    min_depth, max_depth: metres, of `metric_depth`: a pixel counts where min_depth < depth < max_depth. The other
+    settings are those of DepthDataset.
 
-    Unknown is what is not finite, in `metric_depth` also 0 and less; in the affine spaces 0 is a value. Labels in
-    metres teach every mapping. Affine ones teach the mapping of their space alone: `depth` then stands for them as
-    `stand_in_depth` says, and is no measurement; in a loss with `weighting: metres` its unit has no meaning.
+    Values that are not finite are unknown, in `metric_depth` also 0 and less; in the affine spaces 0 is a value.
+    Labels in metres teach every mapping. Affine ones teach the mapping of their space alone: `depth` is then that of
+    `stand_in_depth`, not a measurement; in a loss with `weighting: metres` its unit has no meaning.
     A label of another size than its image is resized by `fit_label`.
     """
 
-    file_columns = (0,)  # the label is found by the image's name
-    depth_column = 0
+    file_columns: ClassVar[tuple[int, ...]] = (0,)  # the label is found by the image's name
+    depth_column: ClassVar[int] = 0
 
-    def __init__(
-        self,
-        *,
-        name: str,
-        root: str,
-        labels: str,
-        space: str,
-        split_list: str | None = None,
-        unit: float = 1.0,
-        min_depth: float = 0.0,
-        max_depth: float = math.inf,
-        limit: int | None = None,
-        how_to_get: str | None = None,
-    ) -> None:
-        if space not in SPACES:
-            raise DataError(f"{name}: space={space}: say which of {', '.join(SPACES)} the labels are in")
-        if not 0 < unit < math.inf:
-            raise DataError(f"{name}: unit={unit}: expected the metres of one count of a metric png")
-        self.labels, self.space, self.unit = labels, space, unit
-        super().__init__(
-            name=name,
-            root=root,
-            split_list=root if split_list is None else split_list,
-            min_depth=min_depth,
-            max_depth=max_depth,
-            limit=limit,
-            how_to_get=how_to_get,
-        )
+    labels: str
+    space: str = field()  # required, unlike that of other sets
+    split_list: str | None = None  # type: ignore[assignment]
+    unit: float = 1.0
+    min_depth: float = 0.0
+    max_depth: float = math.inf
+
+    def __post_init__(self) -> None:
+        if self.space not in SPACES:
+            raise DataError(f"{self.name}: space={self.space}: expected one of {', '.join(SPACES)}")
+        if not 0 < self.unit < math.inf:
+            raise DataError(f"{self.name}: unit={self.unit}: expected the metres per count of a metric png")
+        super().__post_init__()
 
     @cached_property
     def content(self) -> dict[str, str]:
         """Hashes of the list and of the labels: of each label its name, its size, and three blocks of 16 KiB."""
-        # Start, middle and end tell two predictions apart; all 160 GB of a large set would take minutes at a start.
+        # Start, middle and end distinguish two predictions; reading all 160 GB of a large set would take minutes.
         digest = hashlib.sha256()
         for label in self._labels.values():
             with Path(self.labels, label).open("rb", buffering=0) as file:
@@ -86,19 +74,14 @@ class TeacherLabels(DepthDataset):
                     digest.update(file.read(BLOCK))
         return {**super().content, "labels": digest.hexdigest()}
 
-    def check_files(self) -> None:
-        """As for every set; raises MissingDataError also with the number of images that have no label."""
-        self._labels  # noqa: B018, looks them up
-        super().check_files()
-
     @cached_property
     def _labels(self) -> dict[str, str]:
-        """Image -> its label, relative to `labels`."""
+        """Image -> its label, relative to `labels`; raises MissingDataError with the number of images without one."""
         there = set(FolderStorage(Path(self.labels)).names())
         stored = {name: [label for label in stored_names(name) if label in there] for name in self.names}
         if absent := [name for name, labels in stored.items() if not labels]:
             raise self._missing(
-                f"{self.labels}: {len(absent):,} of {len(self):,} pictures have no label there, first {absent[0]}: "
+                f"{self.labels}: {len(absent):,} of {len(self):,} images have no label there, first {absent[0]}: "
                 f"looked for {', '.join(stored_names(absent[0]))}"
             )
         of_label: dict[str, str] = {}
@@ -110,10 +93,10 @@ class TeacherLabels(DepthDataset):
                 )
         return {name: labels[0] for name, labels in stored.items()}
 
-    def _read_list(self, split_list: str) -> list[Line]:
-        if split_list != self.root:
-            return super()._read_list(split_list)
-        self._open(self.root)  # find_pictures would take a file too
+    def _read_list(self) -> list[Line]:
+        if self.split_list is not None:
+            return super()._read_list()
+        self._open(self.root)  # find_pictures would accept a file too
         try:
             pictures = find_pictures(self.root)
         except PictureError as error:
@@ -129,9 +112,10 @@ class TeacherLabels(DepthDataset):
 
     def __getitem__(self, index: int) -> DepthSample:  # type: ignore[override]
         name = self._lines[index][0]
+        file = Path(self.labels, self._labels[name])
         try:
             image = read_picture(Path(self.root, name))
-            values = read_prediction(Path(self.labels, self._labels[name]), self.space, self.unit)
+            values = read_prediction(file, self.space, self.unit)
             label = torch.from_numpy(values)[None]
             known = label.isfinite()
             if self.space == "metric_depth":
@@ -149,18 +133,18 @@ class TeacherLabels(DepthDataset):
 def fit_label(
     label: Float[Tensor, "1 h w"], known: Bool[Tensor, "1 h w"], size: tuple[int, int]
 ) -> tuple[Float[Tensor, "1 H W"], Bool[Tensor, "1 H W"]]:
-    """A label and what is known of it at its image's (H, W) `size`.
+    """A label and its known pixels, resized to its image's (H, W) `size`.
 
-    Bilinear (antialiased where it shrinks), as a label of few pixels has no edges worth keeping; where a pixel that is
-    not known would take part, the nearest one. Raises DataError for a wide label of a tall image and the reverse.
+    Bilinear (antialiased where it shrinks), as a label of few pixels has no edges worth keeping; the nearest pixel
+    where an unknown one would contribute. Raises DataError if one of label and image is wide and the other tall.
     """
     (height, width), (rows, columns) = size, label.shape[-2:]
     if (rows, columns) == size:
         return label, known
-    if (height - width) * (rows - columns) < 0:  # resized all the same, it would teach nonsense without a word
+    if (height - width) * (rows - columns) < 0:  # resized all the same, it would silently teach nonsense
         raise DataError(
-            f"label of {rows} x {columns}, photo of {height} x {width}: one of them is turned; photos are turned as "
-            "their EXIF tag says"
+            f"label of {rows} x {columns}, image of {height} x {width}: one of them is rotated; images are rotated by "
+            "their EXIF tag"
         )
     smooth = resize(torch.where(known, label, 0), size, antialias=True)
     gap = resize((~known).float(), size, antialias=True) > 0
@@ -171,20 +155,20 @@ def fit_label(
 def stand_in_depth(
     label: Float[Tensor, "1 H W"], known: Bool[Tensor, "1 H W"], mapping: str
 ) -> Float[Tensor, "1 H W"]:
-    """Depth whose values under `mapping` are the label up to a positive scale and a shift; 0 where it is not known.
+    """Depth whose values under `mapping` are the label up to a positive scale and a shift; 0 where it is unknown.
 
     With m the mapping, v the label and q from min m to max m over NEAR to FAR metres:
     m(depth) = q_min + (v - v_min) / (v_max - v_min) (q_max - q_min). The target, which is m(depth) normalised by its
-    quantiles, is then the label normalised by its own, since no change of scale and shift moves it. Raises DataError
-    for a label of one value.
+    quantiles, is then the label normalised by its own, since scale and shift cancel. Raises DataError for a constant
+    label.
     """
     values = label[known].double()
     if len(values) == 0:
         return torch.zeros_like(label)
     smallest, largest = values.aminmax()
     if smallest == largest:
-        raise DataError(f"a label of {smallest:g} everywhere, which has no range to normalise; leave this picture out")
+        raise DataError(f"a label of {smallest:g} everywhere, which has no range to normalise; leave this image out")
     low, high = MAPPINGS[mapping].of_depth(torch.tensor([NEAR, FAR], dtype=torch.float64)).sort().values
-    # In float64: beside far outliers all other values share a small part of the range.
+    # In float64: with far outliers all other values share a small part of the range.
     mapped = low + (label.double() - smallest) / (largest - smallest) * (high - low)
     return torch.where(known, MAPPINGS[mapping].to_depth(mapped).float(), 0)

@@ -1,4 +1,4 @@
-"""The two synthetic sets that the method is trained on, and what a set is to a training run."""
+"""The two synthetic sets that the method is trained on, and a set as part of a training run."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -28,7 +28,7 @@ class TrainingSet:
         augmentation = target.augmentation
         settings = {**asdict(augmentation), "seed": target.seed} if augmentation.variants else {}
         changes = {f"augmentation.{key}": value for key, value in settings.items()}
-        # In the folder's name, so that the stores of several augmentations can lie side by side.
+        # In the folder's name, so that the stores of several augmentations can be kept side by side.
         ending = f"-augmented-{fingerprint(changes)[:8]}" if changes else ""
         learned = target.mapping if target.far == "mask" else f"{target.mapping}-{target.far}"
         of_encoder = {"vae": vae_hash, "precision": cache.precision}
@@ -82,17 +82,16 @@ class VirtualKitti(DepthDataset):
 VKITTI_ARCHIVES = {"rgb": "vkitti_2.0.3_rgb.tar", "depth": "vkitti_2.0.3_depth.tar"}
 
 
-def open_vkitti(root: str | Path, *, cache_index: bool = True) -> Storage:
+def open_vkitti(root: str | Path) -> Storage:
     """A folder with `rgb` and `depth`, each a folder or the publisher's tar.
 
-    Each part may be a symbolic link: it is opened as a root of its own. cache_index: as in `open_storage`.
+    Each part may be a symbolic link: it is opened as a root of its own.
     """
     # The members of the tars are named without rgb/ or depth/, the names in the published lists begin with it.
-    parts = ((f"{part}/", place) for part, place in vkitti_places(root).items())
-    return LayeredStorage([(prefix, open_storage(place, cache_index=cache_index)) for prefix, place in parts])
+    return LayeredStorage([(f"{part}/", open_storage(place)) for part, place in vkitti_places(root).items()])
 
 
 def vkitti_places(root: str | Path) -> dict[str, Path]:
-    """Where `rgb` and `depth` lie below a root: the publisher's tar or, without it, the unpacked folder."""
+    """The places of `rgb` and `depth` below a root: the publisher's tar or, without it, the unpacked folder."""
     tars = {part: Path(root, archive) for part, archive in VKITTI_ARCHIVES.items()}
     return {part: tar if tar.is_file() else Path(root, part) for part, tar in tars.items()}

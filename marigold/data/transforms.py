@@ -1,6 +1,6 @@
-"""Training examples made from images: changed, flipped, normalised, resized, batched.
+"""Training examples made from samples: augmented, flipped, normalised, resized, batched.
 
-Nothing is drawn here but what a change needs, which is a function of the seed, the sample and the variant.
+The only random numbers here are those of the augmentation, a function of the seed, the sample and the variant.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,10 +33,10 @@ class Transform:
 
 @dataclass(frozen=True)
 class Target:
-    """What is learned of every sample of a run.
+    """The training target of every sample of a run.
 
     mapping: a name in `marigold.depth.mapping.MAPPINGS`. far: `mask`, or `supervise`, with which known pixels beyond
-    the valid range (the sky) count in the loss, as the far end. seed: of the augmentation.
+    the valid range (the sky) count in the loss as the far end. seed: of the augmentation.
     """
 
     mapping: str = "depth"
@@ -69,24 +69,24 @@ def training_example(
     """Turn a sample into `image_norm`, `depth_norm`, `valid` and `half_range`, mirrored left to right if `flip`.
 
     Depth is normalised at full resolution, before the resize, by the quantiles of its valid pixels. Invalid depth
-    keeps what the formula gives it (moving it to the far plane, as the paper's code can, never reached the tensors
-    that it trained on), and `valid` keeps it out of the loss, but for what lies beyond all valid depth if
-    `target.far` is `supervise`. Raises ValueError naming the sample if its depth cannot be normalised or its size is
-    not a multiple of 8 (paper, section 3.3).
+    keeps the formula's value (moving it to the far plane, an option of the paper's code, never affected the tensors
+    that it trained on), and `valid` keeps it out of the loss, except beyond all valid depth if `target.far` is
+    `supervise`. Raises ValueError naming the sample if its depth cannot be normalised or its size is not a multiple
+    of 8 (paper, section 3.3).
     """
     image, depth, valid = sample.image, sample.depth, sample.valid
     if flip:
         image, depth, valid = image.flip(-1), depth.flip(-1), valid.flip(-1)
     try:
-        # Before the resize: the pixels that it picks have other quantiles.
+        # Before the resize, whose pixels have other quantiles.
         depth_norm, half_range = normalize(depth, valid, transform.quantile, target.mapping)
     except ValueError as error:
         raise ValueError(f"{sample.name}: {error}") from error
     if target.far == "supervise":
-        valid = valid | (depth > torch.where(valid, depth, 0).amax())  # beyond the quantiles too, so at the far end
+        valid = valid | (depth > torch.where(valid, depth, 0).amax())  # also beyond the quantiles, so at the far end
     size = transform.size if transform.size != tuple(image.shape[-2:]) else None
     if size is not None and not transform.antialias:
-        image = resize(image, size, antialias=False)  # picking pixels first changes no bit and leaves fewer to map
+        image = resize(image, size, antialias=False)  # picking first changes no bit and leaves fewer pixels
     image_norm = (image * 2).sub_(1)
     if size is not None and transform.antialias:
         image_norm = resize(image_norm, size, antialias=True)
@@ -99,16 +99,17 @@ def training_example(
     return image_norm, depth_norm, valid, half_range[0]
 
 
+@dataclass(eq=False)
 class PixelExamples:
-    """A data set whose examples are read, changed, flipped, normalised and resized each time."""
+    """A data set whose examples are read, augmented, flipped, normalised and resized each time."""
 
-    def __init__(
-        self, samples: Sequence[DepthSample], names: Sequence[str], transform: Transform, target: Target
-    ) -> None:
-        self.read: Callable[[int], DepthSample] = samples.__getitem__
-        self.names = names
-        self.transform = transform
-        self.target = target
+    samples: Sequence[DepthSample]
+    names: Sequence[str]
+    transform: Transform
+    target: Target
+
+    def __post_init__(self) -> None:
+        self.read: Callable[[int], DepthSample] = self.samples.__getitem__
 
     def batch(self, indices: Sequence[int], flips: Sequence[bool], variants: Sequence[int]) -> PixelBatch:
         """Read one micro-batch; raises ValueError naming the sample that cannot be used, or two of different sizes."""
@@ -121,7 +122,7 @@ class PixelExamples:
         }
         if len(by_size) > 1:
             found = " and ".join(f"{name} of {height}x{width}" for (height, width), name in list(by_size.items())[:2])
-            raise ValueError(f"pictures of different sizes in one set, {found} pixels; give the set a transform.size")
+            raise ValueError(f"images of different sizes in one set, {found} pixels; give the set a transform.size")
         # Stacks; in a DataLoader's worker straight into the memory that is shared with the trainer.
         parts = (default_collate(list(part)) for part in zip(*examples, strict=True))
         return PixelBatch(tuple(self.names[index] for index in indices), *parts)

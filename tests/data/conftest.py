@@ -1,14 +1,11 @@
-"""Preparations and readers as the configuration builds them, and scripts as they are called."""
+"""Preparations and readers as the configuration builds them."""
 
-import logging
-import runpy
-import sys
 from pathlib import Path
 
 import pytest
 
 from marigold.config import build
-from runs import ROOT, composed
+from runs import composed
 
 
 @pytest.fixture(autouse=True)
@@ -34,25 +31,3 @@ def reader():
         )
 
     return read
-
-
-@pytest.fixture
-def call(capsys, monkeypatch):
-    """Runs a script as `python scripts/NAME.py ...` does: (exit code, stdout, stderr)."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level  # Hydra replaces them
-
-    def run(name: str, *arguments: str) -> tuple[int, str, str]:
-        script = str(ROOT / "scripts" / name)
-        monkeypatch.chdir(ROOT)
-        monkeypatch.setattr(sys, "argv", [script, *arguments])
-        code = 0
-        try:
-            runpy.run_path(script, run_name="__main__")
-        except SystemExit as exit_:
-            code = exit_.code
-        root.handlers[:] = handlers
-        return code, *capsys.readouterr()
-
-    yield run
-    root.setLevel(level)

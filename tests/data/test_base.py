@@ -9,7 +9,7 @@ from PIL import Image
 
 from marigold.data import splits
 from marigold.data.base import benchmark_crop
-from marigold.data.benchmarks import DIODE, ETH3D, KITTI, NYU, ScanNet
+from marigold.data.benchmarks import DIODE, ETH3D, KITTI, NYU
 from marigold.data.errors import DataError, MissingDataError
 from marigold.data.training_sets import Hypersim, VirtualKitti
 from marigold.types import Camera
@@ -34,38 +34,24 @@ def read(cls, root: Path, min_depth: float = 1e-5, max_depth: float = 80.0, **mo
     return cls(name="set", root=str(root), split_list=split_list, min_depth=min_depth, max_depth=max_depth, **more)
 
 
-@pytest.mark.parametrize(
-    ("cls", "unit"), [(Hypersim, 1000), (VirtualKitti, 100), (NYU, 1000), (KITTI, 256), (ScanNet, 1000)]
-)
-def test_units_mask_and_photo(tmp_path, cls, unit):
+@pytest.mark.parametrize(("cls", "unit"), [(Hypersim, 1000), (VirtualKitti, 100), (KITTI, 256)])
+def test_units_mask_and_image(tmp_path, cls, unit):
     save(tmp_path / "rgb/x.png", PHOTO)
     save(tmp_path / "depth/x.png", np.array([[0, unit], [2 * unit, 8 * unit]], np.uint16))
     (tmp_path / "list.txt").write_text("rgb/x.png depth/x.png")
     sample = read(cls, tmp_path, min_depth=1.0, max_depth=8.0)[0]
     assert sample.name == "rgb/x.png"
     assert torch.equal(sample.depth, torch.tensor([[[0.0, 1.0], [2.0, 8.0]]]))
-    # Strict at both ends.
+    # Strict at both ends; what is farther stays in `depth`.
     assert torch.equal(sample.valid, torch.tensor([[[False, False], [True, False]]]))
     assert sample.image.dtype == torch.float32
     assert torch.equal(sample.image, torch.from_numpy(PHOTO.astype(np.float32).transpose(2, 0, 1) / np.float32(255)))
     assert sample.image.is_contiguous()
 
 
-def test_sky_stays_far_and_is_not_valid(tmp_path):
-    for part, pixels in (("rgb", PHOTO), ("depth", np.array([[65535, 7999], [8000, 1]], np.uint16))):
-        save(tmp_path / part / "x.png", pixels)
-    (tmp_path / "list.txt").write_text("rgb/x.png depth/x.png")
-    sample = read(VirtualKitti, tmp_path)[0]
-    assert sample.depth[0, 0, 0] == np.float32(655.35)
-    assert sample.valid[0].tolist() == [[False, True], [False, True]]
-
-
-@pytest.mark.parametrize(
-    ("size", "top", "left"),
-    [((375, 1242), 23, 13), ((370, 1226), 18, 5), ((376, 1241), 24, 12), ((374, 1238), 22, 11)],
-)
-def test_benchmark_crop_of_every_kitti_size(size, top, left):
-    # The four sizes of the recording days, from the reference implementation's formula worked by hand.
+@pytest.mark.parametrize(("size", "top", "left"), [((375, 1242), 23, 13), ((376, 1241), 24, 12)])
+def test_benchmark_crop(size, top, left):
+    # Sizes of two recording days, from the reference implementation's formula worked by hand.
     assert benchmark_crop(size, (352, 1216)) == (slice(top, top + 352), slice(left, left + 1216))
 
 
@@ -81,9 +67,8 @@ def test_crop_takes_the_same_window_of_everything(tmp_path):
     cameras = {"*": [1.0, 1.0, 1.0, 1.0], "[ab]*": [9.0, 8.0, 3.5, 2.5], "2011_*": [2.0, 2.0, 2.0, 2.0]}
     assert read(KITTI, tmp_path, cameras=cameras)[0].camera == Camera(9.0, 8.0, 3.5, 2.5)
     assert read(KITTI, tmp_path, cameras=cameras, crop=(2, 4))[0].camera == Camera(9.0, 8.0, 2.5, -0.5)
-    for wrong in ([5.0], [5.0, 5.0, float("nan"), 1.0], [0.0, 5.0, 1.0, 1.0]):
-        with pytest.raises(ValueError, match=r"cameras\['\*'\]"):
-            read(KITTI, tmp_path, cameras={"*": wrong})
+    with pytest.raises(ValueError, match=r"cameras\['\*'\]"):
+        read(KITTI, tmp_path, cameras={"*": [0.0, 5.0, 1.0, 1.0]})
     with pytest.raises(DataError, match=r"a\.png.*5 x 7.*6 x 4"):
         read(KITTI, tmp_path, crop=(6, 4))[0]
 
@@ -103,13 +88,6 @@ def test_limit_is_evenly_spaced_and_unofficial(tmp_path, caplog, monkeypatch):
     assert "limit=9" in caplog.text
 
 
-def test_nyu_judges_the_raw_depth(tmp_path):
-    write_pairs(tmp_path, np.full((2, 2), 1000, np.uint16))
-    save(tmp_path / "filled.png", np.full((2, 2), 2000, np.uint16))
-    (tmp_path / "list.txt").write_text("a.png a_d.png filled.png\n")
-    assert read(NYU, tmp_path, max_depth=10.0)[0].depth.unique().tolist() == [1.0]
-
-
 def test_eth3d_raw_floats(tmp_path):
     save(tmp_path / "a.jpg", PHOTO)
     depth = np.array([[1.5, np.inf], [-1, np.nan]], "<f4")
@@ -123,17 +101,16 @@ def test_eth3d_raw_floats(tmp_path):
         read(ETH3D, tmp_path)[0]
 
 
-@pytest.mark.parametrize("shape", [(2, 2), (2, 2, 1)])
-def test_diode_mask_alone_decides(tmp_path, shape):
+def test_diode_mask_alone_decides(tmp_path):
     save(tmp_path / "a.png", PHOTO)
-    np.save(tmp_path / "a_depth.npy", np.array([0.2, 900, 3, 0], np.float32).reshape(shape))
+    np.save(tmp_path / "a_depth.npy", np.array([0.2, 900, 3, 0], np.float32).reshape(2, 2, 1))
     np.save(tmp_path / "a_mask.npy", np.array([[1, 1], [0, 0]], np.float64))
     (tmp_path / "list.txt").write_text("a.png a_depth.npy a_mask.npy\n")
     sample = read(DIODE, tmp_path, min_depth=0.6, max_depth=350.0)[0]
     assert sample.valid[0].tolist() == [[True, True], [False, False]]
     assert sample.depth[0].tolist() == [[np.float32(0.2), 900], [3, 0]]
-    for value in (np.nan, np.inf, -1, 0):  # is no depth, though the mask calls it valid
-        np.save(tmp_path / "a_depth.npy", np.array([value, 900, 3, 0], np.float32).reshape(shape))
+    for value in (np.inf, 0):  # is no depth, though the mask calls it valid
+        np.save(tmp_path / "a_depth.npy", np.array([value, 900, 3, 0], np.float32).reshape(2, 2, 1))
         with pytest.raises(DataError, match=r"a\.png.*a_mask\.npy.* 1 pixel"):
             read(DIODE, tmp_path)[0]
     for file, content in (("a_mask.npy", np.ones((3, 2))), ("a_depth.npy", np.ones((2, 2), np.int32))):
@@ -142,15 +119,11 @@ def test_diode_mask_alone_decides(tmp_path, shape):
             read(DIODE, tmp_path)[0]
 
 
-def test_as_a_sequence_and_for_a_loader(tmp_path):
+def test_workers_of_a_loader_read_the_same_samples(tmp_path):
     write_pairs(tmp_path, np.full((2, 2), 1000, np.uint16), names=tuple("abc"))
     dataset = read(NYU, tmp_path, max_depth=10.0)
-    assert [sample.name for sample in dataset] == dataset.names
-    assert dataset[-1].name == "c.png"
-    with pytest.raises(IndexError):
-        dataset[3]
     loader = torch.utils.data.DataLoader(dataset, batch_size=None, num_workers=2)
-    assert [sample.name for sample in loader] == dataset.names
+    assert [sample.name for sample in loader] == [sample.name for sample in dataset] == dataset.names
 
 
 def test_wrong_range_and_root(tmp_path):

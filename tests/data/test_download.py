@@ -1,4 +1,4 @@
-"""Whole files and members of zips from a server that misbehaves; what arrives must be their bytes, or an error."""
+"""Whole files and members of zips from a server that misbehaves: the right bytes arrive, or an error."""
 
 import hashlib
 import io
@@ -24,7 +24,7 @@ from marigold.data.errors import DataError
 from marigold.files import FolderInUse, lock_folder
 from web_server import Served, Server, serving
 
-QUICK = Network(retries=3, wait=0.001, max_wait=0.002, max_retry_after=600, timeout=5, connections=2)
+QUICK = Network(retries=3, wait=0.001, timeout=5, connections=2)
 RNG = np.random.default_rng(0)
 DATA, NEWER = RNG.bytes(600_000), RNG.bytes(600_000)
 # Members of very different sizes: far apart, side by side, empty.
@@ -44,13 +44,13 @@ def zipped(members: dict[str, bytes], method: int = zipfile.ZIP_STORED, comment:
 ZIP, OTHER_ZIP = zipped(SOME), zipped({name: data[::-1] for name, data in SOME.items()})
 
 
-def told(out: Path, dry_run: bool = False, verify: bool = True, retries: int = 3) -> Settings:
+def settings(out: Path, dry_run: bool = False, verify: bool = True, retries: int = 3) -> Settings:
     return Settings(str(out), verify, dry_run, replace(QUICK, retries=retries))
 
 
-def fetch(out: Path, *items: RemoteFile | RemoteZip, **settings) -> Report:
+def fetch(out: Path, *items: RemoteFile | RemoteZip, **options) -> Report:
     how = download if isinstance(items[0], RemoteZip) else download_files
-    return how(told(out, **settings), list(items), "prepare it")
+    return how(settings(out, **options), list(items), "prepare it")
 
 
 def files_below(root: Path) -> dict[str, bytes]:
@@ -72,17 +72,14 @@ def whole_files(out: Path, server: Server) -> tuple[list, dict[str, bytes]]:
     return [*map(RemoteFile, map(server.url, server.files))], {"x.bin": DATA, "b c.bin": b"small", "empty": b""}
 
 
-def members(out: Path, server: Server, **options) -> tuple[list, dict[str, bytes]]:
-    server.files, names = {"/x.zip": Served(zipped(SOME, **options))}, ["b/5", "a/1", "a/2", "a/3", "b/4"]
+def members(out: Path, server: Server) -> tuple[list, dict[str, bytes]]:
+    content = zipped(SOME, method=zipfile.ZIP_DEFLATED, comment=b"x" * 60_000)
+    server.files, names = {"/x.zip": Served(content)}, ["b/5", "a/1", "a/2", "a/3", "b/4"]
     return [RemoteZip(server.url("/x.zip"), out, names)], {name: SOME[name] for name in names}
 
 
-def deflated(out: Path, server: Server) -> tuple[list, dict[str, bytes]]:
-    return members(out, server, method=zipfile.ZIP_DEFLATED, comment=b"x" * 60_000)
-
-
-@pytest.mark.parametrize("wanted", [whole_files, members, deflated])
-def test_what_is_wanted_comes_then_nothing(tmp_path, wanted):
+@pytest.mark.parametrize("wanted", [whole_files, members])
+def test_missing_files_are_fetched_once(tmp_path, wanted):
     out = tmp_path / "out"
     with serving({}) as server:
         items, expected = wanted(out, server)
@@ -91,34 +88,34 @@ def test_what_is_wanted_comes_then_nothing(tmp_path, wanted):
         assert (plan.size, plan.already, out.exists()) == (size, 0, False)
         report = fetch(out, *items)
         assert (report.files, report.already, report.size, report.failed) == (len(expected), 0, size, {})
-        asked = sum(len(one.asked) for one in served)
+        requests = sum(len(one.asked) for one in served)
         assert sum(one.sent for one in served) < 2 * size  # not the junk
         again = fetch(out, *items)
         assert (again.already, again.size) == (len(expected), 0)
-        assert sum(len(one.asked) for one in served) == asked  # not even asked
+        assert sum(len(one.asked) for one in served) == requests
     assert files_below(out) == expected
 
 
-@pytest.mark.parametrize("cut", [250_000, -250_000, 0])
+@pytest.mark.parametrize("cut", [250_000, -250_000])
 def test_resets_in_the_middle_are_resumed_from(tmp_path, cut):
     served = Served(DATA, cuts=[cut, cut, 1000])
     with serving({"/x.bin": served}) as server:
-        assert not fetch(tmp_path, RemoteFile(server.url("/x.bin"), md5=hashlib.md5(DATA).hexdigest())).failed
+        assert not fetch(tmp_path, RemoteFile(server.url("/x.bin"), f"md5:{hashlib.md5(DATA).hexdigest()}")).failed
     assert files_below(tmp_path) == {"x.bin": DATA}
     if cut > 0:
         assert served.asked[2:] == [(f"bytes={at}-", '"1"') for at in (cut, 2 * cut, 2 * cut + 1000)]
         assert served.sent == len(DATA) + 1
 
 
-@pytest.mark.parametrize("note", [None, "", "{", "[]", "1", '["elsewhere", 600000, null]'])
-def test_an_interrupted_run_is_resumed_if_it_is_known_what_of(tmp_path, note):
+@pytest.mark.parametrize("note", [None, "{", '["elsewhere", 600000, null]'])
+def test_an_interrupted_run_is_resumed_if_the_origin_of_its_bytes_is_known(tmp_path, note):
     served = Served(DATA)
     with serving({"/x.bin": served}) as server:
         file = begin(tmp_path, server)
         if note is not None:
             (tmp_path / "x.bin.part").write_bytes(NEWER[:400_000])
             (tmp_path / "x.bin.part.json").write_text(note)
-        report = fetch(tmp_path, replace(file, sha256=hashlib.sha256(DATA).hexdigest()))
+        report = fetch(tmp_path, replace(file, hash=f"sha256:{hashlib.sha256(DATA).hexdigest()}"))
     assert files_below(tmp_path) == {"x.bin": DATA}
     assert report.size == (200_000 if note is None else 600_000)
     assert served.asked[-1] == (("bytes=400000-", '"1"') if note is None else (None, None))
@@ -127,9 +124,6 @@ def test_an_interrupted_run_is_resumed_if_it_is_known_what_of(tmp_path, note):
 CHANGED = {
     "if-range": Served(NEWER, {"ETag": '"2"'}),
     "if-range ignored": Served(NEWER, {"ETag": '"2"'}, if_range=False),  # gives the new file's rest all the same
-    "weak": Served(NEWER, {"ETag": 'W/"2"'}),
-    "date": Served(NEWER, {"Last-Modified": "Mon, 02 Jan 2023 00:00:00 GMT"}, if_range=False),
-    "size": Served(NEWER[:500_000], {}),  # nothing else says so
     "shorter": Served(NEWER[:300_000], {}, if_range=False),  # than what came of the old one
     "no ranges": Served(NEWER, {"ETag": '"2"'}, ranges=False),
 }
@@ -145,9 +139,7 @@ def test_a_changed_file_is_not_glued_together(tmp_path, kind):
 
 
 ODD = {
-    "changes after a reset": (Served(DATA, cuts=[400_000], later=(2, NEWER)), NEWER),
     "without ranges": (Served(DATA, ranges=False, cuts=[300_000, 300_000]), DATA),
-    "without a length": (Served(DATA, {}, chunked=True, cuts=[300_000]), DATA),  # a break is seen all the same
     "calls .tar.gz gzip-encoded": (Served(DATA, {"Content-Encoding": "gzip"}), DATA),
     "always breaks off": (Served(DATA, ranges=False, cuts=[300_000] * 99), None),
     "lies about the length": (Served(DATA, {}, ranges=False, lie=len(DATA) + 10), None),
@@ -170,10 +162,8 @@ ZIPS = {
     "lacks one": (Served(ZIP), ["a/2", "a/none", "b/4"], ["a/2", "b/4"]),
     "damaged": (Served(ZIP[:BIT] + bytes([ZIP[BIT] ^ 1]) + ZIP[BIT + 1 :]), ["a/2", "b/4"], ["a/2"]),
     "changes": (Served(ZIP, later=(8, OTHER_ZIP)), ["a/1"], []),  # with the zip's directory in hand
-    "changes, no if-range": (Served(ZIP, later=(8, OTHER_ZIP), if_range=False), ["a/1"], []),
     "no ranges": (Served(ZIP, ranges=False), ["a/1"], []),
     "no zip": (Served(b"no zip at all"), ["a/1"], []),
-    "empty": (Served(b""), ["a/1"], []),
 }
 
 
@@ -196,17 +186,16 @@ def test_neighbours_come_in_one_request(tmp_path):
     assert len(served.asked) == 2 * 4 + 1
 
 
-@pytest.mark.parametrize("known", [{"size": 600_001}, {"md5": "0" * 32}, {"sha256": "0" * 64}], ids=list)
-def test_wrong_sizes_and_hashes(tmp_path, known):
+def test_a_wrong_hash(tmp_path):
     with serving({"/x.bin": Served(DATA)}) as server:
-        file = RemoteFile(server.url("/x.bin"), **known)
-        for verify, there in ((True, False), (False, True), (True, True)):  # a file that lies there is checked too
+        file = RemoteFile(server.url("/x.bin"), "sha256:" + "0" * 64)
+        for verify, there in ((True, False), (False, True), (True, True)):  # an existing file is checked too
             assert list(fetch(tmp_path, file, verify=verify).failed) == [file.url] * verify
             assert (tmp_path / "x.bin").exists() == there
             assert not any(path.stat().st_size for path in tmp_path.glob("*.part"))  # resumed it would stay wrong
 
 
-def test_what_cannot_be_had_does_not_keep_the_others(tmp_path):
+def test_files_that_cannot_be_fetched_do_not_keep_the_others(tmp_path):
     with serving({}) as server:
         closed = server.url("/y.bin")
     with serving({"/x.bin": Served(DATA)}) as server:
@@ -218,9 +207,8 @@ def test_what_cannot_be_had_does_not_keep_the_others(tmp_path):
     for bad in (["http://127.0.0.1/"], [closed, f"{closed}?v=2"]):  # no name, and two of the same
         with pytest.raises(DataError):
             fetch(tmp_path, *map(RemoteFile, bad))
-    for outside in ("../x", "/x", "a/../../x"):
-        with pytest.raises(DataError, match=outside):
-            RemoteZip(gone, tmp_path, [outside])
+    with pytest.raises(DataError, match=r"\.\./x"):
+        RemoteZip(gone, tmp_path, ["a/../../x"])
 
 
 @pytest.mark.parametrize(
@@ -230,42 +218,35 @@ def test_what_cannot_be_had_does_not_keep_the_others(tmp_path):
 )
 def test_the_waits_grow_or_are_as_the_server_asks(after):
     served, waited = Served(DATA, refusals=[(503, {"Retry-After": after} if after else {})] * 6), []
-    network = replace(QUICK, retries=5, wait=1.0, max_wait=6.0)
+    network = replace(QUICK, retries=5, wait=8.0)
     with serving({"/x.bin": served}) as server, Client(network, sleep=waited.append) as client:
         with pytest.raises(DataError, match=r"x\.bin"):
             client.read(server.url("/x.bin"), 5, 10, Version(len(DATA), '"1"'))
-        assert waited == [1, 2, 4, 6, 6] if not after else min(waited) > 60
+        assert waited == [8, 16, 32, 60, 60] if not after else min(waited) > 60
         assert client.read(server.url("/x.bin"), 5, 10, Version(len(DATA), '"1"')) == DATA[5:10]
 
 
-def test_room_is_asked_for_first_and_a_full_disk_keeps_what_came(tmp_path, monkeypatch):
+def test_room_is_checked_first_and_a_full_disk_keeps_what_came(tmp_path, monkeypatch):
     old = resource.getrlimit(resource.RLIMIT_FSIZE)
-    with serving({"/x.bin": Served(DATA), "/y.bin": Served(DATA), "/x.zip": Served(ZIP)}) as server:
+    with serving({"/x.bin": Served(DATA), "/y.bin": Served(DATA)}) as server:
         files = [RemoteFile(server.url(path)) for path in ("/x.bin", "/y.bin")]
-        zips = [RemoteZip(server.url("/x.zip"), tmp_path / "z", ["a/2", "a/1", "b/4", "b/5"])]
-        for items, free in ((files, 900_000), (zips, 400_000)):
-            with monkeypatch.context() as patch:
-                patch.setattr("shutil.disk_usage", lambda path, free=free: type("Usage", (), {"free": free})())
-                with pytest.raises(DataError, match=str(tmp_path)):
-                    fetch(tmp_path, *items)  # each file alone would fit
+        with monkeypatch.context() as patch:
+            patch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 900_000})())
+            with pytest.raises(DataError, match=str(tmp_path)):
+                fetch(tmp_path, *files)  # each file alone would fit
         assert not list(tmp_path.iterdir())
         # A real failure of write(2): the kernel refuses the bytes beyond the limit (EFBIG), as a full disk does.
         resource.setrlimit(resource.RLIMIT_FSIZE, (250_000, old[1]))
         try:
             with pytest.raises(OSError, match=r"x\.bin\.part"):
                 fetch(tmp_path, files[0])
-            with pytest.raises(OSError, match="too large"):
-                fetch(tmp_path / "z", *zips)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, old)
         assert (tmp_path / "x.bin.part").read_bytes() == DATA[:250_000]
-        assert files_below(tmp_path / "z").keys() <= {"a/2", "b/4", "b/5"}  # no half file
         with lock_folder(tmp_path), pytest.raises(FolderInUse):
             fetch(tmp_path, files[0])  # two runs would mix their bytes
         assert fetch(tmp_path, files[0]).size == len(DATA) - 250_000
-        assert not fetch(tmp_path / "z", *zips).failed
     assert (tmp_path / "x.bin").read_bytes() == DATA
-    assert files_below(tmp_path / "z") == {name: SOME[name] for name in zips[0].names}
 
 
 def test_an_error_stops_the_other_jobs():
@@ -290,7 +271,7 @@ def test_hypersim_scene_by_scene(tmp_path):
         urls = [*(RemoteFile(server.url(path)) for path in tables), server.url("/scenes/{scene}.zip")]
 
         def counts(scenes: list[str] | None, dry_run: bool) -> tuple[int, int, int]:
-            report = download_hypersim(told(out, dry_run), *urls, scenes, "prepare it")
+            report = download_hypersim(settings(out, dry_run), *urls, scenes, "prepare it")
             return report.files, report.already, len(report.failed)
 
         assert counts(None, dry_run=True) == (15, 0, 0)
@@ -304,25 +285,22 @@ def test_hypersim_scene_by_scene(tmp_path):
 
 
 def test_kitti_takes_the_listed_images_alone(tmp_path):
-    drives = {"train": "2011_09_26_drive_0002", "val": "2011_10_03_drive_0047"}
-    files: dict[str, dict[str, bytes]] = {"/depth.zip": {}}
-    lines, expected = [], {}
-    for part, drive in drives.items():
-        photo = f"{drive[:10]}/{drive}_sync/image_02/data/{{}}.png"
-        depth = f"{drive}_sync/proj_depth/groundtruth/image_02/{{}}.png"
-        files[f"/{drive}.zip"] = {photo.format(i): b"photo %d" % i for i in range(8)}
-        files["/depth.zip"] |= {f"{part}/{depth.format(i)}": b"depth %d" % i for i in range(8)}
-        lines += [f"{photo.format(0)} None 721.5", f"{photo.format(5)} {depth.format(5)} 721.5"]
-        expected |= {photo.format(0): b"photo 0", photo.format(5): b"photo 5"}
-        expected[f"data_depth_annotated/{part}/{depth.format(5)}"] = b"depth 5"
-    split_list, settings = tmp_path / "list.txt", told(tmp_path / "raw")
-    split_list.write_text("\n".join(lines))
+    drive = "2011_09_26_drive_0002"
+    image = f"2011_09_26/{drive}_sync/image_02/data/{{}}.png".format
+    depth = f"{drive}_sync/proj_depth/groundtruth/image_02/{{}}.png".format
+    files = {
+        f"/{drive}.zip": {image(i): b"image %d" % i for i in range(8)},
+        "/depth.zip": {f"val/{depth(i)}": b"depth %d" % i for i in range(8)},
+    }
+    split_list, given = tmp_path / "list.txt", settings(tmp_path / "raw")
+    split_list.write_text(f"{image(0)} None 721.5\n{image(5)} {depth(5)} 721.5\n")
     with serving({path: Served(zipped(content)) for path, content in files.items()}) as server:
         urls = (server.url("/{drive}.zip"), server.url("/depth.zip"), "prepare it")
-        for already in (0, 6):
-            report = download_kitti(settings, str(split_list), *urls)
-            assert (report.files, report.already, report.failed) == (6, already, {})
-        split_list.write_text("photo.png depth.png\n")
+        for already in (0, 3):
+            report = download_kitti(given, str(split_list), *urls)
+            assert (report.files, report.already, report.failed) == (3, already, {})
+        split_list.write_text("image.png depth.png\n")
         with pytest.raises(DataError, match=r"list\.txt"):
-            download_kitti(settings, str(split_list), *urls)
-    assert files_below(tmp_path / "raw") == expected
+            download_kitti(given, str(split_list), *urls)
+    wanted = {image(0): b"image 0", image(5): b"image 5", f"data_depth_annotated/val/{depth(5)}": b"depth 5"}
+    assert files_below(tmp_path / "raw") == wanted

@@ -106,11 +106,6 @@ def test_another_mapping_shares_the_image_latents(tmp_path):
     write(stores(tmp_path, "image", "log_depth", "depth-pixels"), noted)
     assert set(made) == {(*LATENTS, *PIXELS)}
     assert {path: contents(tmp_path)[path] for path in before} == before
-    made.clear()
-    (tmp_path / "image/shard_00001.h5").unlink()
-    write(stores(tmp_path, "image", "depth"), noted)
-    assert made == [IMAGE] * 4  # two batches of a shard of three, and both flips
-    assert contents(tmp_path / "image") == {path: before[path] for path in contents(tmp_path / "image")}
 
 
 def test_processes_share_the_shards(tmp_path):
@@ -155,7 +150,7 @@ def test_what_was_made_from_something_else_is_refused_before_anything_is_written
     assert contents(tmp_path) == before
 
 
-def test_pictures_of_different_sizes_are_refused(tmp_path):
+def test_images_of_different_sizes_are_refused(tmp_path):
     def varied(indices, flips, variants, parts):
         batch = encode(indices, flips, variants, parts)
         return replace(batch, image_latent=batch.image_latent[..., : 16 - indices[0]])

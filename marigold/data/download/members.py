@@ -1,4 +1,4 @@
-"""Single members of zips on a server: the zip's directory and just their bytes are fetched."""
+"""Single members of zips on a server: only the zip's directory and the members' bytes are fetched."""
 
 import io
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,15 +13,15 @@ from marigold.data.errors import DataError
 from marigold.files import write_atomically
 
 _HEADERS = 1 << 17  # more than the longest name and extra field of a member take
-_GAP = 1 << 16  # so near members come in one request: a request costs more than these bytes
-_RUN = 1 << 25  # and no more than this in one, since it is held in memory
+_GAP = 1 << 16  # members that are so near are fetched in one request, which costs more than these bytes
+_RUN = 1 << 25  # the largest request, since it is held in memory
 
 
 @dataclass(frozen=True)
 class RemoteZip:
-    """Members to take out of the zip at `url` and to put below `folder`, under their own names.
+    """Members of the zip at `url` to write below `folder`, under their own names.
 
-    prefixes: a member may be called so, each of these before the name.
+    prefixes: what may precede the names in the zip.
     """
 
     url: str
@@ -34,18 +34,18 @@ class RemoteZip:
             relative_name(name, self.folder)
 
     def missing(self) -> list[str]:
-        """The names that no file has yet; a file is written whole or not at all, so there is there."""
+        """The names without a file; files are written whole or not at all, so existing ones need no check."""
         return [name for name in self.names if not any((self.folder / p / name).is_file() for p in self.prefixes)]
 
     def size(self, client: Client, missing: list[str]) -> int:
-        """Bytes that those of the `missing` members will take which the zip has."""
+        """The size of the `missing` members that the zip has, in bytes."""
         members = zip_members(RangeFile(client, self.url), self.url)
         return sum(members[name].size for name in self._find(members, missing).values())
 
     def fetch(self, client: Client, missing: list[str], progress: Progress) -> None:
-        """Write the members called `missing`, each checked by its CRC-32 and whole or not at all.
+        """Write the members named `missing`, each checked by its CRC-32, whole or not at all.
 
-        Raises DataError for a damaged member, and for those that the zip lacks after the others came.
+        Raises DataError for a damaged member, and, once the others are written, for those that the zip lacks.
         """
         if not missing:
             return
@@ -64,19 +64,19 @@ class RemoteZip:
             raise DataError(f"{self.url}: {len(lacking):,} members are not in the zip: {', '.join(lacking[:5])}")
 
     def _find(self, members: Mapping[str, Member], names: list[str]) -> dict[str, str]:
-        """What those of the names that the zip has are called there."""
+        """name -> its name in the zip, for those of the names that the zip has."""
         called = ((name, prefix + name) for name in names for prefix in self.prefixes)
         return {name: member for name, member in called if member in members}
 
 
 class RangeFile(io.RawIOBase):
-    """A file on a server as a seekable one to read, as much with each request as is read at once."""
+    """A file on a server as a seekable file; every read is one request."""
 
     def __init__(self, client: Client, url: str) -> None:
         self._client, self.url = client, url
         self.version, ranges = client.version(url)
         if not ranges or self.version.size is None:
-            raise DataError(f"{url}: the server gives no parts of files, so its members cannot be taken singly")
+            raise DataError(f"{url}: the server does not support ranges, so single members cannot be fetched")
         self.size: int = self.version.size
         self._at = 0
 
@@ -100,8 +100,8 @@ class RangeFile(io.RawIOBase):
 
 
 def _runs(members: Mapping[str, Member], wanted: Iterable[str]) -> list[tuple[int, int, list[str]]]:
-    """Members to fetch with one request each time, and the bytes [start, stop) that hold them."""
-    # A member's header has a length of its own, but it ends before the next one begins.
+    """Groups of members to fetch with one request each, and the bytes [start, stop) that hold them."""
+    # The length of a member's header is not known beforehand, but the member ends before the next one begins.
     follower = dict(pairwise(sorted({member.offset for member in members.values()})))
     runs: list[tuple[int, int, list[str]]] = []
     for name in sorted(wanted, key=lambda name: members[name].offset):

@@ -2,22 +2,20 @@
 
 import io
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image
+from tqdm import tqdm
 
 from marigold.data.decode import decode_photo
 from marigold.data.errors import DataError
-from marigold.data.preparation.images import raw_folder, take_over
-from marigold.data.preparation.in_place import prepare_archive
-from marigold.data.preparation.journal import Outcome
+from marigold.data.preparation.in_place import files_of, list_files, prepare_archive
 from marigold.data.preparation.layouts import LAYOUTS, lines_of, plan_lists
-from marigold.data.preparation.lists import PlannedList, PreparationSummary
-from marigold.data.preparation.runner import Preparation, run
+from marigold.data.preparation.lists import PreparationSummary, check_space, existing
 from marigold.data.splits import read_split
-from marigold.files import write_atomically
+from marigold.files import atomic_file, write_atomically
 
 JPEG_QUALITY = 95  # of ScanNet's shrunk images
 
@@ -26,7 +24,6 @@ def prepare_benchmark(
     dataset: str,
     raw: str,
     out: str,
-    workers: int,
     dry_run: bool,
     max_broken: float,
     archive: str | None,
@@ -41,8 +38,10 @@ def prepare_benchmark(
     """
     if archive is not None:
         return prepare_archive(dataset, archive, out, dry_run, split)
-    layout, folder = LAYOUTS[dataset], raw_folder(raw)
-    files = {layout.name_of(name): folder / name for name in _names(folder)}
+    layout, folder, place = LAYOUTS[dataset], Path(raw), Path(out)
+    # Linked folders included: scenes are often links to another disk.
+    found = (Path(at, file) for at, _, files in os.walk(folder, followlinks=True) for file in files)
+    sources = {layout.name_of(path.relative_to(folder).as_posix()): path for path in sorted(found)}
     if split_list is not None:
         lines = {line[0]: " ".join(line) for line in read_split(split_list, columns=2)}
     elif layout.drawn:
@@ -51,46 +50,45 @@ def prepare_benchmark(
             "(one `image depth` line an image), or source=archive, the published evaluation archive"
         )
     else:
-        lines = lines_of(dataset, files)
-    # A scene that was not unpacked would otherwise give a shorter list, not an error.
-    absent = [scene for scene in layout.scenes if not any(f"/{scene}/" in image for image in lines)]
-    if absent or not lines:
-        raise DataError(f"{folder}: no images of {', '.join(absent) or dataset}; unpack {layout.unpack}")
+        lines = lines_of(dataset, sources)
+    if not lines:
+        raise DataError(f"{folder}: no images of {dataset}; give the publisher's unpacked files as raw=DIR")
+    listed = {name for line in lines.values() for name in files_of(line)}
+    # An empty file is as good as a missing one.
+    wanted = {name: path for name, path in sources.items() if name in listed and path.stat().st_size}
+    to_write = [path.stat().st_size for name, path in wanted.items() if not (place / name).exists()]
+    needed = sum(to_write) if folder.stat().st_dev != existing(place).stat().st_dev else 0  # else links suffice
+    check_space(place, needed)
+
+    def provide() -> int:
+        sizes = {name: photo_size if name in lines else None for name in wanted}
+        bar = tqdm(wanted.items(), unit="file", desc=dataset)
+        return sum(take_over(path, place / name, sizes[name]) for name, path in bar)
+
+    already = sum(all((place / name).exists() for name in files_of(line)) for line in lines.values())
     lists = plan_lists(dataset, lines, split)
-    settings: dict[str, object] = {"dataset": dataset}  # linked files depend on nothing else
-    if photo_size is not None:
-        settings |= {"photo_size": list(photo_size), "jpeg_quality": JPEG_QUALITY}
-    listed = {name: files.get(name) for line in lines.values() for name in line.split() if "/" in name}
-    return run(TakenOver(Path(out), lists, settings, folder, listed, photo_size), workers, dry_run, max_broken)
+    summary = list_files(lists, wanted, provide, raw, place, dry_run, max_broken)
+    return replace(summary, already=already, needed=needed)
 
 
-@dataclass(frozen=True)
-class TakenOver(Preparation):
-    """One item per listed image; `files`: listed name -> the publisher's file in `raw`, None if it is not there."""
+def take_over(source: Path, target: Path, size: tuple[int, int] | None) -> int:
+    """Make `target` the same file, by a hard link where the file system has them; returns the bytes written.
 
-    out: Path
-    lists: Sequence[PlannedList]
-    settings: Mapping[str, object]
-    raw: Path
-    files: Mapping[str, Path | None]
-    photo_size: tuple[int, int] | None
-
-    def convert(self, item: str, out: Path) -> Outcome:
-        files, written = {}, 0
-        line = next(planned.lines[item] for planned in self.lists if item in planned.lines)
-        for name in line.split():
-            if "/" not in name:  # None, for no ground truth, or KITTI's focal length
-                continue
-            source = self.files[name]
-            if source is None:
-                raise DataError(f"missing: {name} in {self.raw}")
-            small = shrunk(source, self.photo_size) if name == item and self.photo_size else None
-            if small is None:
-                files[name], taken = take_over(source, out / name)
-            else:
-                files[name] = taken = write_atomically(out / name, small)
-            written += taken
-        return Outcome(item, files, written)
+    size: (height, width) that the image is shrunk to, or None. Raises DataError if it cannot be decoded.
+    """
+    if size is not None and (small := shrunk(source, size)) is not None:
+        return write_atomically(target, small)
+    if target.exists() and target.stat().st_size == source.stat().st_size:
+        return 0
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source.resolve(), target)  # resolved: a hard link to a symbolic link is one itself
+    except OSError:  # another file system, or one without links
+        with open(source, "rb") as original, atomic_file(target) as copy:
+            shutil.copyfileobj(original, copy)
+        return target.stat().st_size
+    return 0
 
 
 def shrunk(source: Path, size: tuple[int, int]) -> bytes | None:
@@ -106,9 +104,3 @@ def shrunk(source: Path, size: tuple[int, int]) -> bytes | None:
     with io.BytesIO() as file:
         small.save(file, format="JPEG", quality=JPEG_QUALITY, subsampling=0)
         return file.getvalue()
-
-
-def _names(folder: Path) -> list[str]:
-    """Every file below the folder, linked folders included."""
-    found = os.walk(folder, followlinks=True)  # scenes are often links to another disk
-    return sorted(Path(place, file).relative_to(folder).as_posix() for place, _, files in found for file in files)

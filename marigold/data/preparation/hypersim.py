@@ -1,11 +1,11 @@
 """Hypersim: HDF5 radiance and distance -> tone-mapped image and planar depth, and the filtered lists.
 
-The images are made by `hypersim_recipe`; here are the frames' files, the filter and the lists.
+The formulas are in `hypersim_recipe`; this module has the frames' files, the filter and the lists.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +22,9 @@ from marigold.data.preparation.hypersim_recipe import (
     tone_map,
 )
 from marigold.data.preparation.images import PNG_LEVEL, to_millimetres, write_png
-from marigold.data.preparation.journal import Outcome
+from marigold.data.preparation.journal import Converted
 from marigold.data.preparation.lists import PlannedList, PreparationSummary
-from marigold.data.preparation.runner import Preparation, run
+from marigold.data.preparation.runner import run
 from marigold.data.storage import FolderStorage, Storage, open_storage
 
 
@@ -32,8 +32,8 @@ from marigold.data.storage import FolderStorage, Storage, open_storage
 class Filter:
     """Which frames are listed: depth range in metres, RGB range of 255, share of pixels without geometry.
 
-    prs-eth/Marigold issue 158. The last test holds for `max_invalid_splits` only: no validation or test frame
-    was dropped for it. `depth_range_of_known`: take the range over known pixels only, not over the zeros too.
+    prs-eth/Marigold issue 158. The last test applies to `max_invalid_splits` only: no validation or test frame
+    was dropped for it. `depth_range_of_known`: take the range over known pixels only, without the zeros.
     """
 
     min_depth_range: float
@@ -44,7 +44,7 @@ class Filter:
 
     def reason(self, split: str, facts: Mapping[str, int | float]) -> str:
         """Why a frame is dropped, or "" if it is kept."""
-        # The published statistics have the zeros of unknown pixels in them, so a frame with any has its range from 0.
+        # The published statistics include the zeros of unknown pixels, so the range of a frame with any starts at 0.
         nearest = facts["depth_min_known"] if self.depth_range_of_known else facts["depth_min"]
         if facts["depth_max"] - nearest < self.min_depth_range:
             return f"depth range < {self.min_depth_range:g} m"
@@ -70,73 +70,65 @@ def prepare_hypersim(
     """Convert the frames of `raw` (scene folders, or the publisher's zips) that `split_csv` releases.
 
     `camera_csv`: the publisher's metadata_camera_parameters.csv for each scene's own camera, or None for the one
-    pinhole of the published training data. `scenes`: only these, or None for all. The filter decides on the
-    lists alone, so changing it converts nothing again. `official`: compare the lists with the known ones of this
-    set, or None.
+    pinhole of the published training data. `scenes`: only these, or None for all. The filter affects the lists
+    alone, so changing it converts nothing again. `official`: the set whose known lists these should be, or None.
     """
     lines: dict[str, dict[str, str]] = {split: {} for split in SPLITS}
     wanted = (frame for frame in released_frames(Path(split_csv)) if scenes is None or frame[1] in scenes)
     for split, scene, camera, frame in wanted:
         line = f"{scene}/rgb_{camera}_fr{frame}.png {scene}/depth_plane_{camera}_fr{frame}.png"
         lines[split][f"{split}/{scene}/{camera}/{frame}"] = line
-    lists = []
-    for split, found in lines.items():
-        known = f"{official}/{split}" if official else None  # the rendered rooms are of this layout, and of no list
-        lists += (
-            [PlannedList(f"filename_list_{split}.txt", found, known, f"filename_meta_{split}.csv")] if found else []
+    # Without `official` the set is another one of this layout, such as the rendered rooms.
+    lists = [
+        PlannedList(
+            f"filename_list_{split}.txt", found, official and f"{official}/{split}", f"filename_meta_{split}.csv"
         )
+        for split, found in lines.items()
+        if found
+    ]
     if not lists:
         raise DataError(f"{split_csv}: no released frame" + (f" of the scenes {scenes}" if scenes else ""))
-    settings, cameras = {"dataset": "hypersim", "cameras": "nominal", "png_compress_level": PNG_LEVEL}, None
-    note = "one pinhole for all scenes, as published"
-    if camera_csv is not None:
-        settings["cameras"], cameras = "per scene", read_cameras(Path(camera_csv))
-        note = f"each scene's own, {camera_csv}"
-    job = HypersimFrames(Path(raw), Path(out), lists, settings, cameras, filter)
-    return replace(run(job, workers, dry_run, max_broken), note=f"camera: {note}")
+    cameras = None if camera_csv is None else read_cameras(Path(camera_csv))
+    kind = "nominal" if cameras is None else "per scene"
+    summary = run(
+        partial(convert, Path(raw), cameras),
+        lists,
+        out=Path(out),
+        settings={"dataset": "hypersim", "cameras": kind, "png_compress_level": PNG_LEVEL},
+        workers=workers,
+        dry_run=dry_run,
+        max_broken=max_broken,
+        # From the journal's facts, so that another filter opens no image again.
+        why_dropped=lambda item, facts: filter.reason(item.partition("/")[0], facts),
+    )
+    note = f"each scene's own, {camera_csv}" if camera_csv else "one pinhole for all scenes, as published"
+    return replace(summary, note=f"camera: {note}")
 
 
-@dataclass(frozen=True)
-class HypersimFrames(Preparation):
-    """The released frames as items `split/scene/camera/frame`; cameras: by scene, None for the one pinhole."""
+def convert(raw: Path, cameras: Mapping[str, Matrix] | None, item: str, out: Path) -> Converted:
+    """Write image and depth of the frame `split/scene/camera/frame`; cameras: by scene, None for the one pinhole."""
+    split, scene, camera, frame = item.split("/")
+    storage, matrix = _open_scene(raw, scene), None
+    if cameras is not None and (matrix := cameras.get(scene)) is None:
+        raise DataError(f"prepare.camera_csv: no camera for scene {scene}")
+    final = f"{scene}/images/scene_{camera}_final_hdf5/frame.{frame}"
+    geometry = f"{scene}/images/scene_{camera}_geometry_hdf5/frame.{frame}"
+    colour = _array(storage, f"{final}.color.hdf5", 3, "f")
+    distance = _array(storage, f"{geometry}.depth_meters.hdf5", 2, "f")
+    entity = _array(storage, f"{geometry}.render_entity_id.hdf5", 2, "i")
+    # Compared here: numpy would silently broadcast some wrong sizes.
+    if not colour.shape[:2] == distance.shape == entity.shape or colour.shape[2] != 3:
+        raise DataError(f"{final}: sizes differ: {colour.shape}, {distance.shape}, {entity.shape}")
+    if (entity == 0).any():
+        raise DataError(f"{geometry}.render_entity_id.hdf5: entity id 0, which the publisher never uses")
 
-    raw: Path
-    out: Path
-    lists: Sequence[PlannedList]
-    settings: Mapping[str, object]
-    cameras: Mapping[str, Matrix] | None
-    filter: Filter
-
-    def convert(self, item: str, out: Path) -> Outcome:
-        split, scene, camera, frame = item.split("/")
-        storage, matrix = _open_scene(self.raw, scene), None
-        if self.cameras is not None and (matrix := self.cameras.get(scene)) is None:
-            raise DataError(f"prepare.camera_csv: no camera for scene {scene}")
-        final = f"{scene}/images/scene_{camera}_final_hdf5/frame.{frame}"
-        geometry = f"{scene}/images/scene_{camera}_geometry_hdf5/frame.{frame}"
-        colour = _array(storage, f"{final}.color.hdf5", 3, "f")
-        distance = _array(storage, f"{geometry}.depth_meters.hdf5", 2, "f")
-        entity = _array(storage, f"{geometry}.render_entity_id.hdf5", 2, "i")
-        # Compared here: numpy would broadcast some wrong sizes without a word.
-        if not colour.shape[:2] == distance.shape == entity.shape or colour.shape[2] != 3:
-            raise DataError(f"{final}: sizes differ: {colour.shape}, {distance.shape}, {entity.shape}")
-        if (entity == 0).any():
-            raise DataError(f"{geometry}.render_entity_id.hdf5: entity id 0, which the publisher never gives")
-
-        known = entity != NOT_AN_OBJECT
-        image = tone_map(colour, known)
-        depth = distance * planar_factor(entity.shape[0], entity.shape[1], matrix)
-        millimetres, unfit = to_millimetres(depth, known)
-        files = {
-            name: write_png(out / name, pixels)
-            for kind, pixels in (("rgb", image), ("depth_plane", millimetres))
-            for name in [f"{split}/{scene}/{kind}_{camera}_fr{frame}.png"]
-        }
-        return Outcome(item, files, sum(files.values()), _facts(image, millimetres, known, unfit))
-
-    def why_dropped(self, item: str, facts: Mapping[str, int | float]) -> str:
-        # By what the journal noted of the frame, so that another filter opens no image again.
-        return self.filter.reason(item.partition("/")[0], facts)
+    known = entity != NOT_AN_OBJECT
+    image = tone_map(colour, known)
+    depth = distance * planar_factor(entity.shape[0], entity.shape[1], matrix)
+    millimetres, unfit = to_millimetres(depth, known)
+    names = [f"{split}/{scene}/{kind}_{camera}_fr{frame}.png" for kind in ("rgb", "depth_plane")]
+    files = {name: write_png(out / name, pixels) for name, pixels in zip(names, (image, millimetres), strict=True)}
+    return Converted(files, _facts(image, millimetres, known, unfit))
 
 
 def _facts(image: np.ndarray, millimetres: np.ndarray, known: np.ndarray, unfit: int) -> dict[str, int | float]:

@@ -1,6 +1,6 @@
 """Hypersim's recipe: released frames, cameras, distance to planar depth, tone mapping; arrays in, arrays out.
 
-It is the recipe of the published training data (prs-eth/Marigold), with each scene's own camera if wanted.
+It is the recipe of the published training data (prs-eth/Marigold), optionally with each scene's own camera.
 """
 
 import csv
@@ -21,7 +21,7 @@ GAMMA = 1 / 2.2
 BRIGHT_PERCENTILE, BRIGHT_VALUE, DARK = 90, 0.8, 1e-4
 # Of the nominal camera with 60 degrees of horizontal view: 512 / tan(30 degrees) px at a width of 1024.
 FOCAL_AT_1024 = 886.81
-NOT_AN_OBJECT = -1  # entity id of a pixel that shows no geometry (a window, a hole)
+NOT_AN_OBJECT = -1  # entity id of a pixel without geometry (a window, a hole)
 
 
 def released_frames(split_csv: Path) -> Iterator[tuple[str, str, str, str]]:
@@ -55,7 +55,7 @@ def read_cameras(camera_csv: Path) -> dict[str, Matrix]:
 
 @lru_cache(maxsize=4)
 def planar_factor(height: int, width: int, camera: Matrix | None) -> np.ndarray:
-    """What turns distance along the ray into depth along the optical axis, float64 (H, W), in (0, 1]."""
+    """The ratio of depth along the optical axis to distance along the ray, float64 (H, W), in (0, 1]."""
     if camera is None:
         focal = FOCAL_AT_1024 * width / 1024
         x = np.arange(width) - (width - 1) / 2
@@ -83,8 +83,8 @@ def tone_map(colour: np.ndarray, known: np.ndarray) -> np.ndarray:
         brightness = (colour @ np.array([0.3, 0.59, 0.11], np.float32))[known]
         bright = float(np.percentile(brightness, BRIGHT_PERCENTILE))
         scale = np.float32(0 if bright < DARK else BRIGHT_VALUE ** (1 / GAMMA) / bright)
-    photo = np.clip(np.maximum(colour * scale, 0) ** np.float32(GAMMA), 0, 1)
-    return (photo * 255).astype(np.uint8)  # truncated, as the published images
+    image = np.clip(np.maximum(colour * scale, 0) ** np.float32(GAMMA), 0, 1)
+    return (image * 255).astype(np.uint8)  # truncated, as the published images
 
 
 def _rows(path: Path, columns: Sequence[str]) -> Iterator[list[str]]:
@@ -93,9 +93,8 @@ def _rows(path: Path, columns: Sequence[str]) -> Iterator[list[str]]:
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: {error}; it is part of the publisher's repository apple/ml-hypersim") from error
     table = csv.DictReader(io.StringIO(text))
-    missing = [column for column in columns if column not in (table.fieldnames or ())]
-    if missing:
-        raise DataError(f"{path}: no column {', '.join(missing)}")
+    if missing := set(columns) - {*(table.fieldnames or ())}:
+        raise DataError(f"{path}: no column {', '.join(sorted(missing))}")
     for number, row in enumerate(table, 2):
         values = [row[column] for column in columns]
         if None in values:

@@ -1,8 +1,9 @@
-"""Sets that are read where they are: archives are linked into the data folder and listed."""
+"""Lists of files that are not converted: archives are read where they are, linked into the data folder."""
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from marigold.data.errors import DataError
@@ -14,76 +15,74 @@ from marigold.data.training_sets import open_vkitti, vkitti_places
 
 
 def prepare_archive(dataset: str, archive: str, out: str, dry_run: bool, split: str | None) -> PreparationSummary:
-    """Link a published evaluation archive into `out` and list it; unpacked, as a folder, it is `out` itself.
+    """Link a published evaluation archive into `out` and list it.
 
-    Raises DataError if a listed file is not in it, or if it has none of the set's files.
+    Raises DataError if a listed file is not in the archive, or if it has none of the set's files.
     """
     source = Path(archive)
-    names = open_storage(source, cache_index=not dry_run).names()  # a dry run leaves no index either
-    if source.is_dir():
-        if not (Path(out).exists() and Path(out).samefile(source)):
-            raise DataError(f"{archive}: a folder is read where it is: give out={archive} too")
-    elif source.suffix not in ARCHIVE_SUFFIXES:
-        raise DataError(f"{archive}: readers look for archives named *{' or *'.join(ARCHIVE_SUFFIXES)}; rename it")
+    names = open_storage(source).names()
+    if source.is_dir() or source.suffix not in ARCHIVE_SUFFIXES:
+        suffixes = " or *".join(ARCHIVE_SUFFIXES)
+        raise DataError(f"{archive}: expected an archive named *{suffixes}; an unpacked one is given as raw=DIR")
     lists = plan_lists(dataset, lines_of(dataset, set(names)), split)
     if not lists:
         raise DataError(f"{archive}: none of its {len(names):,} members is named as in {dataset}")
-    return list_in_place([source], names, lists, Path(out), dry_run, max_broken=0)
+    return list_files(lists, names, partial(link, [source], out), archive, Path(out), dry_run, max_broken=0)
 
 
-def prepare_vkitti(
-    raw: str, out: str, dry_run: bool, max_broken: float, last_frames: dict[str, int] | None
-) -> PreparationSummary:
-    """List Virtual KITTI 2 by its rule, with every listed file in the tars (or folders rgb/ and depth/) of `raw`.
-
-    last_frames: the scenes' last frames where they are not the published ones, for a set of the same layout.
-    """
-    lists = []
-    for split in VKITTI_SPLITS:
-        lines = {line.split()[0]: line for line in vkitti_lines(split, last_frames)}
-        lists += [PlannedList(f"filename_list_{split}.txt", lines, f"vkitti/{split}" if last_frames is None else None)]
-    names = open_vkitti(raw, cache_index=not dry_run).names()
-    lists = [planned for planned in lists if planned.lines]
-    return list_in_place([*vkitti_places(raw).values()], names, lists, Path(out), dry_run, max_broken)
+def prepare_vkitti(raw: str, out: str, dry_run: bool, max_broken: float) -> PreparationSummary:
+    """List Virtual KITTI 2 by its rule, with every listed file in the tars (or folders rgb/ and depth/) of `raw`."""
+    lines = {split: {line.split()[0]: line for line in vkitti_lines(split)} for split in VKITTI_SPLITS}
+    lists = [PlannedList(f"filename_list_{split}.txt", lines[split], f"vkitti/{split}") for split in lines]
+    names, places = open_vkitti(raw).names(), vkitti_places(raw).values()
+    return list_files(lists, names, partial(link, places, out), raw, Path(out), dry_run, max_broken)
 
 
-def list_in_place(
-    places: Sequence[Path],
-    names: Collection[str],
+def list_files(
     lists: Sequence[PlannedList],
+    names: Collection[str],
+    provide: Callable[[], int],
+    source: str,
     out: Path,
     dry_run: bool,
     max_broken: float,
 ) -> PreparationSummary:
-    """Write the lists of files that stay in `places`, archives or folders, which hold `names`; link these into `out`.
+    """Write the lists of files that need no conversion: `source` holds `names`, and `provide` links them into `out`.
 
-    Raises DataError, in a dry run too, if more than the share `max_broken` of the listed images is not there.
+    provide: returns the bytes that it wrote. Raises DataError, in a dry run too, if more than the share `max_broken`
+    of the listed images is not there.
     """
-    place, there = " and ".join(map(str, places)), set(names)
-    lines = {item: line.split() for planned in lists for item, line in planned.lines.items()}
-    # Columns without a slash are no files: None for no ground truth, and KITTI's focal length.
-    absent = {item: [name for name in line if "/" in name and name not in there] for item, line in lines.items()}
-    missing = {item: f"not in {place}: {' and '.join(files)}" for item, files in absent.items() if files}
-    note = f"read in place: {place}"
-    summary = PreparationSummary(out, dry_run, len(lines), broken=missing, note=note)
+    there = set(names)
+    lines = {item: line for planned in lists for item, line in planned.lines.items()}
+    absent = {item: [name for name in files_of(line) if name not in there] for item, line in lines.items()}
+    missing = {item: f"not in {source}: {' and '.join(files)}" for item, files in absent.items() if files}
+    summary = PreparationSummary(out, dry_run, len(lines), broken=missing, note=f"read in place: {source}")
     report_broken(out, missing, len(lines), max_broken, dry_run)
     if dry_run:
         return summary
-    for source in places:
-        link_archive(source, out / source.name)
+    written = provide()
     results = [write_list(out, planned, dict.fromkeys(missing, "missing")) for planned in lists]
-    return replace(summary, lists=results)
+    return replace(summary, written=written, lists=results)
 
 
-def link_archive(source: Path, target: Path) -> None:
-    """Make `target` a symbolic link to an archive that is read in place: some have 15 GB, so never a copy.
+def files_of(line: str) -> list[str]:
+    """The columns of a list's line that name files."""
+    # Columns without a slash do not: None for no ground truth, and KITTI's focal length.
+    return [column for column in line.split() if "/" in column]
 
-    Raises DataError if something else is there.
+
+def link(sources: Iterable[Path], out: str) -> int:
+    """Make symbolic links in `out` to what is read in place: some archives have 15 GB, so they are never copied.
+
+    Raises DataError if something else is there. Returns 0, the bytes written.
     """
-    if target.exists():
-        if not target.samefile(source):
-            raise DataError(f"{target}: exists and is not {source}; take another out=DIR")
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.unlink(missing_ok=True)  # a link that leads nowhere
-    os.symlink(source.resolve(), target)
+    for source in sources:
+        target = Path(out, source.name)
+        if target.exists():
+            if not target.samefile(source):
+                raise DataError(f"{target}: exists and is not {source}; choose another out=DIR")
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.unlink(missing_ok=True)  # a link that leads nowhere
+        os.symlink(source.resolve(), target)
+    return 0

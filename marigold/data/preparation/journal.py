@@ -1,68 +1,55 @@
 """What a preparation has done so far, on disk: one JSON line per item, so that a killed run resumes."""
 
 import json
-import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from marigold.data.errors import DataError
 from marigold.files import write_atomically
 
-log = logging.getLogger(__name__)
 _PLACE = ".prepare/journal.jsonl"
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What became of one item.
+class Converted:
+    """The files of one item, name below the output folder -> size in bytes, and the facts that the lists depend on."""
 
-    `files`: name below the output folder -> size. `written`: bytes that took disk (a hard link takes none).
-    `facts`: numbers that the lists depend on. `broken`: why the item could not be converted, or "".
-    """
-
-    name: str
-    files: Mapping[str, int] = field(default_factory=dict)
-    written: int = 0
+    files: Mapping[str, int]
     facts: Mapping[str, int | float] = field(default_factory=dict)
-    broken: str = ""
 
 
-def load(out: Path, settings: Mapping[str, object]) -> dict[str, Outcome]:
-    """The outcomes whose files are all there with their recorded sizes, by item; the others are made again.
+def load(out: Path, settings: Mapping[str, str | int]) -> dict[str, Converted]:
+    """The items whose files all have their recorded sizes; the others are converted again.
 
     `settings`: those that the files depend on. Raises DataError if `out` was made with others.
     """
     if not (out / _PLACE).exists():
         return {}
-    head, *entries = [*_entries(out / _PLACE)] or [{"settings": settings}]
-    # To JSON and back, so that a tuple equals the list as which it was stored.
-    if head != json.loads(json.dumps({"settings": settings})):
-        differs = f"{out} was prepared with {head.get('settings')}, now asked for {dict(settings)}"
-        raise DataError(f"{differs}: take another out=DIR, or delete this one")
-    outcomes = [Outcome(**entry) for entry in entries]
-    return {made.name: made for made in outcomes if all(_size(out / file) == made.files[file] for file in made.files)}
+    # A run that was killed while it wrote the last line left it without its end.
+    head, *entries = map(json.loads, (out / _PLACE).read_text(encoding="utf-8").split("\n")[:-1])
+    if head["settings"] != settings:
+        differs = f"{out} was prepared with {head['settings']}, this run has {dict(settings)}"
+        raise DataError(f"{differs}: choose another out=DIR, or delete this one")
+    found = {entry["name"]: Converted(entry["files"], entry["facts"]) for entry in entries}
+    return {item: made for item, made in found.items() if all(_size(out / f) == made.files[f] for f in made.files)}
 
 
 @contextmanager
 def continued(
-    out: Path, settings: Mapping[str, object], known: Mapping[str, Outcome]
-) -> Iterator[Callable[[Outcome], int]]:
-    """A function that adds an outcome to the journal, which begins with the `known` ones."""
-    entries = [{"settings": settings}, *map(asdict, known.values())]
-    write_atomically(out / _PLACE, "".join(f"{json.dumps(entry)}\n" for entry in entries))
-    # Line by line: a killed run loses the line it was writing, no more.
+    out: Path, settings: Mapping[str, str | int], known: Mapping[str, Converted]
+) -> Iterator[Callable[[str, Converted], int]]:
+    """A function that adds an item to the journal, which begins with the `known` ones."""
+    lines = [json.dumps({"settings": settings}), *(_line(item, made) for item, made in known.items())]
+    write_atomically(out / _PLACE, "".join(f"{line}\n" for line in lines))
+    # Line by line: a killed run loses only the line that it was writing.
     with open(out / _PLACE, "a", encoding="utf-8", buffering=1) as file:
-        yield lambda outcome: file.write(f"{json.dumps(asdict(outcome))}\n")
+        yield lambda item, made: file.write(f"{_line(item, made)}\n")
 
 
-def _entries(path: Path) -> Iterator[dict]:
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            yield json.loads(line)
-        except ValueError:  # of a run that was killed in the middle of the line
-            log.info("ignoring a torn line of the journal: %.80s", line)
+def _line(item: str, made: Converted) -> str:
+    return json.dumps({"name": item, "files": made.files, "facts": made.facts})
 
 
 def _size(path: Path) -> int | None:

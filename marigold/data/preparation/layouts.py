@@ -1,7 +1,8 @@
 """How the five benchmarks name their files, and the split lists that follow from the names.
 
 The published evaluation archives (prs-eth/Marigold's kitti_eigen_split_test.tar, nyu_labeled_extracted.tar, ...) hold
-just the listed files, so that their names are the list. The publishers' own downloads are the same under other names.
+only the listed files, so that the list follows from their names. The publishers' downloads hold the same files under
+other names.
 """
 
 import re
@@ -10,7 +11,6 @@ from dataclasses import dataclass, field
 
 from marigold.data.errors import DataError
 from marigold.data.preparation.lists import PlannedList
-from marigold.data.splits import KNOWN_SPLITS, canonical_sha256
 
 # Focal length in px of the left colour camera on each recording day (KITTI's calibration files).
 KITTI_FOCAL = {
@@ -34,10 +34,9 @@ class Layout:
 
     image: of the images. columns: templates of the further columns of an image's line. lists: a list's file -> the
     known list that it should be, and what its images' names begin with. order: template that the lines are sorted by.
-    focal: recording day (group 1) -> last column; such a set lists images without depth too, as None.
-    raw: (pattern of the publisher's names, template of the name here), where they differ.
-    drawn: the images were drawn at random, so the publisher's files don't tell which they are.
-    scenes, unpack: scenes that must be there, and what to unpack if images are missing.
+    focal: recording day (group 1) -> last column; such a set also lists images without depth, as None.
+    raw: (pattern of the publisher's names, template of the name in the archive), where they differ.
+    drawn: whether the images were drawn at random, so that the publisher's files do not determine the list.
     """
 
     image: str
@@ -47,11 +46,9 @@ class Layout:
     focal: Mapping[str, str] = field(default_factory=dict)
     raw: tuple[tuple[str, str], ...] = ()
     drawn: bool = False
-    scenes: tuple[str, ...] = ()
-    unpack: str = ""
 
     def name_of(self, raw: str) -> str:
-        """The name here of a file of the publisher's."""
+        """The name in the archive of one of the publisher's files."""
         return next((match.expand(name) for pattern, name in self.raw if (match := re.fullmatch(pattern, raw))), raw)
 
 
@@ -80,8 +77,6 @@ LAYOUTS = {
             (rf"((?:{'|'.join(ETH3D_SCENES)})/images/.*)", r"rgb/\1"),
             (r"(?:\w+_dslr_depth/)?(\w+)(/ground_truth_depth/.*)", r"depth/\1_dslr_depth/\1\2"),
         ),
-        scenes=ETH3D_SCENES,
-        unpack="multi_view_training_dslr_jpg.7z",
     ),
     "scannet": Layout(
         r"(scene\d{4}_\d\d)/color/(\d{6})\.jpg",
@@ -99,7 +94,6 @@ LAYOUTS = {
             "filename_list_outdoor.txt": ("diode/val_outdoor", "outdoor/"),
         },
         raw=((r"val/(.*)", r"\1"),),
-        unpack="val.tar.gz",
     ),
 }
 
@@ -119,20 +113,12 @@ def lines_of(dataset: str, names: Collection[str]) -> dict[str, str]:
 
 
 def plan_lists(dataset: str, lines: Mapping[str, str], split: str | None = None) -> list[PlannedList]:
-    """The lists that have lines.
-
-    split: which one it is, where the lines don't tell (KITTI). Raises DataError if they are another known list.
-    """
+    """The lists that have lines. split: which one they are, where the lines do not show it (KITTI)."""
     lists = LAYOUTS[dataset].lists
     if split is not None:
         if f"{split}.txt" not in lists:
             raise ValueError(f"prepare.split: expected one of {', '.join(lists)} without .txt, got {split!r}")
         lists = {f"{split}.txt": lists[f"{split}.txt"]}
-    # By content: test and validation images of KITTI have names of the same form.
-    sha256 = canonical_sha256(lines.values())
-    known = next((name for name, known in KNOWN_SPLITS.items() if known.sha256 == sha256), None)
-    if split is not None and known not in (None, f"{dataset}/{split}"):
-        raise DataError(f"these are the {len(lines)} lines of {known}, not of {split}; state prepare.split=NAME")
     parts = [
         PlannedList(file, {image: line for image, line in lines.items() if image.startswith(start)}, official)
         for file, (official, start) in lists.items()

@@ -18,7 +18,7 @@ class PlannedList:
     """A split list to write.
 
     file: its name. lines: item -> line, in order. official: the known list that it should be, if any. facts: name of
-    the csv of what was measured on its items, or "".
+    the csv with the facts of its items, or "".
     """
 
     file: str
@@ -29,7 +29,7 @@ class PlannedList:
 
 @dataclass(frozen=True)
 class ListResult:
-    """One split list that was written, and how many images were left out of it for which reason."""
+    """A split list that was written, and the number of images dropped from it, by reason."""
 
     split: SplitInfo
     dropped: Mapping[str, int]
@@ -39,7 +39,7 @@ class ListResult:
 class PreparationSummary:
     """What a run did, or with `dry_run` would do. Sizes in bytes; `needed` is an estimate.
 
-    note: what users should know about how it was made.
+    note: what users should know about how the data was made.
     """
 
     out: Path
@@ -59,7 +59,7 @@ class PreparationSummary:
             broken = f" {len(self.broken):,} are missing or broken." if self.broken else ""
             disk = f"the others need about {gib(self.needed)}, {gib(free_space(self.out))} are free"
             seen = f"dry run: {self.seen:,} images, {self.already:,} of them already in {self.out}"
-            return "\n".join([f"{seen}; {disk}.{broken} Nothing was written.", *note])
+            return "\n".join([f"{seen}; {disk}.{broken} Nothing was written there.", *note])
         already = f"{self.already:,} were already there"
         lines = [f"{self.out}: {self.seen:,} images seen, {already}, {gib(self.written)} written", *note]
         for result in self.lists:
@@ -76,8 +76,8 @@ def write_list(out: Path, planned: PlannedList, reasons: Mapping[str, str]) -> L
     path = out / planned.file
     kept = [line for item, line in planned.lines.items() if not reasons.get(item)]
     dropped = Counter(reason for item in planned.lines if (reason := reasons.get(item)))
-    if not kept:  # readers refuse an empty list, but can't say why it is empty
-        raise DataError(f"{path}: nothing is left to list; dropped: {dict(dropped)}")
+    if not kept:  # readers refuse an empty list, but do not know why it is empty
+        raise DataError(f"{path}: no image is left to list; dropped: {dict(dropped)}")
     write_atomically(path, "".join(f"{line}\n" for line in kept))
     split = describe_split(path, [tuple(line.split()) for line in kept], planned.official)
     return ListResult(split, dropped)
@@ -88,13 +88,19 @@ def report_broken(out: Path, broken: Mapping[str, str], total: int, max_broken: 
     report, lines = out / "broken.txt", [f"{name}\t{reason}\n" for name, reason in sorted(broken.items())]
     if lines and not dry_run:
         write_atomically(report, "".join(lines))
-    elif not dry_run:  # an old report would call repaired files broken
+    elif not dry_run:  # an old report would still name files that have been repaired
         report.unlink(missing_ok=True)
     if len(broken) > max_broken * total:  # after the report, which tells what to repair
         raise DataError(
             f"{len(broken):,} of {total:,} images are missing or broken, more than max_broken={max_broken:g} allows; "
-            f"all are in {report}, the first are\n{''.join(lines[:10])}What was converted is kept: run again."
+            f"{report} lists them all, first\n{''.join(lines[:10])}What was converted is kept; run again to resume."
         )
+
+
+def check_space(out: Path, needed: int) -> None:
+    """Raises DataError if fewer than `needed` bytes are free where `out` is or will be."""
+    if needed > (free := free_space(out)):
+        raise DataError(f"{out}: about {gib(needed)} are needed and {gib(free)} are free")
 
 
 def free_space(out: Path) -> int:

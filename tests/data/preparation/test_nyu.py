@@ -55,19 +55,17 @@ def test_from_mat_to_samples(tmp_path, prepare, reader):
         assert np.abs(np.asarray(filled) / 1000 - depth[0] - 1).max() <= 0.00051
 
 
-BREAK = {
-    "an image twice": (SPLITS, lambda path: savemat(path, {"trainNdxs": [3, 4, 5], "testNdxs": [1, 3]})),
-    "no mat file": (SPLITS, lambda path: path.write_text("not a mat file")),
-    "cut": (MAT, lambda path: path.write_bytes(path.read_bytes()[:2000])),
-    "absent": (MAT, Path.unlink),
-    "no folder": ("raw", lambda path: path.parent.rename(path.parents[1] / "elsewhere")),
+BROKEN = {
+    "splits.mat": lambda path: savemat(path, {"trainNdxs": [3, 4, 5], "testNdxs": [1, 3]}),  # an image twice
+    "nyu_depth_v2_labeled.mat": lambda path: path.write_bytes(path.read_bytes()[:2000]),
+    "nyu_depth_v2_labeled.mat, scenes": lambda path: (path.parent / MAT).unlink(),
+    "splits.mat, trainNdxs": lambda path: (path.parent / SPLITS).write_text("not a mat file"),
 }
 
 
-@pytest.mark.parametrize("kind", BREAK)
-def test_bad_publisher_files_are_named(tmp_path, prepare, kind):
+@pytest.mark.parametrize("named", BROKEN)
+def test_bad_publisher_files_are_named(tmp_path, prepare, named):
     write_raw(tmp_path / "raw")
-    named, change = BREAK[kind]
-    change(tmp_path / "raw" / named)
+    BROKEN[named](tmp_path / "raw" / named)
     with pytest.raises(DataError, match=named):
         prepare("nyu", f"raw={tmp_path / 'raw'}", f"out={tmp_path / 'out'}")
