@@ -61,16 +61,6 @@ def test_an_occupied_output_is_left_alone(source: Path, tmp_path: Path, taken: s
     assert [path.read_text() for path in tmp_path.rglob("*") if path.is_file()] == ["mine"]
 
 
-def test_a_failure_leaves_nothing_behind(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    def full(path: Path, text: str) -> None:
-        raise OSError("no space left on device")
-
-    monkeypatch.setattr(Path, "write_text", full)
-    with pytest.raises(OSError, match="no space"):
-        run(source, tmp_path / "output")
-    assert not list(tmp_path.iterdir())
-
-
 def test_a_wrong_format_or_checkpoint_is_one_error(source: Path, checkpoint: Path, tmp_path: Path):
     for given, form, error in (
         (source, "jpeg", ConfigError),

@@ -120,9 +120,3 @@ def test_distances_along_the_ray_become_planar_depth(tmp_path: Path):
 def test_settings_without_meaning_are_refused(tmp_path: Path, changes: dict, key: str):
     with pytest.raises(ConfigError, match=key):
         points(tmp_path, **changes)
-
-
-def test_the_method_is_the_residual_and_with_a_reference_the_fit(tmp_path: Path):
-    assert points(tmp_path).chosen == "residual"
-    assert points(None, reference=str(tmp_path)).chosen == "fit"
-    assert not points(None)

@@ -8,7 +8,7 @@ import logging
 import warnings
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +23,6 @@ from marigold.model.latents import decode_depth, encode_image
 from marigold.model.pipeline import MarigoldDepth
 
 LARGEST_BATCH, LARGEST_SIDE = 2**16, 2**16  # of latents; the tracer wants ends
-Module = TypeVar("Module", bound=nn.Module)
 
 
 class OneStep(nn.Module):
@@ -72,7 +71,7 @@ class Upsample(nn.Module):
         return self.conv(F.interpolate(hidden, size=size, mode="nearest"))
 
 
-def traceable(network: Module) -> Module:
+def traceable(network: Any) -> Any:
     """A copy with the same weights, not copies of them, whose graph holds for every size and batch."""
     copied = copy.deepcopy(network, {id(weight): weight for weight in network.parameters()})
     for name, part in list(copied.named_modules()):

@@ -7,7 +7,6 @@ import torch
 from marigold.model.backbone import Backbone
 from marigold.model.latents import (
     OutOfMemoryError,
-    choose_batch_size,
     decode_depth,
     encode_depth,
     encode_image,
@@ -19,26 +18,14 @@ from marigold.model.latents import (
 
 
 @torch.no_grad()
-def test_encoding_is_the_scaled_mean_of_the_posterior_and_depth_a_grey_image(base: Backbone):
-    image = torch.rand(2, 3, 16, 24, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    mean = base.vae.quant_conv(base.vae.encoder(image))[:, :4]
-    torch.testing.assert_close(encode_image(base.vae, image), mean * 0.18215)
-    grey = image[:, :1].expand(-1, 3, -1, -1)
-    assert torch.equal(encode_depth(base.vae, image[:, :1]), encode_image(base.vae, grey))
+def test_depth_is_a_grey_image_and_decoded_within_its_range_in_float32(base: Backbone):
+    depth = torch.rand(2, 1, 16, 24, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    assert torch.equal(encode_depth(base.vae, depth), encode_image(base.vae, depth.expand(-1, 3, -1, -1)))
     with pytest.raises(ValueError, match="16 x 17"):
         encode_image(base.vae, torch.zeros(1, 3, 16, 17))
-
-
-@torch.no_grad()
-def test_decoding_is_the_clipped_mean_of_the_decoded_channels_in_float32(base: Backbone):
-    latent = torch.randn(1, 4, 2, 3, generator=torch.Generator().manual_seed(0))
-    decoded = base.vae.decode(latent / 0.18215, return_dict=False)[0]
-    torch.testing.assert_close(decode_depth(base.vae, latent)[:, 0], decoded.sum(1).div(3).clip(-1, 1))
     base.vae.decoder.conv_out.bias += 100
-    assert (decode_depth(base.vae, torch.zeros(1, 4, 2, 2)) == 1).all()
-    base.vae.to(torch.bfloat16)
-    latent = encode_image(base.vae, torch.zeros(1, 3, 16, 16))
-    assert (latent.dtype, decode_depth(base.vae, latent).dtype) == (torch.bfloat16, torch.float32)
+    decoded = decode_depth(base.vae.to(torch.bfloat16), torch.zeros(1, 4, 2, 2))
+    assert (decoded.dtype, decoded.unique().tolist()) == (torch.float32, [1])
 
 
 @pytest.mark.parametrize(
@@ -81,9 +68,3 @@ def test_every_item_once_and_in_order_and_running_out_of_memory_halves_the_batch
         return
     assert in_batches(doubled, 10, batch_size).tolist() == [2 * i for i in range(10)]
     assert seen == expected
-
-
-def test_small_images_come_in_larger_batches():
-    device = torch.device("cpu")
-    small, large = (choose_batch_size(side * side, 128, torch.float32, device) for side in (64, 8192))
-    assert small > large == 1

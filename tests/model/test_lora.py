@@ -83,9 +83,7 @@ def test_merged_weights_are_the_formula_and_predict_the_same(plain, trained):
 
 
 def test_the_base_is_known_below_its_adapters(widened, plain, trained):
-    found = base_tensors(trained)
-    assert set(found) == set(plain.state_dict())
-    assert all(torch.equal(found[name], plain.state_dict()[name]) for name in found if "conv_in" not in name)
+    assert set(base_tensors(trained)) == set(plain.state_dict())  # tests/training/test_lora_runs.py compares them
     add_adapters(plain, LORA, seed=0)
     assert base_identity(replace(widened, unet=plain)) == base_identity(widened)
 
