@@ -1,4 +1,4 @@
-"""The part of the page where distances are known: points are clicked on the image, and their metres typed."""
+"""The page's section for known distances: click points on the image and type their metres."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from marigold.depth.metric import MetricDepth
 
 NONE_YET = [["", "", ""]]
-LARGE = 360  # px to which small images are enlarged for the click: the browser would show them small
+LARGE = 360  # px to which small images are enlarged, so that points can be clicked
 
 
 class KnownPoints:
@@ -25,7 +25,7 @@ class KnownPoints:
         self.table = gr.Dataframe(
             NONE_YET,
             headers=["x", "y", "metres"],
-            datatype="str",  # what is missing would be shown as 0
+            datatype="str",  # numbers would show empty cells as 0
             type="array",
             column_count=3,
             interactive=True,
@@ -38,19 +38,19 @@ class KnownPoints:
         self.image.select(self.add, [self.table, self.zoom], self.table, api_visibility="private")
 
     def of(self, image: np.ndarray | None) -> dict[Any, Any]:
-        """Nothing known yet of another image."""
+        """Reset the section for another image."""
         zoom = 1 if image is None else max(1, LARGE // max(image.shape[:2]))
         shown = None if image is None else image.repeat(zoom, 0).repeat(zoom, 1)
         return {self.image: shown, self.table: NONE_YET, self.answer: "", self.zoom: zoom}
 
     def add(self, rows: list[list[Any]], zoom: int, event: gr.SelectData) -> list[list[Any]]:
-        """One more row, for the pixel that was clicked."""
+        """Append a row for the clicked pixel."""
         # Pixels' corners, not their centres, are where two sizes agree.
         x, y = ((place + 0.5) / zoom - 0.5 for place in event.index)
         return [*_filled(rows), [f"{x:g}", f"{y:g}", ""]]
 
     def read(self, rows: list[list[Any]]) -> tuple[Float[Tensor, "N 2"], Float[Tensor, "N"]]:
-        """Points and metres of the rows that are not empty; NaN for what is missing, ValueError for no number."""
+        """Read points and metres of the rows in use: NaN for empty cells, ValueError for text that is no number."""
         filled = [[float("nan") if _empty(cell) else float(cell) for cell in row] for row in _filled(rows)]
         values = torch.tensor(filled, dtype=torch.float32).reshape(-1, 3)  # as files of points are read
         return values[:, :2], values[:, 2]
@@ -60,9 +60,7 @@ class KnownPoints:
         low, high = (float(value) for value in found.depth.aminmax())
         text = f"{low:.2f} to {high:.2f} m; expected error {float(found.uncertainty.median()):.2f} m in the median."
         if found.outliers.any():
-            text += (
-                f" Left out, for they disagree with the others: points {found.outliers.nonzero().flatten().tolist()}."
-            )
+            text += f" Left out as outliers: points {found.outliers.nonzero().flatten().tolist()}."
         return text
 
 

@@ -1,1 +1,1 @@
-"""The mathematics of depth maps: tensors in, tensors out; it knows neither files nor models."""
+"""The mathematics of depth maps: tensors in, tensors out, without files or models."""

@@ -19,7 +19,7 @@ Line = tuple[float, float]  # scale and shift
 _RANSAC_CONFIDENCE = 0.99
 _ROBUST_GRID = 64  # P6: MoGe aligns on a 64 x 64 grid
 _DEVIATIONS_PER_MAD = 1.4826  # standard deviation of a normal sample in median absolute deviations
-_HUBER_TUNING = 1.345  # standard deviations within which an error is ordinary: Huber's 95 % efficiency
+_HUBER_TUNING = 1.345  # standard deviations up to which errors are squared: Huber's 95 % efficiency
 
 
 class AffineFit(NamedTuple):
@@ -136,7 +136,7 @@ def _rising_line(x: Points, y: Points, trials: int, generator: np.random.Generat
 
 
 def _least_absolute_line(x: Points, y: Points, weight: Points) -> Line:
-    """Minimise sum weight |a x + b - y| by its dual, which has one bounded unknown per point and two constraints."""
+    """Minimise sum weight |a x + b - y| through its dual: one bounded unknown per point, two constraints."""
     if np.ptp(x) == 0:
         order = np.argsort(y)
         total = np.cumsum(weight[order])
@@ -154,7 +154,7 @@ def _least_absolute_line(x: Points, y: Points, weight: Points) -> Line:
 
 def huber_line(x: Points, y: Points) -> Line:
     """Slope and intercept of y on x, which varies, under Huber's loss at 1.345 robust standard deviations; float64."""
-    # The loss is convex; the least absolute errors of some of the points are a start that no outlier has moved.
+    # The loss is convex; least absolute errors on a subset of the points give a start that no outlier has moved.
     step = -(-len(x) // _ROBUST_GRID**2)
     start = _least_absolute_line(x[::step], y[::step], np.ones_like(x[::step]))
     deviation = _DEVIATIONS_PER_MAD * float(np.median(np.abs(start[0] * x + start[1] - y)))

@@ -1,4 +1,4 @@
-"""Which camera took an image: the one that is given, the one its EXIF data name, or an assumed one."""
+"""The camera of an image: given, read from EXIF, or assumed."""
 
 import math
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ class CameraSettings:
     assumed_fov: float
 
     def __post_init__(self) -> None:
-        """Raises ConfigError, naming the key, for values that no camera has and for two at once."""
+        """Raise ConfigError, naming the key, for impossible values and for two at once."""
         for key in ("fov", "assumed_fov"):
             value = getattr(self, key)
             if value is not None and not 0 < value < 180:
@@ -26,12 +26,12 @@ class CameraSettings:
         if self.focal is not None and not (self.focal > 0 and math.isfinite(self.focal)):
             raise ConfigError(f"camera.focal: expected pixels above 0, got {self.focal:g}")
         if self.fov is not None and self.focal is not None:
-            raise ConfigError("camera.fov and camera.focal say the same thing; give one of them")
+            raise ConfigError("camera.fov and camera.focal exclude each other; give one of them")
 
     def of(self, file: Path, height: int, width: int) -> tuple[Camera, str]:
-        """The camera of an upright image of `height` x `width` pixels in a file, and where it is from, in words.
+        """Return the camera of an upright image of `height` x `width` pixels, and a description of its source.
 
-        Raises PictureError for a file that is damaged.
+        Raises PictureError for a damaged file.
         """
         assumed = focal_length(self.assumed_fov, width), "assumed, camera.assumed_fov"
         focal, source = self.known(file, width) or assumed
@@ -39,7 +39,7 @@ class CameraSettings:
         return Camera.centred(focal, height, width), f"{degrees:.1f} degrees wide, {focal:.1f} px ({source})"
 
     def known(self, file: Path, width: int) -> tuple[float, str] | None:
-        """The focal length in px and where it is from, in words; None where it would be assumed."""
+        """Return the focal length in px and its source; None if it would be assumed."""
         if self.focal is not None:
             return self.focal, "camera.focal"
         if self.fov is not None:
@@ -48,5 +48,5 @@ class CameraSettings:
 
 
 def focal_length(fov: float, width: int) -> float:
-    """Pixels of focal length at which `width` pixels cover `fov` degrees."""
+    """Return the focal length in px at which `width` pixels cover `fov` degrees."""
     return width / 2 / math.tan(math.radians(fov) / 2)

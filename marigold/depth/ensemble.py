@@ -1,4 +1,4 @@
-"""Many affine-invariant predictions of one image into one: a closed-form alignment, then median or mean."""
+"""Combine affine-invariant predictions of one image: closed-form alignment, then median or mean."""
 
 import math
 from functools import lru_cache
@@ -8,12 +8,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-# Pixels of a piece that is sorted: small enough for the processor's cache, large enough to hide the cost of a call,
-# and at most torch's grain of parallel work, so that its threads are not woken for every exchange of two rows.
+# Pixels sorted at once: small enough for the cache, large enough to hide the cost of a call, and at most torch's
+# grain of parallel work, so that its threads are not woken for every exchange of two rows.
 _PIECE = 2**15
 _PIECE_MOMENTS = 2**14  # of a short sum
 _PIECE_DEVICE = 2**20  # of either, on a GPU
-_SAMPLE = 2**12  # pixels on which clipped members are found and fitted again
+_SAMPLE = 2**12  # pixels on which clipped members are found and refitted
 _CLIPPED = 0.05  # share of pixels at a member's own lowest and highest value from which it counts as clipped
 _CLIPPED_AWAY = 0.75  # and from which too little of it is left
 _AGREES = 0.8  # share of the members' median correlation with the consensus below which a member is left out
@@ -44,13 +44,13 @@ def ensemble_depth(
     about 0 and divides by the maximum; `"none"` reduces the members as they are and keeps their units.
     A member whose correlation with the consensus is below 0.8 times the members' median correlation (so every
     constant or inverted one) is left out; its scale and shift are its best fit >= 0.
-    A member of which more than 5 % of the pixels are at its ends was clipped, as a decoder's output is: its
-    scale and shift are fitted again to the consensus, on the pixels between its ends ("affine" only).
+    A member with more than 5 % of its pixels at its minimum or maximum was clipped, as a decoder's output is: its
+    scale and shift are refitted to the consensus on the other pixels ("affine" only).
     The median of an even number is the lower one, as torch.median's; the uncertainty is the median absolute
     deviation, or the standard deviation under `reduction="mean"`. A constant result is 0 everywhere.
     Raises ValueError naming the members that are not finite, for a consensus below 0 under `alignment="scale"` and
-    for an unknown `method`, of which there is one. Source: the objective of Ke et al., CVPR 2024, section 3.3, squared
-    and under the constraint that it lacks.
+    for a `method` other than "procrustes". Source: the objective of Ke et al., CVPR 2024, section 3.3, squared and
+    with the constraint that it lacks.
     """
     if method != "procrustes":
         raise ValueError(f"unknown ensembling method {method!r}; here it is 'procrustes'")
@@ -64,7 +64,7 @@ def ensemble_depth(
     members = depth.detach().flatten(1)
     members = members.to(torch.promote_types(depth.dtype, torch.float32))
     mean, covariance = _moments(members)
-    # Not by isfinite: in half of the time, and beyond `_LARGEST` sums of squares leave float32.
+    # Half the time of isfinite; and beyond `_LARGEST` sums of squares leave float32.
     bad = (~(mean.abs() + covariance.diagonal().clamp(min=0).sqrt() < _LARGEST)).nonzero().flatten().tolist()
     if bad:
         raise ValueError(
@@ -108,7 +108,7 @@ def _moments(members: Float[Tensor, "E N"]) -> tuple[Float[Tensor, "E"], Float[T
 def _align(
     mean: Float[Tensor, "E"], covariance: Float[Tensor, "E E"], alignment: str
 ) -> tuple[list[int], Float[Tensor, "E"], Float[Tensor, "E"]]:
-    """The members that count, and every member's scale and shift into their common frame."""
+    """Return the members that are kept, and every member's scale and shift into their common frame."""
     everyone, zeros = list(range(len(mean))), torch.zeros_like(mean)
     if alignment == "none":
         return everyone, zeros + 1, zeros
@@ -130,7 +130,7 @@ def _align(
         if bool(agrees.all()):
             break
         kept = kept[agrees]
-    # In units of its standard deviation a member that is left out gets its regression on the mean of the others.
+    # In units of its standard deviation, a dropped member gets its regression on the mean of the others.
     strength = (correlation[:, kept] @ weight).clamp(min=0) / len(kept) ** 0.5
     strength[kept] = weight * len(kept) ** 0.5
     scale = torch.where(informative, strength / size, 0.0)
@@ -140,9 +140,9 @@ def _align(
 def _fit_clipped(
     members: Float[Tensor, "E N"], kept: list[int], scale: Float[Tensor, "E"], shift: Float[Tensor, "E"]
 ) -> None:
-    """Set scale and shift of clipped members from the pixels between their ends, matched in mean and deviation.
+    """Match clipped members to the consensus in mean and deviation, on their unclipped pixels, in place.
 
-    Clipping takes from a member's deviation, so that its scale comes out too large for the pixels that are right.
+    Clipping lowers a member's deviation, so its scale comes out too large for the unclipped pixels.
     """
     sample = members[:, :: max(1, members.shape[1] // _SAMPLE)].contiguous()
     low, high = sample.aminmax(dim=1, keepdim=True)
@@ -171,7 +171,7 @@ def _leading_vector(correlation: Float[Tensor, "K K"]) -> Float[Tensor, "K"]:
 def _reduce(
     members: Float[Tensor, "E N"], scale: Float[Tensor, "E"], shift: Float[Tensor, "E"], reduction: str
 ) -> tuple[Float[Tensor, "N"], Float[Tensor, "N"]]:
-    """Centre and spread of the aligned members at every pixel."""
+    """Return centre and spread of the aligned members at every pixel."""
     center, spread = members.new_empty(members.shape[1]), members.new_empty(members.shape[1])
     size = _PIECE if members.device.type == "cpu" else _PIECE_DEVICE
     scale, shift = scale.to(members)[:, None], shift.to(members)[:, None]
@@ -228,7 +228,7 @@ def _exchanges(count: int) -> tuple[tuple[int, int], ...]:
 
 
 def _frame(center: Float[Tensor, "N"], alignment: str) -> tuple[float, float]:
-    """What to subtract from the result and what to divide it by."""
+    """Return the offset to subtract from the result and the extent to divide it by."""
     if alignment == "none":
         return 0.0, 1.0
     low, high = (float(value) for value in center.aminmax())

@@ -1,4 +1,4 @@
-"""Depth mappings: in which quantity a model is affine, how it becomes a training target, and how it returns to metres.
+"""Depth mappings: the quantity in which a model is affine, its training target, and the way back to metres.
 
 A mapping is a monotone function of depth. A model is trained on its values, normalised to [-1, 1], and predicts them
 up to scale and shift; a protocol fits scale and shift in the same quantity.
@@ -24,9 +24,9 @@ TINY_DEPTH = 1e-6  # metres; the bound of every evaluated depth
 class Mapping:
     """A monotone function of depth in metres, and its bounded inverse.
 
-    `space` is what predictions of a model that was trained on it are in. `increasing`: far pixels have the larger
-    values, so that far is +1 in the training target; otherwise near is. `positive`: only pixels with a positive
-    prediction enter a fit, as the disparity protocols have it.
+    `space` is the space of predictions of a model trained on it. `increasing`: far pixels have larger values, so far
+    is +1 in the training target; otherwise near is. `positive`: only pixels with a positive prediction enter a fit, as
+    in the disparity protocols.
     """
 
     space: Space
@@ -60,11 +60,11 @@ def normalize_depth(
     quantile: float = 0.02,
     mapping: str = "depth",
 ) -> Float[Tensor, "*batch H W"]:
-    """Map each depth map to [-1, 1]: the quantiles of the mapped depth become -1 and +1, what is beyond is clipped.
+    """Map each depth map to [-1, 1]: the quantiles of the mapped depth become -1 and +1, values beyond are clipped.
 
     `depth` is in metres, (1, H, W) or (B, 1, H, W); the quantiles `quantile` and `1 - quantile` (linear
-    interpolation) are taken over the pixels of each map that are valid and above 0. The other pixels get what
-    the formula gives them and must not count in a loss. Raises ValueError for a map without such a pixel,
+    interpolation) are taken over the pixels of each map that are valid and above 0. The formula is applied
+    to the other pixels too; they must not enter a loss. Raises ValueError for a map without such a pixel,
     with equal quantiles, or with NaN. Source: Ke et al., CVPR 2024, section 3.2; `quantile` as published.
     """
     return normalize(depth, valid, quantile, mapping)[0]

@@ -7,7 +7,7 @@ from typing import BinaryIO
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from numpy import ndarray
 from torch import Tensor
 
@@ -15,9 +15,10 @@ from marigold.depth.point_cloud import thinned, unproject
 from marigold.pictures import jpeg
 from marigold.types import Camera
 
-LARGEST_GRID = 500_000  # vertices: 22 MB beside the texture, which browsers and phones still turn smoothly
+LARGEST_GRID = 500_000  # vertices: 22 MB beside the texture, which browsers and phones still rotate smoothly
+_TEAR = math.radians(5)  # triangles seen at less than this angle join the two sides of an edge
 _FLOAT, _UINT32 = 5126, 5125  # glTF 2.0, section 3.6.2.2
-_VERTICES, _INDICES = 34962, 34963  # what a buffer view is for: section 5.11
+_VERTICES, _INDICES = 34962, 34963  # targets of a buffer view: section 5.11
 
 
 def write_glb(
@@ -26,23 +27,22 @@ def write_glb(
     camera: Camera,
     image: Float[Tensor, "3 H W"],
     *,
-    tear: float = 5.0,
     largest: int = LARGEST_GRID,
 ) -> None:
     """Write the surface that `camera` sees, textured with the image, as binary glTF 2.0.
 
     +Y is up, the camera is at the origin and looks along -Z, in the unit of `depth`, which is planar. There is a
-    vertex per pixel, or per n x n pixels of a depth map with more than `largest`. Triangles that are seen at less
-    than `tear` degrees, which join the two sides of an edge, are left out, as are those with a corner whose depth is
-    not known (not positive and finite). The material is unlit. Raises ValueError where no triangle is left.
+    vertex per pixel, or per n x n pixels of a depth map with more than `largest`. Triangles seen at less than 5
+    degrees, which join the two sides of an edge, are left out, as are those with a corner of unknown depth (not
+    positive and finite). The material is unlit. Raises ValueError if no triangle is left.
     Source: Khronos, glTF 2.0 specification, sections 3.6, 3.7 and 4.4.
     """
     _, height, width = depth.shape
     rows, columns = thinned(height, width, largest)
     grid = unproject(depth, camera)[rows, columns].float().numpy()
-    triangles = _triangles(grid, math.radians(tear))
+    triangles = _triangles(grid)
     if not len(triangles):
-        raise ValueError("no surface: no three neighbouring pixels whose depth is known and does not jump")
+        raise ValueError("no surface: depth is unknown, or jumps, between all neighbouring pixels")
     used = np.zeros(grid.shape[0] * grid.shape[1], dtype=bool)
     used[triangles] = True
     corners = (np.cumsum(used) - 1)[triangles]
@@ -57,17 +57,14 @@ def write_glb(
     )
 
 
-def _triangles(grid: Float[ndarray, "h w 3"], tear: float) -> Int[ndarray, "T 3"]:
-    """Corners of the triangles that stay, two per cell, counterclockwise as the camera sees them."""
+def _triangles(grid: Float[ndarray, "h w 3"]) -> Int[ndarray, "T 3"]:
+    """Corners of the triangles that are kept, two per cell, counterclockwise as the camera sees them."""
     index = np.arange(grid.shape[0] * grid.shape[1]).reshape(grid.shape[:2])
     upper_left, upper_right = index[:-1, :-1].ravel(), index[:-1, 1:].ravel()
     lower_left, lower_right = index[1:, :-1].ravel(), index[1:, 1:].ravel()
     cells = np.stack([upper_left, lower_left, upper_right, upper_right, lower_left, lower_right], axis=-1)
     triangles = cells.reshape(-1, 3)
-    return triangles[_is_surface(grid.reshape(-1, 3)[triangles], tear)]
-
-
-def _is_surface(corner: Float[ndarray, "T 3 3"], tear: float) -> Bool[ndarray, "T"]:
+    corner = grid.reshape(-1, 3)[triangles]
     depth = corner[..., 2]
     known = (np.isfinite(depth) & (depth > 0)).all(axis=1)
     corner = np.where(known[:, None, None], corner, 1).astype(np.float64)
@@ -75,7 +72,7 @@ def _is_surface(corner: Float[ndarray, "T 3 3"], tear: float) -> Bool[ndarray, "
     middle = corner.mean(axis=1)
     # The sine of the angle between the line of sight and the triangle's plane.
     lengths = np.linalg.norm(normal, axis=1) * np.linalg.norm(middle, axis=1)
-    return known & (np.abs((normal * middle).sum(axis=1)) >= math.sin(tear) * lengths)
+    return triangles[known & (np.abs((normal * middle).sum(axis=1)) >= math.sin(_TEAR) * lengths)]
 
 
 def _write(
@@ -103,7 +100,7 @@ def _write(
     surface = {"baseColorTexture": {"index": 0}, "metallicFactor": 0.0, "roughnessFactor": 1.0}
     scene = {
         "asset": {"version": "2.0", "generator": "marigold"},
-        "extensionsUsed": ["KHR_materials_unlit"],  # an image has its light in it already
+        "extensionsUsed": ["KHR_materials_unlit"],  # the image is already lit
         "scene": 0,
         "scenes": [{"nodes": [0]}],
         "nodes": [{"mesh": 0}],
@@ -112,7 +109,7 @@ def _write(
             {"pbrMetallicRoughness": surface, "doubleSided": True, "extensions": {"KHR_materials_unlit": {}}}
         ],
         "textures": [{"source": 0, "sampler": 0}],
-        "samplers": [{"wrapS": 33071, "wrapT": 33071}],  # clamp to the edge
+        "samplers": [{"wrapS": 33071, "wrapT": 33071}],  # clamp to edge
         "images": [{"bufferView": 3, "mimeType": "image/jpeg"}],
         "accessors": [
             {"bufferView": 0, "componentType": _FLOAT, "count": len(positions), "type": "VEC3", **bounds},

@@ -1,7 +1,7 @@
 """From affine-invariant to metric depth with a few known distances: a robust line, and its residual interpolated.
 
-The line brings the prediction to metres. What it leaves at the points is interpolated over the pixels in a joint
-space, where two pixels are close if they are so in the image, in the prediction and, if an image is given, in colour:
+The line brings the prediction to metres. Its residual at the points is interpolated over the pixels in a joint space,
+where two pixels are close if they are close in the image, in the prediction and, if an image is given, in colour:
 the residual may jump where the prediction or the colour does. docs/metric.md derives it and measures it.
 """
 
@@ -31,21 +31,21 @@ BEYOND = 4.0  # depth is at least the nearest point's over this, and at most the
 
 _NEIGHBOURS = 8
 _GROSS = 0.4  # in log depth: an outlier is off by a factor of 1.5 at least,
-_OFF_LINE, _OFF_NEIGHBOURS = 2.0, 3.0  # and by so many robust standard deviations,
+_OFF_LINE, _OFF_NEIGHBOURS = 2.0, 3.0  # and by this many robust standard deviations,
 _ALIKE = 0.1  # unless its log depth is so close to that of one of its neighbours
 _DEVIATIONS_PER_MAD = 1.4826
 _PRIOR_ERROR, _PRIOR_DISTANCE = 0.1, 0.3  # before any is measured: 10 % of the distance, 0.3 image heights off
-_CALIBRATION = 1.2  # pixels at edges are worse off than points; on the validation rooms, as the lengths
-_ELEMENTS = 2**18  # of a piece of the matrix of distances, which then stays in the processor's cache
-_NAMED = 10  # outliers in a message
+_CALIBRATION = 1.2  # errors at edges exceed those at points; measured on the validation rooms, as the lengths are
+_ELEMENTS = 2**18  # of the distance matrix at once, which then stays in the cache
+_NAMED = 10  # outliers listed in a message
 
 
 class MetricDepth(NamedTuple):
-    """Metric depth of an image, how far off it is likely to be, and what became of the points.
+    """Metric depth of an image, its expected error, and the points that were used.
 
     `depth` and `uncertainty` (the expected absolute error) are in metres; depth is positive and finite. `scale` and
     `shift` are the line's, from the prediction to its mapping's quantity. `used` are the points that entered:
-    neither an outlier nor thinned.
+    neither outliers nor thinned out.
     """
 
     depth: Float[Tensor, "1 H W"]
@@ -69,9 +69,9 @@ def metric_depth(
     """Dense metric depth from a prediction of one image and the metres (planar z) of a few of its points.
 
     `points` are x, y in the prediction's pixels, (0, 0) is the centre of the first one; `image` is in [0, 1]. `method`
-    is "fit", the robust line alone, or "residual", which adds the interpolated residual. `smoothing` 0 meets every
-    point. The result is the same for every order of the points, and for every affine change of the prediction up to
-    rounding. Of more than `MOST_POINTS` points some are left out, which is logged, as outliers are.
+    is "fit", the robust line alone, or "residual", which adds the interpolated residual. With `smoothing` 0 every
+    point is met. The result depends neither on the order of the points nor, up to rounding, on scale and shift of the
+    prediction. Points beyond `MOST_POINTS` are left out at random; this is logged, as outliers are.
     Raises ValueError, naming the image and the point, for a prediction that is not finite, a distance that is not
     positive or a point beyond the image, and for points that determine no scale.
     """
@@ -118,7 +118,7 @@ def _dense(
     mapping: Mapping,
     known: Float64[Tensor, "N"],
 ) -> tuple[Float[Tensor, "1 H W"], Float[Tensor, "1 H W"]]:
-    """Metres and their expected absolute error at every pixel: the line, and the surface over what it leaves.
+    """Return metres and their expected absolute error at every pixel: the line plus the surface of its residual.
 
     `typical` is the expected error of the line alone, in the mapping's quantity; `known` are the points' metres.
     """
@@ -129,14 +129,14 @@ def _dense(
         if surface:
             added, error = surface.at(pixels.joint_of(piece, seen))
             value += added
-        # An error in the mapping's quantity is half of what it moves depth from below to above.
+        # Half the interval of depth that +- the error in the mapping's quantity spans.
         found, above, below = (mapping.to_depth(value + sign * error).clamp(*bounds) for sign in (0.0, 1.0, -1.0))
         depth.view(-1)[piece], uncertainty.view(-1)[piece] = found.float(), ((above - below).abs() / 2).float()
     return depth, uncertainty
 
 
 def sample(values: Float[Tensor, "*channels H W"], places: Float[Tensor, "N 2"]) -> Float64[Tensor, "*channels N"]:
-    """Bilinear values at x, y in pixels, where (0, 0) is the first one's centre; beyond the centres, the border's."""
+    """Sample bilinearly at x, y in pixels; (0, 0) is the first pixel's centre, and border values extend outwards."""
     last = torch.tensor([values.shape[-1] - 1, values.shape[-2] - 1], device=places.device)
     at = places.double().clamp_min(0).minimum(last)
     low = at.floor().long()
@@ -166,7 +166,7 @@ def check_points(size: torch.Size, points: Float[Tensor, "N 2"], metres: Float[T
 
 
 class _Pixels(NamedTuple):
-    """The pixels of a prediction and their place in the joint space, computed in pieces for bounded memory."""
+    """Pixels of a prediction and their coordinates in the joint space, computed in pieces for bounded memory."""
 
     depth: Float[Tensor, "H W"]
     image: Float[Tensor, "3 H W"] | None
@@ -187,7 +187,7 @@ class _Pixels(NamedTuple):
         return cls(depth[0, 0], image, low, high - low or 1.0)
 
     def at(self, places: Float64[Tensor, "N 2"]) -> tuple[Float64[Tensor, "N"], Float64[Tensor, "N D"]]:
-        """The prediction in [0, 1] at x, y in pixels, and coordinates in the joint space, in image heights."""
+        """Return the prediction in [0, 1] at x, y in pixels, and joint coordinates in image heights."""
         seen = (sample(self.depth, places) - self.low) / self.range
         parts = [places / len(self.depth), DEPTH_LENGTH * seen[:, None]]
         if self.image is not None:
@@ -195,7 +195,7 @@ class _Pixels(NamedTuple):
         return seen, torch.cat(parts, 1)
 
     def joint_of(self, piece: slice, seen: Float64[Tensor, "N"]) -> Float64[Tensor, "N D"]:
-        """The joint coordinates of consecutive pixels, whose prediction in [0, 1] is `seen`."""
+        """Return the joint coordinates of consecutive pixels whose prediction in [0, 1] is `seen`."""
         height, width = self.depth.shape
         index = torch.arange(piece.start, piece.stop)
         parts = [index % width / height, index // width / height, DEPTH_LENGTH * seen]
@@ -204,7 +204,7 @@ class _Pixels(NamedTuple):
         return torch.stack([part.double() for part in parts], 1)
 
     def pieces(self, columns: int) -> Iterator[tuple[slice, Float64[Tensor, "N"]]]:
-        """Consecutive pixels and their prediction in [0, 1], so many that a matrix of `columns` columns is small."""
+        """Yield consecutive pixels and their prediction in [0, 1], in pieces for a matrix of `columns` columns."""
         flat, size = self.depth.reshape(-1), max(1, _ELEMENTS // columns)
         for start in range(0, len(flat), size):
             piece = slice(start, min(start + size, len(flat)))
@@ -212,7 +212,7 @@ class _Pixels(NamedTuple):
 
 
 def _drawn(points: Float[Tensor, "N 2"], metres: Float[Tensor, "N"]) -> Int[Tensor, "M"]:
-    """At most `MOST_POINTS` points, drawn without regard to their place, in an order of their own."""
+    """Draw at most `MOST_POINTS` points, in an order that does not depend on the given one."""
     keys = torch.cat([metres[None].double(), points.T.double()]).cpu().numpy()
     order = torch.from_numpy(np.lexsort(keys))
     if len(order) <= MOST_POINTS:
@@ -226,8 +226,8 @@ def _line(seen: Float64[Tensor, "N"], values: Float64[Tensor, "N"], name: str) -
         return 0.0, float(values[0])
     if float(seen.max() - seen.min()) < 1e-9:
         raise ValueError(
-            f"{name}: the prediction is the same at all {len(seen)} points and their distances are not, so there is "
-            "no scale; give points where the prediction differs"
+            f"{name}: the prediction is the same at all {len(seen)} points and their distances differ, so no scale "
+            "fits; give points where the prediction differs"
         )
     return huber_line(seen.numpy(), values.numpy())
 
@@ -235,15 +235,15 @@ def _line(seen: Float64[Tensor, "N"], values: Float64[Tensor, "N"], name: str) -
 def _outliers(
     joint: Float64[Tensor, "N D"], seen: Float64[Tensor, "N"], known: Float64[Tensor, "N"], mapping: Mapping, name: str
 ) -> Bool[Tensor, "N"]:
-    """Points that are a factor off the line *and* off the median of their neighbours in the joint space.
+    """Find points far off the line *and* off the median of their neighbours in the joint space.
 
-    In logarithms, and more than is usual in this image. A point as far away as one of its neighbours is on the same
-    object: what true depth does at edges is no outlier.
+    Errors are compared in logarithms, with those usual in this image. A point as far away as one of its neighbours is
+    on the same object: a depth edge is no outlier.
     """
     wrong, values = torch.zeros(len(joint), dtype=torch.bool), mapping.of_depth(known)
     if len(joint) < 2 * _NEIGHBOURS:
         return wrong
-    for _ in range(5):  # without those that are known to be wrong, line and neighbours know more
+    for _ in range(5):  # each round refits line and neighbours without the outliers found so far
         good = (~wrong).nonzero().flatten()
         slope, offset = _line(seen[good], values[good], name)
         error = (known / mapping.to_depth(slope * seen + offset).clamp(*_bounds(known[good]))).log()
@@ -268,24 +268,24 @@ def _bounds(known: Float64[Tensor, "N"]) -> tuple[float, float]:
 
 
 def _prior(known: Float64[Tensor, "N"], mapping: Mapping) -> float:
-    """In the mapping's quantity, the error that is to be expected of a point before any is measured."""
+    """Return the expected error of a point before any is measured, in the mapping's quantity."""
     middle = known.median()
     return abs(float(mapping.of_depth(middle * (1 + _PRIOR_ERROR)) - mapping.of_depth(middle)))
 
 
 def _state(name: str, points: Tensor, metres: Tensor, used: Bool[Tensor, "N"], outliers: Bool[Tensor, "N"]) -> None:
-    """Log which points did not enter."""
+    """Log which points were left out."""
     wrong, entered = outliers.nonzero().flatten().tolist(), int((used | outliers).sum())
     if entered < len(points):
-        logger.warning("%s: %d of %d points enter, drawn at random", name, entered, len(points))
+        logger.warning("%s: using %d of %d points, drawn at random", name, entered, len(points))
     if wrong:
         places = [f"{i} (x={points[i, 0]:g}, y={points[i, 1]:g}, {metres[i]:g} m)" for i in wrong[:_NAMED]]
         more = f" and {len(wrong) - _NAMED} more" if len(wrong) > _NAMED else ""
-        logger.warning("%s: outliers, left out: %s%s", name, ", ".join(places), more)
+        logger.warning("%s: outliers left out: %s%s", name, ", ".join(places), more)
 
 
 class _Surface(NamedTuple):
-    """A sum of weights x -|q - node| and a constant over the joint space; its error grows with the distance."""
+    """The function sum weight * -|q - node| + constant on the joint space; its error grows with the distance."""
 
     nodes: Float64[Tensor, "N D"]
     weights: Float64[Tensor, "N"]
@@ -296,7 +296,7 @@ class _Surface(NamedTuple):
     def through(
         cls, nodes: Float64[Tensor, "N D"], residual: Float64[Tensor, "N"], smoothing: float, prior: float
     ) -> "_Surface":
-        """The surface through the residual up to smoothing; points in one place count as one, their mean."""
+        """Fit the residual up to smoothing; points in the same place are averaged."""
         nodes, place = torch.unique(nodes, dim=0, return_inverse=True)
         count = len(nodes)
         residual = torch.zeros(count, dtype=torch.float64).index_add_(0, place, residual) / place.bincount()
@@ -316,6 +316,6 @@ class _Surface(NamedTuple):
         return cls(nodes, weights, float(constant), growth)
 
     def at(self, places: Float64[Tensor, "M D"]) -> tuple[Float64[Tensor, "M"], Float64[Tensor, "M"]]:
-        """The surface, and its expected absolute error."""
+        """Evaluate the surface and its expected absolute error."""
         distance = torch.cdist(places, self.nodes, compute_mode="use_mm_for_euclid_dist")
         return self.constant - distance @ self.weights, self.growth * distance.amin(1)

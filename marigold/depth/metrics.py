@@ -95,7 +95,7 @@ def boundary_f1(
 ) -> Float[Tensor, "B"]:
     """F1 of the prediction's depth edges, per image, in [0, 1] and float64.
 
-    An edge lies between 4-neighbours, both valid, and knows which of them is nearer; `pred` and `target` are
+    An edge lies between two valid 4-neighbours and has a nearer side; `pred` and `target` are
     depths up to one common factor each. At each of ten thresholds F1 = 2 hits / (predicted + true); the result is
     their mean weighted by the threshold, over those at which either map has an edge; 1 if there is none. Raises
     ValueError naming an image with no valid pixel or with a value at one that is not finite, or a target of 0 or
@@ -104,7 +104,7 @@ def boundary_f1(
     """
     scores = []
     for index in range(len(pred)):
-        _pixels(pred, target, valid, index)  # refuses what has no edges
+        _pixels(pred, target, valid, index)  # raises for undefined images
         counts = torch.zeros(3, len(_THRESHOLDS), dtype=torch.int64, device=pred.device)
         thresholds = _THRESHOLDS.to(pred.device)[:, None]
         for ratios in _edge_ratios(pred[index, 0], target[index, 0], valid[index, 0]):
@@ -122,7 +122,7 @@ def boundary_f1(
 def _edge_ratios(
     pred: Float[Tensor, "H W"], target: Float[Tensor, "H W"], valid: Bool[Tensor, "H W"]
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """For the pairs of each piece: the depth ratio that both maps reach, the prediction's and the target's."""
+    """Yield, per piece, the pairs' depth ratios: those both maps reach, the prediction's and the target's."""
     for top in range(0, len(pred), _ROWS):
         own, below = slice(top, top + _ROWS), slice(top + 1, top + _ROWS + 1)
         upper = slice(top, min(top + _ROWS, len(pred) - 1))

@@ -1,4 +1,4 @@
-"""Depth normalisation under the name that other programs rely on; see `marigold.depth.mapping`."""
+"""Depth normalisation under its stable public name; see `marigold.depth.mapping`."""
 
 from marigold.depth.mapping import normalize_depth
 

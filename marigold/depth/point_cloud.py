@@ -1,4 +1,4 @@
-"""A depth map as points in space."""
+"""Depth maps as 3D points."""
 
 import math
 from typing import BinaryIO
@@ -27,7 +27,7 @@ def assumed_depth(prediction: Float[Tensor, "1 H W"], space: Space, near: float,
 
 
 def unproject(depth: Float[Tensor, "1 H W"], camera: Camera) -> Float[Tensor, "H W 3"]:
-    """The point of every pixel's centre: x right, y down, z along the view, in the unit of `depth`."""
+    """Unproject every pixel's centre: x right, y down, z along the view, in the unit of `depth`."""
     _, height, width = depth.shape
     x = (torch.arange(width) + 0.5 - camera.cx) / camera.fx
     y = (torch.arange(height) + 0.5 - camera.cy) / camera.fy
@@ -36,12 +36,12 @@ def unproject(depth: Float[Tensor, "1 H W"], camera: Camera) -> Float[Tensor, "H
 
 
 def is_known(depth: Float[Tensor, "*size"]) -> Bool[Tensor, "*size"]:
-    """Where depth is positive and finite."""
+    """Return the mask of positive and finite depth."""
     return (depth > 0) & depth.isfinite()
 
 
 def thinned(height: int, width: int, largest: int) -> tuple[Int[Tensor, "h 1"], Int[Tensor, "w"]]:
-    """Rows and columns of an even grid of at most `largest` pixels that reaches to the borders; all if fewer."""
+    """Return rows and columns of an even grid of at most `largest` pixels that reaches the borders."""
     share = min(1.0, math.sqrt(largest / (height * width)))
     rows, columns = (
         torch.linspace(0, length - 1, max(1, int(length * share)), dtype=torch.float64).round().long()

@@ -1,7 +1,7 @@
-"""Scale and shift of a prediction in its own space that bring another quantity, such as depth, closest to the truth.
+"""Fit scale and shift in a prediction's own space so that another quantity, such as depth, is closest to the truth.
 
-Least squares in the prediction's own space weigh pixels by the space: those of disparity hardly see what is far. The
-criterion here is the same for every space, and so are the two parameters.
+Least squares in the prediction's own space weigh pixels by that space: in disparity, far pixels hardly count. Here the
+criterion and its two parameters are the same for every space.
 """
 
 from typing import NamedTuple
@@ -57,7 +57,7 @@ class _Point(NamedTuple):
 
 
 class _Criterion(NamedTuple):
-    """What is minimised: the error of the quantity of `scale * x + shift` against `wanted`."""
+    """The squared error of the quantity of `scale * x + shift` against `wanted`."""
 
     x: Pixels
     wanted: Pixels
@@ -65,14 +65,14 @@ class _Criterion(NamedTuple):
     quantity: Mapping
 
     def quantities(self, values: Pixels) -> tuple[Pixels, Pixels]:
-        """The quantity of depth of values in the prediction's own space, and its derivative, 0 beyond the bounds."""
+        """Return the quantity for values in the prediction's own space, and its derivative, 0 beyond the bounds."""
         with torch.inference_mode(False), torch.enable_grad():
             values = values.clone().requires_grad_()
             found = self.quantity.of_depth(self.own.to_depth(values).clamp_min(TINY_DEPTH))
             return found.detach(), torch.autograd.grad(found.sum(), values)[0]
 
     def at(self, line: Line) -> _Point:
-        """The criterion at a line."""
+        """Evaluate the criterion at a line."""
         gram = torch.zeros(3, 3, dtype=torch.float64)
         for x, wanted in zip(self.x.split(_PIXELS), self.wanted.split(_PIXELS), strict=True):
             found, slope = self.quantities(line[0] * x + line[1])
@@ -82,7 +82,7 @@ class _Criterion(NamedTuple):
 
 
 def _other_starts(criterion: _Criterion, values: Pixels) -> list[Line]:
-    """Where least squares in the own space leave far pixels at a bound, no slope leads away; these two start inside.
+    """Two starts for when least squares leave far pixels at a bound, where the gradient vanishes.
 
     `values` are the true ones in the own space. The first line is least squares weighted so that they are, to first
     order, those of the criterion; the second one is the constant whose quantity is nearest to the mean.
@@ -97,7 +97,7 @@ def _other_starts(criterion: _Criterion, values: Pixels) -> list[Line]:
 
 def _minimum(criterion: _Criterion, starts: list[Line]) -> Line:
     """Levenberg-Marquardt. Source: Madsen et al., Methods for Non-Linear Least Squares Problems, 2004, section 3.2."""
-    # The first start is finite, and no comparison lets one that is not take its place.
+    # The first start is finite, and min() never replaces it by one that is not.
     here = min((criterion.at(line) for line in starts), key=lambda point: point.cost)
     damping, growth = 1e-3, 2.0
     for _ in range(_ITERATIONS):

@@ -1,4 +1,4 @@
-"""The same scene for a camera that looks through the image's middle: rotated, cut to another shape, resampled.
+"""Resample an image and its depth for a camera that looks through the image's middle, in another shape.
 
 Source: MoGe's evaluation (Wang et al., CVPR 2025; protocol `moge`), which uses such views for every method. Where the
 view is finer than the image, pixels stay without depth, as utils3d's `masked_nearest_resize` documents it; earlier
@@ -17,8 +17,8 @@ from torch import Tensor
 from marigold.pictures import resize_lanczos
 from marigold.types import Camera
 
-_DEEPEST = 1000.0  # times the 1 % quantile of depth; what lies farther is left out
-_HAIR = 1e-6  # px; keeps a position on a pixel's edge on the same side along a whole row
+_DEEPEST = 1000.0  # times the 1 % quantile of depth; farther pixels are left out
+_HAIR = 1e-6  # px; keeps positions on a pixel's edge on the same side along a whole row
 
 
 def reproject(
@@ -54,7 +54,7 @@ def reproject(
 
     picked = nearest_valid(valid[0], scaled)
     found = picked >= 0
-    # The distance from the camera is what a rotation leaves as it is.
+    # A rotation preserves the distance from the camera, not planar depth.
     length = _rays(camera, (height, width), scaled).norm(dim=-1)
     distance = depth.flatten()[picked.clamp_min(0)].double() * length
     row, column = (
@@ -117,7 +117,7 @@ def nearest_valid(valid: Bool[Tensor, "H W"], size: tuple[int, int]) -> Int[Tens
 
 
 def _cells(length: int, count: int) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """For k = 0, 1, ...: the k-th pixel of every cell, its offset from the centre in px, and whether there is one."""
+    """List for k = 0, 1, ... the k-th pixel of every cell, its offset from the centre in px and whether it exists."""
     cell = torch.arange(count)
     # A cell's first pixel i is the first with (i + 1/2) * count / length beyond its edge.
     first, past = ((2 * edge * length + count) // (2 * count) for edge in (cell, cell + 1))
@@ -130,7 +130,7 @@ def _cells(length: int, count: int) -> list[tuple[Tensor, Tensor, Tensor]]:
 
 
 def _rays(camera: Camera, image_size: tuple[int, int], size: tuple[int, int]) -> Float[Tensor, "h w 3"]:
-    """Directions with z = 1 of the pixels of an image that is scaled to (h, w) `size`."""
+    """Return the rays, with z = 1, of the pixels of an image scaled to (h, w) `size`."""
     y, x = (
         (torch.arange(count, dtype=torch.float64) + 0.5) * length / count
         for length, count in zip(image_size, size, strict=True)

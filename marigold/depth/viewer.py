@@ -1,4 +1,4 @@
-"""The points of a depth map in one HTML file that any browser turns around: no server and no request."""
+"""The points of a depth map in one self-contained HTML file with a rotatable view: no server, no requests."""
 
 import base64
 import html
@@ -31,15 +31,15 @@ def write_viewer(
 ) -> None:
     """Write a page that shows the points in the image's colours, first as `camera` sees them.
 
-    `depth` is planar, in `unit`, which the page says; a map of more than `largest` pixels is thinned to an even
-    grid. Raises ValueError where no depth is known (positive and finite).
+    `depth` is planar, in `unit`, which the caption names; a map of more than `largest` pixels is thinned to an even
+    grid. Raises ValueError if no depth is known (positive and finite).
     """
     _, height, width = depth.shape
     rows, columns = thinned(height, width, largest)
     points = unproject(depth, camera)[rows, columns].float()
     known = is_known(points[..., 2])
     if not known.any():
-        raise ValueError("no points: the depth of no pixel is known")
+        raise ValueError("no points: depth is unknown at every pixel")
     points, colours = points[known], image.cpu()[:, rows, columns][:, known].T
     shown = points.numpy()
     scene = {
@@ -47,7 +47,7 @@ def write_viewer(
         "width": width,
         "height": height,
         "lens": [camera.fx, camera.fy, camera.cx - width / 2, camera.cy - height / 2],
-        "stride": math.ceil(math.sqrt(height * width / known.numel())),  # pixels of the image that a point is wide
+        "stride": math.ceil(math.sqrt(height * width / known.numel())),  # width of a point in pixels of the image
         "middle": float(np.median(shown[:, 2])),
         "farthest": float(np.linalg.norm(shown, axis=1).max()),
         "positions": _base64(shown.astype("<f4")),

@@ -1,4 +1,4 @@
-"""The pretrained base: a latent diffusion model in diffusers layout, and what makes it estimate depth."""
+"""The pretrained base, a latent diffusion model in diffusers layout, and the changes that make it estimate depth."""
 
 import json
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ GET_SD2 = (
 
 
 class BaseModelError(ValueError):
-    """A model folder is missing, incomplete or not a Stable Diffusion model; the message says how to fix it."""
+    """Raised for a model that is missing, incomplete or not a Stable Diffusion; the message tells how to fix it."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,8 @@ def load_base(path: str | Path, revision: str | None = None, torch_dtype: torch.
     """Load a base model, or a depth checkpoint, from a local folder or the Hugging Face hub.
 
     `path` is a folder in diffusers layout or a hub id, `revision` the hub's commit, ignored for a folder. The
-    modules come in evaluation mode. Raises BaseModelError with what is missing, where it was looked for and
-    the command that gets it, and for parts that do not fit together.
+    modules are in evaluation mode. Raises BaseModelError with the missing part, where it was looked for and
+    the command to download it, and for parts that do not fit together.
     """
     folder = find_folder(path, revision)
     try:
@@ -63,7 +63,7 @@ def load_base(path: str | Path, revision: str | None = None, torch_dtype: torch.
             AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch_dtype).eval(),
             text_encoder,
             CLIPTokenizer.from_pretrained(folder / "tokenizer"),
-            # Whatever class it was saved as: the process is the same, and sampling is DDIM's.
+            # Whatever scheduler class was saved: the process is the same, and sampling is DDIM.
             dict(DDIMScheduler.load_config(folder / "scheduler")),
         )
     except (OSError, SafetensorError) as error:
@@ -120,7 +120,7 @@ def save_folder(
 ) -> Path:
     """Write a complete model folder that diffusers' pipeline `pipeline_class` loads, weights as safetensors.
 
-    `settings` are further entries of model_index.json, which also change those that are here.
+    `settings` are further entries of model_index.json; they override those written here.
     """
     folder = Path(folder)
     backbone.unet.save_pretrained(folder / "unet")
@@ -145,7 +145,7 @@ def save_folder(
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Within this context transformers draws no progress bar of its own, which would tear ours."""
+    """Disable transformers' progress bars within this context; they would break ours."""
     shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
@@ -156,14 +156,14 @@ def quiet_transformers() -> Iterator[None]:
 
 
 def check_parts(backbone: Backbone, where: str | Path = "the model") -> None:
-    """Refuse parts that cannot work together, or that are not a Stable Diffusion; raises BaseModelError."""
+    """Raise BaseModelError for parts that cannot work together or are not a Stable Diffusion."""
     unet, vae, text_encoder = backbone.unet.config, backbone.vae.config, backbone.text_encoder.config
     problems = []
     if vae["latent_channels"] != LATENT_CHANNELS:
         problems.append(f"the VAE has {vae['latent_channels']} latent channels, not {LATENT_CHANNELS}")
     factor = 2 ** (len(vae["block_out_channels"]) - 1)  # every level but the last halves
     if factor != VAE_FACTOR:
-        problems.append(f"the VAE makes images {factor} times smaller, not {VAE_FACTOR}")
+        problems.append(f"the VAE downsamples {factor} times, not {VAE_FACTOR}")
     if unet["in_channels"] not in (LATENT_CHANNELS, 2 * LATENT_CHANNELS):
         problems.append(f"the U-Net takes {unet['in_channels']} channels, neither 4 (a base) nor 8 (depth)")
     if unet["out_channels"] != LATENT_CHANNELS:
@@ -192,12 +192,12 @@ def widen_conv_in(unet: UNet2DConditionModel) -> None:
 
 
 def narrow_conv_in(unet: UNet2DConditionModel) -> None:
-    """Let a U-Net of 8 input channels take the 4 of the image latent alone, in place: as if the others were zeros."""
+    """Let a U-Net of 8 input channels take the image latent alone, in place, as if the noise channels were zeros."""
     replace_conv_in(unet, unet.conv_in.weight[:, :LATENT_CHANNELS])
 
 
 def replace_conv_in(unet: UNet2DConditionModel, weight: Float[Tensor, "out in kh kw"]) -> None:
-    """Give the first convolution other weights, and with them another number of input channels; its bias stays."""
+    """Replace the first convolution's weights, and with them the number of input channels; its bias is kept."""
     old = unet.conv_in
     new = nn.Conv2d(
         weight.shape[1],
@@ -212,13 +212,13 @@ def replace_conv_in(unet: UNet2DConditionModel, weight: Float[Tensor, "out in kh
         new.weight.copy_(weight)
         new.bias.copy_(old.bias)  # type: ignore[union-attr,arg-type]
     unet.conv_in = new
-    unet.register_to_config(in_channels=weight.shape[1])  # what a saved folder says, and diffusers builds
+    unet.register_to_config(in_channels=weight.shape[1])  # saved in config.json, from which diffusers builds the U-Net
 
 
 def add_task_switch(unet: UNet2DConditionModel, seed: int) -> None:
-    """Let the U-Net be told what to predict, depth or the image, in place (Lotus, ICLR 2025, section 4.3).
+    """Add a switch between predicting depth and the image, in place (Lotus, ICLR 2025, section 4.3).
 
-    A small network of random weights, drawn with `seed`, turns the task into a summand of the time embedding.
+    A small network with random weights, drawn from `seed`, adds an embedding of the task to the time embedding.
     """
     with torch.random.fork_rng(devices=[]):  # modules draw their weights from the global state
         torch.manual_seed(seed)
@@ -228,7 +228,7 @@ def add_task_switch(unet: UNet2DConditionModel, seed: int) -> None:
 
 
 def task_labels(count: int, *, image: bool, device: torch.device) -> Float[Tensor, "B 4"]:
-    """What tells a U-Net with a task switch to predict the image, or depth: sines and cosines of a one-hot pair."""
+    """Labels that switch a U-Net to predict the image, or depth: sines and cosines of a one-hot pair."""
     task = torch.tensor([[0.0, 1.0] if image else [1.0, 0.0]], device=device)
     return torch.cat([task.sin(), task.cos()], dim=1).expand(count, -1)
 

@@ -1,4 +1,4 @@
-"""The base that a training starts from: where it is found, what identifies it, and under which licence it stands."""
+"""The base that training starts from: its location, identity and licence."""
 
 import hashlib
 import json
@@ -28,7 +28,7 @@ from marigold.model.recipe import KEY, Switches, read_index, stored_switches
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """`configs/model`: where the base is, whether its U-Net is replaced by one with random weights, and what trains.
+    """`configs/model`: the base's location, whether its U-Net gets random weights, and whether adapters train.
 
     `base` is a folder or a hub id; None takes the first of `search` whose folder is there, else the last of them.
     `maker` is a function, as package.module.name, that makes the base instead of loading one. `licence` is that of
@@ -45,7 +45,7 @@ class ModelConfig:
 
     @property
     def location(self) -> str:
-        """The folder or hub id that is used; raises BaseModelError if none is named."""
+        """Return the folder or hub id in use; raises BaseModelError if none is given."""
         if self.base is not None or self.maker is not None:
             return self.base or self.maker or ""
         if not self.search:
@@ -56,9 +56,9 @@ class ModelConfig:
 def load_trainable(model: ModelConfig, switches: Switches, scheduler: Mapping[str, Any], seed: int) -> Backbone:
     """The base with the U-Net that `switches` ask for, and a changed scheduler configuration; the VAE is frozen.
 
-    With `model.lora` the U-Net is frozen too, but for its adapters and for what the base did not have: input channels
-    and a task switch. seed: of what starts from random weights. Raises BaseModelError for a base that is missing or
-    does not fit, and for adapters without peft.
+    With `model.lora` the U-Net is frozen too, except for its adapters and the layers that the base lacked: a widened
+    `conv_in` and a task switch. seed: of all random weights. Raises BaseModelError for a base that is missing or does
+    not fit, and for adapters without peft.
     """
     if model.maker is not None:
         backbone = imported(model.maker, "model.maker")()
@@ -68,7 +68,7 @@ def load_trainable(model: ModelConfig, switches: Switches, scheduler: Mapping[st
         backbone = load_base(folder)
     if model.random_unet:
         backbone = replace(backbone, unet=random_unet_like(backbone.unet, seed))
-    new = []  # what the base did not have, and adapters therefore cannot adapt
+    new = []  # layers that the base lacked, so that adapters cannot adapt them
     if switches.in_channels > backbone.unet.config["in_channels"]:
         widen_conv_in(backbone.unet)
         new.append("conv_in")
@@ -86,7 +86,7 @@ def load_trainable(model: ModelConfig, switches: Switches, scheduler: Mapping[st
 
 
 def check_space(folder: Path, switches: Switches) -> None:
-    """Raise BaseModelError for a base that predicts something else than what it is to learn."""
+    """Raise BaseModelError for a base that already predicts another mapping than the recipe's."""
     index = read_index(folder)
     if "prediction_type" not in index and KEY not in index:
         return  # an image generator
@@ -110,7 +110,7 @@ def licence(model: ModelConfig) -> str | None:
 def base_identity(backbone: Backbone) -> str:
     """sha256 over weights and configuration of U-Net, VAE and text encoder, the noise schedule, the prompt's tokens.
 
-    It is the same from whatever folder they were loaded, and with adapters.
+    It depends neither on the folder they were loaded from nor on adapters.
     """
     config = DDIMScheduler.from_config(backbone.scheduler_config).config  # with the defaults that saving writes out
     schedule = {key: value for key, value in config.items() if not key.startswith("_")}
@@ -118,9 +118,9 @@ def base_identity(backbone: Backbone) -> str:
     digest = hashlib.sha256(json.dumps([schedule, tokens], sort_keys=True, default=str).encode())
     for module in (backbone.unet, backbone.vae, backbone.text_encoder):
         config = module.config if isinstance(module.config, Mapping) else module.config.to_dict()
-        # Private keys say which library and path the configuration came from.
+        # Private keys record library and path.
         public = {key: value for key, value in config.items() if not key.startswith("_")}
-        versions = ("transformers_version", "architectures", "dtype", "torch_dtype")  # known once it was saved
+        versions = ("transformers_version", "architectures", "dtype", "torch_dtype")  # added by saving
         shape = {key: value for key, value in public.items() if key not in versions}
         digest.update(json.dumps(shape, sort_keys=True, default=str).encode())
         _update(digest, module)
@@ -128,7 +128,7 @@ def base_identity(backbone: Backbone) -> str:
 
 
 def latents_identity(vae: AutoencoderKL) -> str:
-    """sha256 over what latents depend on: the VAE's scaling factor, and its parameters and buffers by name."""
+    """sha256 over everything that latents depend on: the VAE's scaling factor, parameters and buffers."""
     digest = hashlib.sha256(repr(float(vae.config["scaling_factor"])).encode())
     _update(digest, vae)
     return digest.hexdigest()

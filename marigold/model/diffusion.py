@@ -16,7 +16,7 @@ BETA_SCHEDULES = ("scaled_linear", "linear")
 
 
 class SamplerError(ValueError):
-    """A setting of the scheduler, or a number of steps, that the sampler has no meaning for."""
+    """Raised for unsupported scheduler settings and for a number of steps out of range."""
 
 
 class Step(NamedTuple):
@@ -44,7 +44,7 @@ class Diffusion:
     clip_sample_range: float = 1.0
 
     def __post_init__(self) -> None:
-        """Refuse settings without a meaning; raises SamplerError naming the key."""
+        """Raise SamplerError, naming the key, for unsupported settings."""
         for key, known in (
             ("prediction_type", PREDICTION_TYPES),
             ("timestep_spacing", SPACINGS),
@@ -111,14 +111,14 @@ class Diffusion:
     def steps(self, count: int) -> list[Step]:
         """List the `count` DDIM steps, noisiest first.
 
-        Every step leads to the noise level of the next one that is scheduled, the last to no noise at all or to
-        that of timestep 0, as `set_alpha_to_one` says. Raises SamplerError unless 1 <= count <= T.
+        Every step leads to the noise level of the next scheduled one, the last to no noise at all or, without
+        `set_alpha_to_one`, to that of timestep 0. Raises SamplerError unless 1 <= count <= T.
         """
         total = self.num_train_timesteps
         if not 1 <= count <= total:
             raise SamplerError(f"sampler: {count} steps; the model was trained on 1 to {total}")
         if self.timestep_spacing == "trailing":
-            # Begins at the last timestep, so that pure noise is what the U-Net is told (Lin et al. 2024, section 3.3).
+            # Begins at the last timestep, so that the U-Net is told pure noise (Lin et al. 2024, section 3.3).
             timesteps = [round(Fraction(total * (count - i), count)) - 1 for i in range(count)]
         else:
             stride = total // count
@@ -142,7 +142,7 @@ class Diffusion:
     def separate(
         self, prediction: Float[Tensor, "B 4 h w"], latent: Float[Tensor, "B 4 h w"], step: Step
     ) -> tuple[Float[Tensor, "B 4 h w"], Float[Tensor, "B 4 h w"]]:
-        """The clean latent and the noise that `latent` consists of at a step, by the model's prediction there."""
+        """Split `latent` into clean latent and noise, given the model's prediction at a step."""
         return self._separate(prediction, latent, step.alpha**0.5, (1 - step.alpha) ** 0.5)
 
     def clean(
@@ -154,7 +154,7 @@ class Diffusion:
     def one_pass(
         self, prediction: Float[Tensor, "B 4 h w"], latent: Float[Tensor, "B 4 h w"], timestep: int
     ) -> Float[Tensor, "B 4 h w"]:
-        """From the noise level of `timestep` straight to the clean latent, whatever `set_alpha_to_one` says."""
+        """Step from `timestep` straight to the clean latent, regardless of `set_alpha_to_one`."""
         # Stable Diffusion's `false` would leave the noise of timestep 0 in: 0.03 of the start.
         return self.step(prediction, latent, Step(timestep, self.alphas_cumprod[timestep], torch.tensor(1.0)))
 
@@ -174,8 +174,8 @@ class Diffusion:
         return latent
 
     def _separate(self, prediction: Tensor, latent: Tensor, signal: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        """Clean latent and noise, of which `latent` = signal x clean + sigma x noise."""
-        # The two equations, x_t of both and the prediction of both, solved for them (signal^2 + sigma^2 = 1).
+        """Solve `latent` = signal x clean + sigma x noise for clean latent and noise."""
+        # The prediction is the second equation; signal^2 + sigma^2 = 1.
         if self.prediction_type == "v_prediction":
             return signal * latent - sigma * prediction, signal * prediction + sigma * latent
         if self.prediction_type == "epsilon":

@@ -1,8 +1,8 @@
-"""From a checkpoint of any recipe to one that diffusers' own Marigold pipeline samples as this package does.
+"""Convert a checkpoint of any recipe to one that diffusers' own Marigold pipeline samples as this package does.
 
-That pipeline shows the U-Net the image latent and noise, names no task and starts at the last timestep. Where a recipe
-differs, it differs by a constant: a summand of the time embedding, or a factor. Both go into weights, so that results
-change by rounding only.
+That pipeline feeds the U-Net the image latent and noise, passes no task and starts at the last timestep. Where a
+recipe differs, it differs by a constant: a term of the time embedding, or a factor. Both are folded into weights, so
+results change by rounding only.
 """
 
 import copy
@@ -19,7 +19,7 @@ from marigold.model.recipe import EXPORTED_FROM, VERSION
 
 
 class ExportError(ValueError):
-    """A checkpoint that cannot be exported, or need not be; the message says why."""
+    """Raised for a checkpoint that cannot be exported, or need not be; the message tells why."""
 
 
 def for_diffusers(model: MarigoldDepth) -> MarigoldDepth:
@@ -33,7 +33,7 @@ def for_diffusers(model: MarigoldDepth) -> MarigoldDepth:
     last = diffusion.num_train_timesteps - 1
     told = switches.timestep(last + 1)
     if model.settings.stock:
-        raise ExportError("this folder is read by diffusers as it is; there is nothing to export")
+        raise ExportError("diffusers reads this folder as it is; there is nothing to export")
     if switches.prompt_tokens != 2:
         raise ExportError(
             f"recipe.prompt_tokens={switches.prompt_tokens}: diffusers' pipeline shows the U-Net 2 tokens of the "
@@ -46,7 +46,7 @@ def for_diffusers(model: MarigoldDepth) -> MarigoldDepth:
             "recipe.prediction=sample"
         )
     unet = copy.deepcopy(model.backbone.unet)
-    # What a recipe says beside the scheduler's configuration, diffusers reads there alone.
+    # diffusers reads the prediction type from the scheduler's configuration alone.
     changes: dict[str, Any] = {"prediction_type": diffusion.prediction_type}
     if switches.reconstruct:
         fold_task(unet)
@@ -77,9 +77,9 @@ def for_diffusers(model: MarigoldDepth) -> MarigoldDepth:
 
 @torch.no_grad()
 def fold_task(unet: UNet2DConditionModel) -> None:
-    """Let a U-Net with a task switch predict depth without being told, in place.
+    """Let a U-Net with a task switch predict depth without a task label, in place.
 
-    The task's embedding is a summand of the time embedding, whose last bias takes it.
+    The task's embedding is added to the time embedding, so it is folded into that one's last bias.
     """
     task = task_labels(1, image=False, device=unet.device).to(unet.dtype)
     unet.time_embedding.linear_2.bias.add_(unet.class_embedding(task)[0])
@@ -89,7 +89,7 @@ def fold_task(unet: UNet2DConditionModel) -> None:
 
 @torch.no_grad()
 def fold_timestep(unet: UNet2DConditionModel, told: int, asked: int) -> None:
-    """Let the U-Net see timestep `told` when it is asked for `asked`, in place; it is right at no other one."""
+    """Let the U-Net see timestep `told` when it is given `asked`, in place; other timesteps become wrong."""
     features = unet.time_proj(torch.tensor([told, asked], device=unet.device)).to(unet.dtype)
     embedding = unet.time_embedding(features)
     # emb(asked) + (emb(told) - emb(asked)) = emb(told)
@@ -98,7 +98,7 @@ def fold_timestep(unet: UNet2DConditionModel, told: int, asked: int) -> None:
 
 @torch.no_grad()
 def fold_prediction(unet: UNet2DConditionModel, diffusion: Diffusion) -> None:
-    """Let a U-Net that sees no noise return the clean latent instead of what `diffusion` says, in place.
+    """Let a U-Net without noise return the clean latent instead of `diffusion.prediction_type`, in place.
 
     From a latent of zeros it is the output times a constant: -sigma of v, -sigma / signal of the noise, 1 of itself.
     """
@@ -111,6 +111,6 @@ def fold_prediction(unet: UNet2DConditionModel, diffusion: Diffusion) -> None:
 
 @torch.no_grad()
 def mute_noise(unet: UNet2DConditionModel) -> None:
-    """Give the U-Net 8 input channels, in place, of which the 4 for noise change nothing."""
+    """Give the U-Net 8 input channels, in place; the 4 for noise have no effect."""
     image = unet.conv_in.weight[:, :LATENT_CHANNELS]
     replace_conv_in(unet, torch.cat([image, torch.zeros_like(image)], dim=1))

@@ -1,7 +1,7 @@
-"""Metric depth by steering the sampler towards known distances: Marigold-DC, the published way.
+"""Metric depth by steering the sampler towards known distances: Marigold-DC.
 
-Source: Viola et al., Marigold-DC, ICCV 2025, section 3 and the authors' code. It takes tens of passes through U-Net
-and decoder, forward and backward, for every member; `marigold.depth.metric` is the closed form.
+Source: Viola et al., Marigold-DC, ICCV 2025, section 3 and the authors' code. It takes tens of forward and
+backward passes through U-Net and decoder per member; `marigold.depth.metric` is the closed form.
 """
 
 import logging
@@ -42,12 +42,12 @@ def guided(
     name: str = "image",
     shown: bool = False,
 ) -> Prediction:
-    """Dense metric depth of an image in [0, 1], sampled so that it meets a few known distances (planar z).
+    """Sample dense metric depth of an image in [0, 1] that meets a few known distances (planar z).
 
     `points` are x, y in the image's pixels, (0, 0) is the centre of the first one. Member e starts from the noise of
     (seed, e); the result is the members' median, its uncertainty their median absolute deviation, None for one member.
     `processing_resolution` as in a call of the model; `shown` draws a progress bar. Time and memory are logged. Raises
-    ValueError for points that `marigold.metric_depth` refuses, and for a model that the method has no meaning for.
+    ValueError for points that `marigold.metric_depth` refuses, and for a model that cannot be guided.
     """
     check_model(model)
     check_points(image.shape, points, metres, name)
@@ -84,11 +84,11 @@ def guided(
 
 
 def check_model(model: MarigoldDepth) -> None:
-    """Raise ValueError for a model that the method has no meaning for."""
+    """Raise ValueError for a model that cannot be guided."""
     if model.switches.silent or model.switches.one_pass:
         raise ValueError(
-            f"guided: this model ({model.switches.noise} noise, one pass) takes no latent that could be steered; use "
-            "residual, or a checkpoint that samples from noise in several steps"
+            f"guided: this model ({model.switches.noise} noise, one pass) has no intermediate latents to "
+            "steer; use residual, or a checkpoint that samples from noise in several steps"
         )
     if model.space != "affine_depth":
         raise ValueError(
@@ -104,7 +104,7 @@ def _steered(
     loss: Callable[[Tensor, Tensor], Tensor],
     tick: Callable[[], object],
 ) -> tuple[Float[Tensor, "1 4 h w"], Float[Tensor, "2"]]:
-    """DDIM whose every step first moves latent and affine map by Adam; returns the clean latent and (a, b)."""
+    """Run DDIM, moving latent and affine map by Adam before every step; returns the clean latent and (a, b)."""
     diffusion = model.with_spacing("trailing").diffusion
     latent = start.clone().requires_grad_()
     affine = torch.ones(2, dtype=torch.float64, device=start.device, requires_grad=True)

@@ -13,9 +13,9 @@ from marigold.model.backbone import VAE_FACTOR
 
 logger = logging.getLogger(__name__)
 
-# Larger batches stop being quicker on a processor well before this many pixels, and memory stays small.
+# On a CPU larger batches are no faster, and memory stays small.
 CPU_PIXELS = 2**20
-# Full-resolution activations of the decoder that are alive at once; measured generously, OOM is backed off.
+# Full-resolution activations of the decoder alive at once; a generous estimate, in_batches handles OOM.
 LIVE_ACTIVATIONS = 6
 
 
@@ -43,7 +43,7 @@ def decode_depth(
 ) -> Float[Tensor, "B 1 H W"]:
     """Decode to normalised depth: the mean of the three channels, clipped to [-1, 1], in float32.
 
-    A value that is not finite stays so, for the caller to see. Gradients pass, but for values that are clipped.
+    Non-finite values are passed on to the caller. Gradients flow except where values are clipped.
     """
     decoded = vae.decode(depth_latent.to(vae.device, vae.dtype) / vae.config["scaling_factor"]).sample
     depth = decoded.float().mean(dim=1, keepdim=True)
@@ -75,7 +75,7 @@ def pad_to_latent(image_norm: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 h 
 
 
 class OutOfMemoryError(ValueError):
-    """Not even one member fits into the device's memory; the message says what would help."""
+    """Raised if not even one member fits into the device's memory; the message suggests remedies."""
 
 
 def choose_batch_size(pixels: int, channels: int, dtype: torch.dtype, device: torch.device) -> int:

@@ -1,4 +1,4 @@
-"""LoRA (Hu et al., ICLR 2022): the U-Net stays as it is, and low-rank adapters of its attention train instead."""
+"""LoRA (Hu et al., ICLR 2022): the U-Net is frozen, and low-rank adapters of its attention are trained."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -32,14 +32,14 @@ class Lora:
     alpha: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what has no meaning; raises ConfigError naming the key."""
+        """Raise ConfigError, naming the key, for impossible values."""
         for key in ("rank", "alpha"):
             value = getattr(self, key)
             if value is not None and value < 1:
                 raise ConfigError(f"model.lora.{key}={value}: expected at least 1, or null")
         if self.rank is None and self.alpha is not None:
             raise ConfigError(
-                f"model.lora.alpha={self.alpha}: without model.lora.rank there is nothing that it scales"
+                f"model.lora.alpha={self.alpha} has no effect without model.lora.rank; set a rank or drop it"
             )
 
     @property
@@ -55,10 +55,10 @@ WHOLE = Lora()  # no adapters: the whole U-Net trains
 
 
 def add_adapters(unet: UNet2DConditionModel, lora: Lora, seed: int, whole: Sequence[str] = ()) -> None:
-    """Freeze the U-Net and give its attention projections adapters that change nothing yet, in place.
+    """Freeze the U-Net and add adapters, with no effect yet, to its attention projections, in place.
 
-    A is drawn from N(0, 1 / rank^2) with `seed`, B is zero. whole: modules that train all the same. Without a rank
-    nothing happens. Raises BaseModelError without peft.
+    A is drawn from N(0, 1 / rank^2) with `seed`, B is zero. whole: modules that still train completely. Does nothing
+    without a rank. Raises BaseModelError if peft is missing.
     """
     if lora.rank is None:
         return
@@ -77,12 +77,12 @@ def add_adapters(unet: UNet2DConditionModel, lora: Lora, seed: int, whole: Seque
 
 
 def trained_tensors(unet: nn.Module) -> dict[str, Tensor]:
-    """The parameters that training changes, by name."""
+    """Return the trainable parameters by name."""
     return {name: weight.detach() for name, weight in unet.named_parameters() if weight.requires_grad}
 
 
 def base_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """The module's parameters and buffers without its adapters, by the names that they have without them."""
+    """Return the module's parameters and buffers without its adapters, under their original names."""
     return {
         name.replace(".base_layer.", "."): tensor.detach()
         for name, tensor in module.state_dict().items()
@@ -92,7 +92,7 @@ def base_tensors(module: nn.Module) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def merged(unet: UNet2DConditionModel) -> UNet2DConditionModel:
-    """A U-Net without adapters that predicts the same, on the CPU: every W is W + alpha / rank * B A (section 4.1)."""
+    """Merge the adapters into a plain U-Net on the CPU: every W becomes W + alpha / rank * B A (section 4.1)."""
     tensors = base_tensors(unet)
     for name, module in unet.named_modules():
         if hasattr(module, "lora_A"):
@@ -104,14 +104,14 @@ def merged(unet: UNet2DConditionModel) -> UNet2DConditionModel:
 
 
 def save_merged(model: MarigoldDepth, folder: Path) -> None:
-    """Write the complete model with its adapters merged, and beside it, in `adapter/`, what was trained."""
+    """Write the complete model with merged adapters, and the trained parameters alone in `adapter/`."""
     unet = model.backbone.unet
     MarigoldDepth(replace(model.backbone, unet=merged(unet)), model.settings).save_pretrained(folder)
     save_adapter(unet, folder / ADAPTER)
 
 
 def save_adapter(unet: UNet2DConditionModel, folder: Path) -> None:
-    """Write what was trained as peft does: adapter_config.json and adapter_model.safetensors.
+    """Write the trained parameters in peft's format: adapter_config.json and adapter_model.safetensors.
 
     `peft.PeftModel.from_pretrained(base, folder)` loads it, and so does the base's own `load_lora_adapter(folder,
     prefix="base_model.model", weight_name="adapter_model.safetensors")`. The base has the input channels of the

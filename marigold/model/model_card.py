@@ -1,4 +1,4 @@
-"""The model card of an exported checkpoint: the hub's metadata, and what a user has to know."""
+"""The model card of a checkpoint: metadata for the hub, and facts for its users."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -61,9 +61,9 @@ def model_card(
     """Write the README.md of a checkpoint: metadata for the hub, then base, data, settings, scores, licences.
 
     `base` is a hub id or a folder, `licence` the base's, under the hub's identifier; a fine-tuned checkpoint stays
-    under it. `data`: training set -> its licence. `switches`: how it predicts. `settings`: whatever describes the run
-    (`commit`, `steps`, ...), `notes`: a sentence on what this checkpoint is weak at. `lora`: the adapters that were
-    merged into it. Unknown licences (None, "") are reported as unknown.
+    under it. `data`: training set -> its licence. `switches`: how it predicts. `settings`: facts of the run
+    (`commit`, `steps`, ...), `notes`: a sentence on its weaknesses. `lora`: the adapters that were merged into it.
+    Unknown licences (None, "") are reported as unknown.
     """
     source = f"{base} at {revision}" if revision else base
     by = f" By LoRA of {lora} on the projections of the U-Net's attention, merged into `unet/`.{ALONE}"
@@ -90,16 +90,16 @@ def model_card(
 
 
 def exported_card(card: str, switches: Switches) -> str:
-    """The model card of a checkpoint that was exported for diffusers, of which `switches` now say how it predicts.
+    """Adapt the original's model card to a checkpoint that was exported for diffusers and predicts by `switches`.
 
-    `card` is the original's, of which everything stays but what it says on diffusers, and on what was not exported.
+    Only the sentences on diffusers and on the adapter, which is not exported, change.
     """
     one_step, no_noise = ONE_STEP if switches.one_pass else "", NO_NOISE if switches.silent else ""
     return card.replace(ALONE, "").replace(NOT_STOCK, f"{STOCK} {EXPORTED}{one_step}{no_noise}.")
 
 
 def _metadata(name: str, base: str, licence: str | None, scores: Sequence[Score]) -> ModelCardData:
-    """What the hub reads: for its search, its links between models and its tables of results."""
+    """Metadata for the hub's search, its links between models and its tables of results."""
     results = [
         EvalResult(
             task_type="depth-estimation",
@@ -111,13 +111,13 @@ def _metadata(name: str, base: str, licence: str | None, scores: Sequence[Score]
         for score in scores
     ]
     return ModelCardData(
-        license=licence or "other",  # the hub's word for one that it has no identifier of
+        license=licence or "other",  # the hub's word for licences without an identifier
         # The hub links a base by its id; a folder would be a dead link.
         base_model=base if base.count("/") == 1 and not base.startswith((".", "/")) else None,
         library_name="diffusers",
         pipeline_tag="depth-estimation",
         tags=["depth", "monocular-depth-estimation", "marigold"],
-        model_name=name if results else None,  # belongs to the results; alone it would be a key that the hub has not
+        model_name=name if results else None,  # the hub knows this key only together with results
         eval_results=results or None,
         ignore_metadata_errors=False,
     )
@@ -129,5 +129,5 @@ def _bullets(lines: Iterable[str]) -> str:
 
 def _table(heading: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     lines = [heading, ["---"] * len(heading), *rows]
-    # A bar inside of a cell would start another one.
+    # An unescaped bar would start another cell.
     return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)

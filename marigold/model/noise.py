@@ -1,4 +1,4 @@
-"""Noise for training and for the start of sampling, drawn on the CPU so that every device gets the same numbers."""
+"""Noise for training and sampling, drawn on the CPU so that every device gets the same numbers."""
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ MAX_LEVELS = 10
 
 
 def start_noise(seed: int, member: int, shape: tuple[int, int, int]) -> Float[Tensor, "1 4 h w"]:
-    """Draw the noise that a member starts from: a function of the arguments alone, on the CPU."""
+    """Draw a member's start noise on the CPU, as a function of the arguments alone."""
     # Hashing keeps (seed 0, member 1) and (seed 1, member 0) apart; manual_seed reads 32 bits.
     number = int(np.random.SeedSequence([seed, member]).generate_state(1)[0])
     return torch.randn((1, *shape), generator=torch.Generator().manual_seed(number))

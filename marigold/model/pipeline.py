@@ -56,7 +56,7 @@ class Members:
     size: tuple[int, int]
 
     def first(self, count: int) -> "Members":
-        """The first `count` members of every image: what a run with that ensemble size would give."""
+        """Return the first `count` members of every image, as a run with that ensemble size would."""
         return Members(self.depth[:, :count], self.size)
 
 
@@ -64,21 +64,21 @@ class MarigoldDepth:
     """An affine-invariant depth estimator: a latent diffusion model that is conditioned on an image."""
 
     def __init__(self, backbone: Backbone, settings: DepthSettings) -> None:
-        """Wrap modules as they are, including those of a running training.
+        """Wrap modules without copying them, even during training.
 
-        Raises BaseModelError for a U-Net that is not of the settings' recipe, an image generator's for example.
+        Raises BaseModelError for a U-Net that does not fit the settings' recipe, such as an image generator's.
         """
         switches, channels = settings.switches, backbone.unet.config["in_channels"]
         if channels != switches.in_channels:
             raise BaseModelError(
                 f"this U-Net takes {channels} channels, and a depth model with noise={switches.noise} takes "
                 f"{switches.in_channels}: is it an image generator? Fine-tune it with scripts/train.py, give a depth "
-                "checkpoint, or say by which recipe it was made (recipe=NAME)"
+                "checkpoint, or name its recipe (recipe=NAME)"
             )
         if switches.reconstruct != (backbone.unet.class_embedding is not None):
             raise BaseModelError(
                 f"this U-Net has {'no' if switches.reconstruct else 'a'} task switch (class_embedding); its recipe "
-                f"says reconstruct={switches.reconstruct}; say by which recipe it was made (recipe=NAME)"
+                f"has reconstruct={switches.reconstruct}; name the recipe it was trained with (recipe=NAME)"
             )
         self.backbone = backbone
         self.settings = settings
@@ -98,8 +98,8 @@ class MarigoldDepth:
     ) -> "MarigoldDepth":
         """Load a depth checkpoint in diffusers layout from a folder or the Hugging Face hub.
 
-        switches: how a model was trained that does not say it itself. Raises BaseModelError for a model that is
-        missing, incomplete, not a depth estimator, or says it and is given `switches` too, and SamplerError for a
+        switches: the recipe of a checkpoint that does not store its own. Raises BaseModelError for a model that is
+        missing, incomplete or not a depth estimator, and for `switches` beside a stored recipe; SamplerError for a
         scheduler that is not DDIM-like.
         """
         folder = find_folder(path, revision)
@@ -109,7 +109,7 @@ class MarigoldDepth:
     def save_pretrained(self, path: str | Path, card: str | None = None) -> Path:
         """Write a complete folder, with `card` as its model card.
 
-        diffusers' Marigold depth pipeline loads it if it would sample it rightly; see `marigold.model.export`.
+        diffusers' own pipeline loads it if it would sample it correctly; see `marigold.model.export`.
         """
         folder = save_folder(self.backbone, path, "MarigoldDepthPipeline", self.settings.index())
         if card is not None:
@@ -127,8 +127,8 @@ class MarigoldDepth:
     ) -> str:
         """Upload what `save_pretrained` writes to the Hugging Face hub; returns the commit's address.
 
-        `repo_id` is ORG/NAME, which is made if it is not there: `private` or not, None for the organisation's default.
-        `token` is needed unless `hf auth login` was run. Raises HfHubHTTPError for what the hub refuses.
+        `repo_id` is ORG/NAME, created if missing: `private` or not, None for the organisation's default. `token` is
+        needed unless `hf auth login` was run. Raises HfHubHTTPError if the hub refuses.
         """
         api = HfApi(token=token)
         api.create_repo(repo_id, private=private, exist_ok=True)
@@ -140,24 +140,24 @@ class MarigoldDepth:
         """Move the modules to `device`, in place, and return the model."""
         for module in (self.backbone.unet, self.backbone.vae, self.backbone.text_encoder):
             module.to(device)  # type: ignore[arg-type]
-        # The embedding and the copy in float32 belong to the device that was left.
+        # The embedding and the copy in float32 are on the old device.
         for cached in ("prompt", "_in_float32"):
             self.__dict__.pop(cached, None)
         return self
 
     @property
     def device(self) -> torch.device:
-        """The device that the U-Net is on."""
+        """The U-Net's device."""
         return self.backbone.unet.device
 
     @property
     def default_steps(self) -> int | None:
-        """The number of denoising steps that the checkpoint recommends; 1 for one that makes one pass."""
+        """The checkpoint's recommended number of denoising steps; 1 for a model of one pass."""
         return 1 if self.switches.one_pass else self.settings.default_denoising_steps
 
     @property
     def space(self) -> Space:
-        """The space that predictions are right in, up to scale and shift."""
+        """The space in which predictions are correct up to scale and shift."""
         return self.switches.space
 
     @torch.no_grad()
@@ -178,14 +178,14 @@ class MarigoldDepth:
         """Predict depth in [0, 1] at the image's own size, with an uncertainty if ensembled.
 
         Near is 0 in the spaces of depth and log depth, 1 in those of disparity. A model without noise makes one
-        prediction: it takes neither `latents` nor members. `image` is any image that `marigold.pictures.to_image`
+        prediction and takes neither `latents` nor members. `image` is any image that `marigold.pictures.to_image`
         takes, or a batch (B, 3, H, W) in [0, 1].
-        `steps` and `processing_resolution` (longest edge in pixels; 0 is the image's own) default to what
-        the checkpoint recommends. Member e of every image starts from the noise of (seed, e), or from
+        `steps` and `processing_resolution` (longest edge in pixels; 0 is the image's own) default to the
+        checkpoint's recommendation. Member e of every image starts from the noise of (seed, e), or from
         `latents`, (B * ensemble_size, 4, h, w), members of an image together. `batch_size` members are
         computed at once; None chooses it by free memory, and the result changes by rounding only. `on_step` is called
-        after each pass of the U-Net with the number of members that it took a step further. Raises ValueError, naming
-        the argument, for values without meaning, and OutOfMemoryError. Source: paper, section 3.4.
+        after each pass of the U-Net with the number of members in it. Raises ValueError, naming the argument, for
+        invalid values, and OutOfMemoryError. Source: paper, section 3.4.
         """
         made = self.members(
             image,
@@ -213,7 +213,7 @@ class MarigoldDepth:
         batch_size: int | None = None,
         on_step: Callable[[int], None] | None = None,
     ) -> "Members":
-        """The predictions that `combine` ensembles, at the processing size; arguments and errors as in a call."""
+        """Predict the members for `combine`, at the processing size; arguments and errors as in a call."""
         batch = self._checked(image)
         self.switches.check_sampling(steps, ensemble_size)
         steps = 1 if self.switches.one_pass else self._or_recommended(steps, "default_denoising_steps", "steps")
@@ -242,7 +242,7 @@ class MarigoldDepth:
         return Prediction(depth.clip(0, 1), uncertainty, self.space)
 
     def with_spacing(self, spacing: str) -> "MarigoldDepth":
-        """The same modules, sampled at other timesteps: leading or trailing; raises SamplerError for another."""
+        """Return the same modules with another timestep spacing, leading or trailing; else raises SamplerError."""
         config = {**self.backbone.scheduler_config, "timestep_spacing": spacing}
         return MarigoldDepth(replace(self.backbone, scheduler_config=config), self.settings)
 
@@ -260,7 +260,7 @@ class MarigoldDepth:
     def _or_recommended(self, given: int | None, key: str, name: str) -> int:
         value = getattr(self.settings, key) if given is None else given
         if value is None:
-            raise ValueError(f"{name}: the checkpoint does not recommend any ({key}); give {name}")
+            raise ValueError(f"{name}: the checkpoint has no default ({key}); give {name}")
         return value
 
     def _start_noise(
@@ -270,8 +270,8 @@ class MarigoldDepth:
         shape = (LATENT_CHANNELS, height // VAE_FACTOR, width // VAE_FACTOR)
         if self.switches.silent:
             if latents is not None:
-                raise ValueError("latents: this model sees no noise")
-            return torch.zeros(batch, *shape, device=self.device)  # E2E-FT's input; others read its shape alone
+                raise ValueError("latents: this model takes no noise")
+            return torch.zeros(batch, *shape, device=self.device)  # E2E-FT's input; others use its shape alone
         if latents is not None:
             if latents.shape != (batch * ensemble_size, *shape):
                 raise ValueError(
@@ -290,7 +290,7 @@ class MarigoldDepth:
         batch_size: int | None,
         on_step: Callable[[int], None] | None = None,
     ) -> Float[Tensor, "N 1 H W"]:
-        """Depth in [0, 1] of every member; what overflows half precision is computed again in float32."""
+        """Predict depth in [0, 1] of every member; members that overflow half precision are repeated in float32."""
         vae = self.backbone.vae
         if batch_size is None:
             pixels = image_norm.shape[-2] * image_norm.shape[-1]
@@ -310,7 +310,7 @@ class MarigoldDepth:
                     f"the model's prediction is not finite (members {bad.tolist()}); its weights are broken"
                 )
             logger.warning("%d of %d members are not finite in %s; again in float32", len(bad), len(depth), vae.dtype)
-            # Those members alone: the others' bits must not depend on their company.
+            # Those members alone: the bits of the others must not depend on them.
             again = self._in_float32._predict(image_norm[owner[bad]], start[bad], steps, batch_size)
             depth[bad] = again * 2 - 1
         return (depth + 1) / 2
@@ -322,9 +322,9 @@ class MarigoldDepth:
         steps: int,
         on_step: Callable[[int], None] | None = None,
     ) -> Float[Tensor, "N 4 h w"]:
-        """From the images' latents and the noise of each member to depth latents, in the precision of `start`.
+        """Denoise each member's start, given its image's latent, to a depth latent in the precision of `start`.
 
-        A model of one pass makes it, whatever `steps` says. Raises SamplerError for more steps than timesteps.
+        A model of one pass ignores `steps`. Raises SamplerError for more steps than timesteps.
         """
         switches = self.switches
 
@@ -346,7 +346,7 @@ class MarigoldDepth:
     def predict(
         self, condition: Float[Tensor, "N 4 h w"], latent: Float[Tensor, "N 4 h w"], timestep: int
     ) -> Float[Tensor, "N 4 h w"]:
-        """One pass of the U-Net, in its precision: what it predicts at a timestep for the images' latents."""
+        """Run the U-Net once, in its precision, at a timestep for the images' latents."""
         unet, dtype, switches = self.backbone.unet, self.backbone.unet.dtype, self.switches
         count = latent.shape[0]  # len() would be a constant in an exported graph
         prompt = self.prompt.to(dtype).expand(count, -1, -1)
@@ -362,7 +362,7 @@ class MarigoldDepth:
     def _ensemble(
         self, members: Float[Tensor, "E 1 H W"], method: str, reduction: str
     ) -> tuple[Float[Tensor, "1 1 H W"], Float[Tensor, "1 1 H W"]]:
-        """Depth and uncertainty of one image; what a model is invariant to is what its members are aligned in."""
+        """Ensemble one image; members are aligned in scale and shift as far as the model is invariant to them."""
         scale, shift = self.settings.scale_invariant, self.settings.shift_invariant
         if method == "diffusers":  # the published optimiser, for tables that must match published practice
             return MarigoldDepthPipeline.ensemble_depth(members, scale, shift, True, reduction=reduction)

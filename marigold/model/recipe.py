@@ -1,6 +1,6 @@
-"""What inference has to know of a training recipe, as plain switches in the checkpoint's model_index.json.
+"""The part of a training recipe that inference needs: plain switches in the checkpoint's model_index.json.
 
-A fixed list of them is read: no name that a checkpoint gives is imported, and nothing that it says is called.
+Only a fixed list of keys is read: no name in a checkpoint is ever imported or called.
 """
 
 import json
@@ -23,17 +23,17 @@ PROMPT_TOKENS = (2, 77)  # start and end, or CLIP's whole context
 
 
 class RecipeError(ValueError):
-    """Switches that make no sense, or not together; the message names them."""
+    """Raised for invalid switches, alone or together; the message names them."""
 
 
 @dataclass(frozen=True)
 class Switches:
-    """What inference has to know of a recipe.
+    """The part of a recipe that inference needs.
 
     mapping: the depth mapping that was trained (`marigold.depth.mapping`). noise: what the U-Net sees beside the image
     latent: nothing (`none`, 4 input channels), zeros, or a noisy latent. timesteps: `uniform` (many steps can be
     taken), or the one that the U-Net was told, a number or `terminal`, the process's last. prediction: what the U-Net
-    returns, or `base`: what the scheduler's configuration says. prompt_tokens: the empty prompt's, 2 unpadded or 77
+    returns, or `base`: as in the scheduler's configuration. prompt_tokens: the empty prompt's, 2 unpadded or 77
     padded. reconstruct: whether a task switch tells the U-Net to predict depth and not the image (Lotus).
     """
 
@@ -45,7 +45,7 @@ class Switches:
     reconstruct: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse what has no meaning; raises RecipeError naming the switch."""
+        """Raise RecipeError, naming the switch, for invalid values."""
         for key, known in (
             ("mapping", tuple(MAPPINGS)),
             ("noise", NOISES),
@@ -64,12 +64,12 @@ class Switches:
 
     @property
     def silent(self) -> bool:
-        """Whether no noise enters, so that a prediction depends on no seed."""
+        """Whether no noise enters, so that predictions do not depend on a seed."""
         return self.noise in SILENT
 
     @property
     def one_pass(self) -> bool:
-        """Whether the U-Net is called once, from where nothing is known of the depth."""
+        """Whether the U-Net is called once, from zeros or pure noise."""
         return self.silent or self.timesteps != "uniform"
 
     @property
@@ -80,20 +80,20 @@ class Switches:
 
     @property
     def in_channels(self) -> int:
-        """The U-Net's input channels: the image latent, and what `noise` puts beside it."""
+        """The U-Net's input channels: the image latent and, unless `noise` is none, a second latent."""
         return 4 if self.noise == "none" else 8
 
     def check_sampling(self, steps: int | None, ensemble_size: int) -> None:
-        """Raise RecipeError for a number of steps or members that this model has no use for; None is its own."""
+        """Raise RecipeError for steps or members that this model cannot use; None is its own number of steps."""
         if self.one_pass and steps not in (None, 1):
             raise RecipeError(f"steps={steps}: this model makes one pass; leave steps out")
         if self.silent and ensemble_size != 1:
             raise RecipeError(
-                f"ensemble_size={ensemble_size}: this model sees no noise, so members would be equal; leave it at 1"
+                f"ensemble_size={ensemble_size}: this model takes no noise, so members would be equal; leave it at 1"
             )
 
     def timestep(self, total: int) -> int:
-        """What the one pass tells the U-Net, of a process of `total` timesteps; raises RecipeError beyond its end."""
+        """Return the timestep of the one pass in a process of `total`; raises RecipeError beyond its end."""
         if self.timesteps in ("uniform", "terminal"):
             return total - 1
         if int(self.timesteps) >= total:
@@ -102,13 +102,13 @@ class Switches:
 
 
 def stored_switches(index: Mapping[str, Any], where: Path) -> Switches:
-    """The switches that a model_index.json gives.
+    """Read the switches from a model_index.json.
 
-    One without a recipe is a model like the paper's: multi-step, depth or disparity by its `prediction_type`. Raises
-    BaseModelError for a recipe of another version and for values of the wrong type or without meaning.
+    Without a recipe it is a model like the paper's: multi-step, depth or disparity by its `prediction_type`. Raises
+    BaseModelError for a recipe of another version and for values that are invalid or of the wrong type.
     """
     stored = index.get(KEY)
-    # Folders that are older than diffusers' pipeline do not say it; they are all depth.
+    # Folders older than diffusers' pipeline lack the key; they all predict depth.
     kind = index.get("prediction_type") or "depth"
     if kind not in ("depth", "disparity"):
         raise BaseModelError(f"{where}: the model predicts {kind!r}; this package handles depth and disparity")

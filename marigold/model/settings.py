@@ -1,4 +1,4 @@
-"""What a depth checkpoint says about its predictions (model_index.json), and how it is sampled."""
+"""Settings of a depth checkpoint (model_index.json), and of its sampling."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,9 +11,9 @@ from marigold.model.recipe import EXPORTED_FROM, KEY, VERSION, Switches, read_in
 
 @dataclass(frozen=True)
 class DepthSettings:
-    """What a checkpoint says about its predictions; None where it says nothing.
+    """Settings that a checkpoint stores about its predictions; None where it has none.
 
-    `recipe`: how it was trained, as plain values for further training; inference reads `switches` alone.
+    `recipe`: the training recipe as plain values, for further training; inference reads `switches` alone.
     """
 
     switches: Switches
@@ -24,7 +24,7 @@ class DepthSettings:
     recipe: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        """Raises BaseModelError for a combination without a meaning."""
+        """Raise BaseModelError for an unsupported combination."""
         # Ensembling would have to fit shifts alone; no model is trained so.
         if self.shift_invariant and not self.scale_invariant:
             raise BaseModelError("a model that is shift-invariant but not scale-invariant is not supported")
@@ -35,9 +35,9 @@ class DepthSettings:
         return self.switches.stock or EXPORTED_FROM in (self.recipe or {})
 
     def index(self) -> dict[str, Any]:
-        """Entries of model_index.json, in diffusers' words and ours.
+        """Return entries of model_index.json, diffusers' and ours.
 
-        What diffusers' own pipeline would sample wrongly names a U-Net class that diffusers does not find, so that it
+        A model that diffusers' pipeline would sample wrongly names a U-Net class unknown to diffusers, so that it
         refuses the folder; scripts/export.py writes one that it reads.
         """
         switches = self.switches
@@ -48,19 +48,19 @@ class DepthSettings:
             "shift_invariant": self.shift_invariant,
             "default_denoising_steps": self.default_denoising_steps,
             "default_processing_resolution": self.default_processing_resolution,
-            # Of a model that was not trained here at least the switches, or it would be read back as the paper's.
+            # Without any, a model that was not trained here would be read back as the paper's.
             KEY: self.recipe or {"version": VERSION, **asdict(switches)},
         }
 
 
 def read_settings(folder: Path, switches: Switches | None = None) -> DepthSettings:
-    """The settings in `folder`/model_index.json, `switches` if it does not give any.
+    """Read the settings in `folder`/model_index.json; `switches` stand in for a missing recipe.
 
-    Raises BaseModelError for a file that is broken, or not of a depth model, or gives switches of its own.
+    Raises BaseModelError for a file that is broken or not of a depth model, and for `switches` beside a recipe.
     """
     index = read_index(folder)
     if switches is not None and KEY in index:
-        raise BaseModelError(f"{folder} says itself by which recipe it was made; leave recipe=NAME out")
+        raise BaseModelError(f"{folder} stores its own recipe; leave recipe=NAME out")
     return DepthSettings(
         switches=switches or stored_switches(index, folder / "model_index.json"),
         scale_invariant=index.get("scale_invariant", True),
@@ -88,7 +88,7 @@ class Sampling:
     exact: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse what `exact` would hide; raises ValueError."""
+        """Raise ValueError for a batch size that `exact` would hide."""
         if self.batch_size is not None and self.batch_size < 1:
             raise ValueError(f"sampler.batch_size={self.batch_size}: expected at least 1, or null")
 

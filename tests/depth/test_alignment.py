@@ -21,47 +21,42 @@ def line(fit):
     return [value.item() for value in fit]
 
 
-def lstsq(pred, target, valid):
-    x, y = pred[valid].double().numpy(), target[valid].double().numpy()
-    return np.linalg.lstsq(np.stack([x, np.ones_like(x)], 1), y, rcond=None)[0]
-
-
 @pytest.mark.parametrize("offset", [0.0, 1000.0])
-@pytest.mark.parametrize("size", [(33, 41), pytest.param((4032, 6048), marks=pytest.mark.slow)])
-def test_least_squares_are_numpys_also_far_from_the_origin(offset, size):
+def test_least_squares_are_those_of_numpy_even_far_from_the_origin(offset):
     generator = torch.Generator().manual_seed(4)
-    pred = torch.rand(2, 1, *size, generator=generator) + offset
+    pred = torch.rand(2, 1, 33, 41, generator=generator) + offset
     target = 5 * (pred - offset) + torch.randn(pred.shape, generator=generator)
     valid = torch.rand(pred.shape, generator=generator) < 0.7
     pred[~valid] = torch.nan
-    fit = fit_affine(pred, target, valid)
+    found = torch.stack(fit_affine(pred, target, valid), 1)
     for index in range(2):
-        expected = lstsq(pred[index], target[index], valid[index])
-        assert [fit.scale[index].item(), fit.shift[index].item()] == pytest.approx(expected, rel=1e-6)
+        x, y = (part[index][valid[index]].double().numpy() for part in (pred, target))
+        expected = np.linalg.lstsq(np.stack([x, np.ones_like(x)], 1), y, rcond=None)[0]
+        assert found[index].tolist() == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize("fit", [fit_affine, fit_robust, fit_log_ransac])
-@pytest.mark.parametrize(("scale", "shift"), [(2.0, 0.3), (1e-3, 5.0)])
-def test_a_known_line_is_recovered_of_every_image(fit, scale, shift):
+def test_a_known_line_is_recovered_in_every_image(fit):
     pred = random_map(3, (2, 1, 20, 30))
-    target = scale * pred + shift
+    target = 1e-3 * pred + 5
     found = fit(pred, target.expm1() if fit is fit_log_ransac else target, everywhere(pred))
-    assert torch.stack(found).flatten().tolist() == pytest.approx([scale] * 2 + [shift] * 2, rel=1e-7)
+    assert torch.stack(found).flatten().tolist() == pytest.approx([1e-3] * 2 + [5] * 2, rel=1e-7)
 
 
-def test_a_constant_gets_the_mean_and_so_does_one_pixel():
-    pred, target = torch.tensor([[[[0.0, 1.0, 2.0, 100.0]]]]), torch.tensor([[[[1.0, 2.0, 6.0, 0.0]]]])
-    assert line(fit_affine(torch.full_like(pred, 0.1), target, target > 0)) == [0, 3]
-    assert line(fit_affine(pred, target, target == 6)) == [0, 6]
+def test_a_constant_prediction_gets_the_mean_or_the_weighted_median():
+    target = torch.tensor([1.0, 2.0, 6.0, 0.0]).reshape(1, 1, 1, 4)
+    assert line(fit_affine(torch.full_like(target, 0.1), target, target > 0)) == [0, 3]
+    assert line(fit_affine(target, target, target == 6)) == [0, 6]  # a single pixel
+    # The weights are 1, 1/2 and 1/6: half of their sum is reached at 1.
+    assert line(fit_robust(torch.ones_like(target), target, target > 0)) == [0, 1]
 
 
-@pytest.mark.parametrize("fit", [fit_affine, fit_robust, fit_log_ransac])
-@pytest.mark.parametrize(("value", "valid"), [(1.0, False), (math.nan, True), (math.inf, True)])
-def test_an_image_that_cannot_be_fitted_is_named(fit, value, valid):
+@pytest.mark.parametrize(("value", "valid"), [(1.0, False), (math.nan, True)])
+def test_an_image_that_cannot_be_fitted_is_named(value, valid):
     pred, mask = torch.ones(2, 1, 4, 4), torch.ones(2, 1, 4, 4, dtype=torch.bool)
     pred[1], mask[1] = value, valid
     with pytest.raises(ValueError, match="image 1 of the batch"):
-        fit(pred, torch.ones(2, 1, 4, 4), mask)
+        fit_affine(pred, torch.ones(2, 1, 4, 4), mask)
 
 
 @pytest.mark.parametrize("fit", [fit_robust, fit_log_ransac])
@@ -79,18 +74,12 @@ def test_hubers_line_withstands_outliers_and_is_exact_without():
     assert huber_line(x, y) == pytest.approx((4, 1), abs=0.01)
 
 
-@pytest.mark.parametrize("slope", [-1.0, 0.0])
-def test_a_line_in_logs_that_does_not_rise_becomes_the_ratio_of_the_means(slope):
-    pred = random_map(0) + 1
+@pytest.mark.parametrize(("slope", "shape"), [(-1.0, (1, 1, 40, 50)), (0.0, (1, 1, 40, 50)), (1.0, (1, 1, 1, 1))])
+def test_a_line_in_logs_that_does_not_rise_becomes_the_ratio_of_the_means(slope, shape):
+    pred = random_map(0, shape) + 1
     logs = slope * pred + 3
     found = line(fit_log_ransac(pred, logs.expm1(), everywhere(pred)))
     assert found == pytest.approx([logs.mean().item() / pred.mean().item(), 0])
-
-
-@pytest.mark.parametrize(("value", "expected"), [(0, (0, math.log(2))), (2, (math.log(2) / 2, 0))])
-def test_a_line_in_logs_of_one_pixel(value, expected):
-    one = torch.ones(1, 1, 1, 1)
-    assert line(fit_log_ransac(one * value, one, everywhere(one))) == pytest.approx(expected)
 
 
 def test_the_seed_decides_the_draws_not_the_batch():
@@ -99,8 +88,7 @@ def test_the_seed_decides_the_draws_not_the_batch():
     together = fit_log_ransac(pred, target, everywhere(pred), trials=20)
     alone = fit_log_ransac(pred[2:], target[2:], everywhere(pred[2:]), trials=20)
     assert torch.equal(together.scale[2:], alone.scale)
-    other = fit_log_ransac(pred, target, everywhere(pred), trials=1, seed=7)
-    assert not torch.equal(together.scale, other.scale)
+    assert not torch.equal(together.scale, fit_log_ransac(pred, target, everywhere(pred), trials=1, seed=7).scale)
 
 
 def test_no_line_of_a_fine_grid_has_smaller_absolute_errors():
@@ -114,19 +102,8 @@ def test_no_line_of_a_fine_grid_has_smaller_absolute_errors():
     assert (costs[20, 20] <= costs + 1e-9).all()
 
 
-def test_the_grid_takes_the_valid_pixel_nearest_to_each_centre():
-    # 128 x 192 pixels: cells of 2 x 3, their centre between the rows of column 1, so its upper pixel is taken,
-    # and where that one is invalid the lower one.
+def test_the_robust_line_sees_the_pixel_nearest_to_the_centre_of_each_cell():
+    # 128 x 192 pixels make cells of 2 x 3; their centre lies between the rows of column 1, so the upper pixel counts.
     pred, target = torch.rand(1, 1, 128, 192), torch.full((1, 1, 128, 192), 99.0)
     target[..., 0::2, 1::3] = 5 * pred[..., 0::2, 1::3] + 2
-    target[..., 1::2, 1::3] = 4 * pred[..., 1::2, 1::3] + 1
-    valid = everywhere(pred)
-    assert line(fit_robust(pred, target, valid)) == pytest.approx([5, 2], rel=1e-5)
-    valid[..., 0::2, 1::3] = False
-    assert line(fit_robust(pred, target, valid)) == pytest.approx([4, 1], rel=1e-5)
-
-
-def test_a_constant_prediction_gets_the_weighted_median():
-    target = torch.tensor([1.0, 2.0, 4.0]).reshape(1, 1, 1, 3)
-    # The weights are 1, 1/2 and 1/4: half is reached at 1.
-    assert line(fit_robust(torch.ones_like(target), target, everywhere(target))) == [0, 1]
+    assert line(fit_robust(pred, target, everywhere(pred))) == pytest.approx([5, 2], rel=1e-5)

@@ -49,13 +49,8 @@ def test_without_smoothing_it_meets_every_point(space):
     result = marigold.metric_depth(prediction, points, metres, smoothing=0.0)
     torch.testing.assert_close(at(result.depth, points)[result.used], metres[result.used], rtol=1e-5, atol=0)
     assert int(result.used.sum()) >= 59
-    misses = [
-        float(
-            (at(marigold.metric_depth(prediction, points, metres, smoothing=one).depth, points) - metres).abs().mean()
-        )
-        for one in (1e-1, 1e-2, 1e-4)
-    ]
-    assert misses[0] > misses[1] > misses[2]
+    smoothed = marigold.metric_depth(prediction, points, metres, smoothing=0.1)
+    assert (at(smoothed.depth, points) - metres).abs().mean() > 0.01
 
 
 @pytest.mark.parametrize(("count", "method"), [(2, "residual"), (12, "fit"), (12, "residual")])
@@ -66,48 +61,36 @@ def test_a_prediction_that_is_right_up_to_scale_and_shift_gives_the_truth(space,
     torch.testing.assert_close(result.depth, depth, rtol=1e-4, atol=0)
     line = result.scale * prediction.depth[0].double() + result.shift
     torch.testing.assert_close(MAPPINGS[MAPPING_OF[space]].to_depth(line).float(), depth, rtol=1e-4, atol=0)
-    assert bool(result.used.all())
-    # Nothing was missed; what is left is what is expected of a dozen points before any is seen.
+    # Nothing was missed: the uncertainty is that of a dozen points before any error is measured.
     assert count == 2 or float((result.uncertainty / depth).mean()) < 0.05
 
 
 @pytest.mark.parametrize("method", ["fit", "residual"])
-@pytest.mark.parametrize(
-    ("space", "scale", "shift"),
-    list(zip(SPACES, (3.0, 0.01, -2.0, 40.0), (-1.0, 5.0, 2.0, 7.0), strict=True)),
-)
-def test_scale_and_shift_of_the_prediction_do_not_matter(space, scale, shift, method):
-    depth, prediction = scene(space)
-    points, metres = drawn(depth, 40)
-    changed = Prediction(prediction.depth.double() * scale + shift, None, prediction.space)
+def test_neither_scale_and_shift_nor_the_order_of_the_points_matter(method):
+    depth, prediction = scene("affine_disparity")
+    points, metres = drawn(depth, 80)
+    metres[7] *= 6
+    changed = Prediction(prediction.depth.double() * -0.01 + 5, None, prediction.space)
     one, other = (marigold.metric_depth(given, points, metres, method=method) for given in (prediction, changed))
     torch.testing.assert_close(one.depth, other.depth, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(one.uncertainty, other.uncertainty, rtol=1e-2, atol=1e-4)
-
-
-def test_the_order_of_the_points_changes_no_bit():
-    depth, prediction = scene()
-    points, metres = drawn(depth, 80)
-    metres[7] *= 6
     order = torch.randperm(80, generator=torch.Generator().manual_seed(1))
-    one = marigold.metric_depth(prediction, points, metres)
-    other = marigold.metric_depth(prediction, points[order], metres[order])
+    other = marigold.metric_depth(prediction, points[order], metres[order], method=method)
     assert torch.equal(one.depth, other.depth)
     assert torch.equal(one.uncertainty, other.uncertainty)
     assert torch.equal(one.outliers[order], other.outliers)
-    assert torch.equal(one.used[order], other.used)
 
 
 @pytest.mark.parametrize("space", [*SPACES, "metric_depth"])
-def test_depth_is_positive_and_finite_whatever_the_prediction(space):
+@pytest.mark.parametrize("method", ["fit", "residual"])
+def test_depth_is_positive_and_finite_whatever_the_prediction(space, method):
     points = torch.tensor([[0.0, 0.0], [5.0, 3.0], [20.0, 15.0], [31.0, 23.0]])
-    metres = torch.tensor([0.3, 70.0, 1.0, 4.0])
     for seed in range(5):
         wild = torch.randn(1, 1, 24, 32, generator=torch.Generator().manual_seed(seed)) ** 3
-        for method in ("fit", "residual"):
-            result = marigold.metric_depth(Prediction(wild, None, space), points, metres, method=method)
-            assert bool(((result.depth > 0) & result.depth.isfinite()).all())
-            assert bool(((result.uncertainty >= 0) & result.uncertainty.isfinite()).all())
+        given = Prediction(wild, None, space), points, torch.tensor([0.3, 70.0, 1.0, 4.0])
+        result = marigold.metric_depth(*given, method=method)
+        assert bool(((result.depth > 0) & result.depth.isfinite()).all())
+        assert bool(((result.uncertainty >= 0) & result.uncertainty.isfinite()).all())
 
 
 def test_between_pixels_a_point_sees_the_bilinear_prediction():
@@ -126,12 +109,11 @@ def test_gross_outliers_are_named_and_cost_little(count, caplog):
         generator = np.random.default_rng(seed)
         wrong = torch.from_numpy(generator.permutation(count) < 0.3 * count)
         factors = torch.from_numpy(np.exp(generator.choice([-1, 1], count) * generator.uniform(0.7, 2, count))).float()
-        good = marigold.metric_depth(prediction, points, metres)
+        lost.append(float(marigold.metric_depth(prediction, points, metres).outliers.float().mean()))
         right = marigold.metric_depth(prediction, points[~wrong], metres[~wrong])
         found = marigold.metric_depth(prediction, points, torch.where(wrong, metres * factors, metres), name="room_3")
         clean.append(error(right, depth))
         dirty.append(error(found, depth))
-        lost.append(float(good.outliers.float().mean()))
         assert not bool((found.used & found.outliers).any())
     assert "room_3" in caplog.text
     assert np.mean(lost) <= 0.02
@@ -140,7 +122,6 @@ def test_gross_outliers_are_named_and_cost_little(count, caplog):
 
 def test_a_jump_that_its_neighbours_share_is_no_outlier():
     depth, prediction = scene(bent=0.02)
-    depth = depth.clone()
     depth[:, :20, :24] *= 2  # a part of the room that the prediction has wrong
     points, metres = drawn(depth, 200)
     inside = (points[:, 0] < 20) & (points[:, 1] < 16)
@@ -150,7 +131,7 @@ def test_a_jump_that_its_neighbours_share_is_no_outlier():
 
 @pytest.mark.parametrize("method", ["fit", "residual"])
 @pytest.mark.parametrize("count", [10, 50, 300])
-def test_the_uncertainty_is_the_error_that_is_to_be_expected(count, method):
+def test_the_uncertainty_is_the_expected_error(count, method):
     ratios = []
     for seed in range(8):
         depth, prediction = scene(seed=seed, size=(96, 128))
@@ -159,12 +140,11 @@ def test_the_uncertainty_is_the_error_that_is_to_be_expected(count, method):
     assert 1 / 1.5 < np.exp(np.mean(np.log(ratios))) < 1.5
 
 
-def test_of_too_many_points_some_are_left_out_and_it_is_said(caplog):
+def test_of_too_many_points_some_are_left_out_and_logged(caplog):
     depth, prediction = scene(size=(60, 80))
     result = marigold.metric_depth(prediction, *drawn(depth, 2500), name="room_9")
     assert int((result.used | result.outliers).sum()) == metric.MOST_POINTS
     assert "room_9" in caplog.text
-    assert str(metric.MOST_POINTS) in caplog.text
 
 
 def test_equal_distances_are_a_wall_and_points_in_the_same_place_are_averaged():
@@ -172,46 +152,31 @@ def test_equal_distances_are_a_wall_and_points_in_the_same_place_are_averaged():
     points, metres = drawn(depth, 20)
     wall = marigold.metric_depth(prediction, points, torch.full((20,), 2.5))
     assert torch.allclose(wall.depth, torch.tensor(2.5))
-    assert wall.scale == 0
     points, metres = torch.cat([points, points[:1]]), torch.cat([metres, metres[:1] * 1.01])
     result = marigold.metric_depth(prediction, points, metres, smoothing=0.0)
     assert float(at(result.depth, points[:1])) == pytest.approx(float(metres[0]) * 1.005, rel=1e-3)
 
 
 @pytest.mark.parametrize(
-    ("place", "distance", "where"),
+    ("changes", "named"),
     [
-        ((64.0, 3.0), 2.0, "point 1 .*x=64"),
-        ((3.0, -0.6), 2.0, r"point 1 .*y=-0\.6"),
-        ((float("nan"), 3.0), 2.0, "point 1 .*nan"),
-        ((3.0, 3.0), float("nan"), "point 1 .*nan m"),
-        ((3.0, 3.0), -1.0, "point 1 .*-1 m"),
-        ((3.0, 3.0), float("inf"), "point 1 .*inf m"),
+        ({"points": torch.tensor([[1.0, 1], [64, 3], [5, 5]])}, "room_5.*point 1 .*x=64"),
+        ({"points": torch.tensor([[1.0, 1], [3, torch.nan], [5, 5]])}, "room_5.*point 1 .*nan"),
+        ({"metres": torch.tensor([1.0, torch.nan, 2.0])}, "room_5.*point 1 .*nan m"),
+        ({"metres": torch.tensor([1.0, 3.0, -1.0])}, "room_5.*point 2 .*-1 m"),
+        ({"points": torch.ones(1, 2), "metres": torch.ones(1)}, "room_5.*two"),
+        ({"prediction": Prediction(torch.full((1, 1, 48, 64), 0.5), None, "affine_depth")}, "room_5.*scale"),
+        ({"prediction": Prediction(torch.full((1, 1, 48, 64), torch.nan), None, "affine_depth")}, "room_5.*finite"),
+        ({"prediction": Prediction(torch.rand(2, 1, 48, 64), None, "affine_depth")}, "room_5.*batch"),
+        ({"image": torch.rand(3, 47, 64)}, "room_5.*47"),
+        ({"method": "guess"}, "method"),
     ],
 )
-def test_a_point_that_cannot_be_is_named(place, distance, where):
-    _, prediction = scene()
-    points = torch.tensor([[1.0, 1.0], place, [5.0, 5.0]])
-    with pytest.raises(ValueError, match=f"room_5.*{where}"):
-        marigold.metric_depth(prediction, points, torch.tensor([1.0, distance, 2.0]), name="room_5")
-
-
-def test_what_gives_no_scale_is_refused():
-    _, prediction = scene()
-    points = torch.tensor([[1.0, 1.0], [5.0, 5.0]])
-    metres = torch.tensor([1.0, 2.0])
-    flat = Prediction(torch.full((1, 1, 8, 8), 0.5), None, "affine_depth")
-    broken = Prediction(prediction.depth.clone().index_fill_(3, torch.tensor([3]), torch.nan), None, "affine_depth")
-    for given, places, known, reason in (
-        (flat, points, metres, "scale"),
-        (broken, points, metres, "finite"),
-        (prediction, points[:1], metres[:1], "two"),
-        (Prediction(prediction.depth.expand(2, -1, -1, -1), None, "affine_depth"), points, metres, "batch"),
-    ):
-        with pytest.raises(ValueError, match=f"room_5.*{reason}"):
-            marigold.metric_depth(given, places, known, name="room_5")
-    with pytest.raises(ValueError, match="method"):
-        marigold.metric_depth(prediction, points, metres, method="guess")
+def test_points_and_predictions_that_give_no_metres_are_named(changes, named):
+    points, metres = torch.tensor([[1.0, 1.0], [2.0, 3.0], [5.0, 5.0]]), torch.tensor([1.0, 3.0, 2.0])
+    given = {"prediction": scene()[1], "points": points, "metres": metres, "name": "room_5", **changes}
+    with pytest.raises(ValueError, match=named):
+        marigold.metric_depth(**given)
 
 
 def test_memory_is_two_maps_and_a_piece():
@@ -227,13 +192,9 @@ def test_memory_is_two_maps_and_a_piece():
 
 def test_colour_tells_what_the_prediction_does_not():
     depth, prediction = scene(bent=0.0)
-    depth = depth.clone()
     poster = torch.zeros_like(depth, dtype=torch.bool)
     poster[:, 10:30, 8:30] = True
     depth[poster] *= 1.3  # a part that the prediction has wrong and the image shows
     image = (0.2 + 0.6 * poster.float()).expand(3, -1, -1)
-    points, metres = drawn(depth, 150)
-    with_it, without = (marigold.metric_depth(prediction, points, metres, image=one) for one in (image, None))
+    with_it, without = (marigold.metric_depth(prediction, *drawn(depth, 150), image=one) for one in (image, None))
     assert error(with_it, depth) < 0.8 * error(without, depth)
-    with pytest.raises(ValueError, match="room_5"):
-        marigold.metric_depth(prediction, points, metres, image=image[:, :-1], name="room_5")

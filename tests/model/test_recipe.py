@@ -1,7 +1,6 @@
-"""What a checkpoint says of its recipe, and how a model of one pass predicts."""
+"""The recipe that a checkpoint stores, and how a model of one pass predicts."""
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,16 +10,12 @@ from marigold.model.backbone import Backbone, BaseModelError, task_labels
 from marigold.model.pipeline import DepthSettings, MarigoldDepth
 from marigold.model.recipe import KEY, RecipeError, Switches
 
-ZEROS = Switches(mapping="depth", noise="zeros", timesteps="terminal")
-SILENT = [
-    Switches(mapping="disparity", noise="none", timesteps="1", prediction="sample", reconstruct=True),
-    Switches(mapping="log_depth", noise="zeros", timesteps="terminal", prompt_tokens=77),
-]
-FROM_NOISE = Switches(mapping="disparity", noise="gaussian", timesteps="terminal", prediction="sample")
+ZEROS = Switches(mapping="log_depth", noise="zeros", timesteps="terminal", prompt_tokens=77)
+NONE = Switches(mapping="disparity", noise="none", timesteps="1", prediction="sample", reconstruct=True)
 IMAGE = torch.rand(2, 3, 32, 48, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("switches", SILENT, ids=lambda one: one.mapping)
+@pytest.mark.parametrize("switches", [ZEROS, NONE])
 def test_without_noise_a_prediction_depends_on_no_seed_and_survives_saving(switches, tmp_path):
     model = tiny_model(switches)
     made = model(IMAGE, seed=0)
@@ -36,7 +31,7 @@ def test_without_noise_a_prediction_depends_on_no_seed_and_survives_saving(switc
 
 
 def test_one_pass_from_noise_takes_members_and_seeds():
-    model = tiny_model(FROM_NOISE)
+    model = tiny_model(Switches(noise="gaussian", timesteps="terminal", prediction="sample"))
     assert not torch.equal(model(IMAGE, seed=0).depth, model(IMAGE, seed=1).depth)
     assert model(IMAGE, ensemble_size=3).uncertainty is not None
     with pytest.raises(RecipeError, match="steps"):
@@ -66,31 +61,26 @@ def test_the_task_is_a_one_hot_pair_by_sines_and_cosines():
         torch.testing.assert_close(labels[0], torch.tensor(expected))
 
 
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory) -> Path:
-    """A saved model, whose model_index.json the tests below rewrite."""
-    return tiny_model(ZEROS).save_pretrained(tmp_path_factory.mktemp("saved"))
-
-
 @pytest.fixture
-def index(saved: Path):
-    """What its model_index.json says; put back after the test."""
-    file = saved / "model_index.json"
+def saved(checkpoint):
+    """A saved model and its model_index.json, which is put back after the test."""
+    file = checkpoint / "model_index.json"
     text = file.read_text()
-    yield json.loads(text)
+    yield checkpoint, json.loads(text)
     file.write_text(text)
 
 
-def test_a_folder_without_a_recipe_is_a_model_like_the_papers_or_what_is_said(saved, index):
-    """The first published folders do not even say what they predict, nor with how many steps."""
+def test_a_folder_without_a_recipe_is_a_model_like_the_papers_or_the_given_one(saved):
+    """The first published folders do not even store what they predict, nor the number of steps."""
+    folder, index = saved
     with pytest.raises(BaseModelError, match="recipe=NAME"):
-        MarigoldDepth.from_pretrained(saved, switches=ZEROS)
+        MarigoldDepth.from_pretrained(folder, switches=ZEROS)
     for key in (KEY, "prediction_type", "default_denoising_steps"):
         del index[key]
-    (saved / "model_index.json").write_text(json.dumps(index))
-    model = MarigoldDepth.from_pretrained(saved)
+    (folder / "model_index.json").write_text(json.dumps(index))
+    model = MarigoldDepth.from_pretrained(folder)
     assert (model.switches, model.space, model.default_steps) == (Switches(), "affine_depth", None)
-    assert MarigoldDepth.from_pretrained(saved, switches=ZEROS).switches == ZEROS
+    assert MarigoldDepth.from_pretrained(folder, switches=ZEROS).switches == ZEROS
 
 
 @pytest.mark.parametrize(
@@ -105,11 +95,12 @@ def test_a_folder_without_a_recipe_is_a_model_like_the_papers_or_what_is_said(sa
         (None, None, r"model_index\.json"),
     ],
 )
-def test_what_a_folder_says_without_meaning_is_refused_by_name(saved, index, where, change, key):
+def test_stored_values_without_meaning_are_refused_by_name(saved, where, change, key):
+    folder, index = saved
     changed = {**index, where: {**index[where], **change}} if where else {**index, **(change or {})}
-    (saved / "model_index.json").write_text(json.dumps(changed) if change else "{")
+    (folder / "model_index.json").write_text(json.dumps(changed) if change else "{")
     with pytest.raises(BaseModelError, match=key):
-        MarigoldDepth.from_pretrained(saved)
+        MarigoldDepth.from_pretrained(folder)
 
 
 def test_a_unet_that_does_not_fit_its_recipe_is_refused(base: Backbone):
@@ -117,4 +108,3 @@ def test_a_unet_that_does_not_fit_its_recipe_is_refused(base: Backbone):
     for switches in (Switches(), Switches(noise="none", reconstruct=True)):
         with pytest.raises(BaseModelError, match="recipe=NAME"):
             MarigoldDepth(base, DepthSettings(switches))
-    MarigoldDepth(base, DepthSettings(Switches(noise="none")))

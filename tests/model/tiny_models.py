@@ -32,8 +32,8 @@ def with_scheduler(model: MarigoldDepth, **changes: object) -> MarigoldDepth:
     return MarigoldDepth(replace(model.backbone, scheduler_config=config), model.settings)
 
 
-def picture(height: int, width: int, batch: int = 1) -> torch.Tensor:
-    """A photo-like image: smooth shading with an edge and some texture."""
+def sample_image(height: int, width: int, batch: int = 1) -> torch.Tensor:
+    """An image with smooth shading, an edge and some texture."""
     y, x = torch.meshgrid(torch.linspace(0, 1, height), torch.linspace(0, 1, width), indexing="ij")
     shading = torch.stack([x * y, (x - y).abs(), (x > 0.4).float()])
     noise = torch.rand(batch, 3, height, width, generator=torch.Generator().manual_seed(9))
