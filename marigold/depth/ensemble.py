@@ -1,7 +1,6 @@
 """Combine affine-invariant predictions of one image: closed-form alignment, then median or mean."""
 
 import math
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -197,10 +196,11 @@ def _median_and_deviation(members: Float[Tensor, "E N"], median: Tensor, deviati
     """
     rows = list(members.unbind())
     spare = torch.empty_like(rows[0])
-    for low, high in _exchanges(len(rows)):
-        torch.minimum(rows[low], rows[high], out=spare)
-        torch.maximum(rows[low], rows[high], out=rows[high])
-        rows[low], spare = spare, rows[low]
+    for turn in range(len(rows)):  # n turns of odd-even transposition sort n rows
+        for low in range(turn % 2, len(rows) - 1, 2):
+            torch.minimum(rows[low], rows[low + 1], out=spare)
+            torch.maximum(rows[low], rows[low + 1], out=rows[low + 1])
+            rows[low], spare = spare, rows[low]
     half = (len(rows) - 1) // 2
     median.copy_(rows[half])
     torch.sub(rows[2 * half], median, out=deviation)
@@ -208,23 +208,6 @@ def _median_and_deviation(members: Float[Tensor, "E N"], median: Tensor, deviati
         below = torch.sub(median, rows[start], out=rows[start])
         above = torch.sub(rows[start + half], median, out=spare)
         torch.minimum(deviation, torch.maximum(below, above, out=spare), out=deviation)
-
-
-@lru_cache
-def _exchanges(count: int) -> tuple[tuple[int, int], ...]:
-    """Batcher's merge exchange (Knuth, The Art of Computer Programming 3, algorithm 5.2.2 M) for `count` rows."""
-    pairs = []
-    top = 1 << max(count - 1, 0).bit_length() >> 1
-    stride = top
-    while stride:
-        reach, parity, distance = top, 0, stride
-        while True:
-            pairs += [(i, i + distance) for i in range(count - distance) if i & stride == parity]
-            if reach == stride:
-                break
-            distance, reach, parity = reach - stride, reach >> 1, stride
-        stride >>= 1
-    return tuple(pairs)
 
 
 def _frame(center: Float[Tensor, "N"], alignment: str) -> tuple[float, float]:
