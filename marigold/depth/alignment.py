@@ -18,7 +18,7 @@ Line = tuple[float, float]  # scale and shift
 # P5's settings are those of scikit-learn's RANSACRegressor(max_trials=1000), which its authors call.
 _RANSAC_CONFIDENCE = 0.99
 _ROBUST_GRID = 64  # P6: MoGe aligns on a 64 x 64 grid
-_DEVIATIONS_PER_MAD = 1.4826  # standard deviation of a normal sample in median absolute deviations
+DEVIATIONS_PER_MAD = 1.4826  # standard deviation of a normal sample in median absolute deviations
 _HUBER_TUNING = 1.345  # standard deviations up to which errors are squared: Huber's 95 % efficiency
 
 
@@ -157,7 +157,7 @@ def huber_line(x: Points, y: Points) -> Line:
     # The loss is convex; least absolute errors on a subset of the points give a start that no outlier has moved.
     step = -(-len(x) // _ROBUST_GRID**2)
     start = _least_absolute_line(x[::step], y[::step], np.ones_like(x[::step]))
-    deviation = _DEVIATIONS_PER_MAD * float(np.median(np.abs(start[0] * x + start[1] - y)))
+    deviation = DEVIATIONS_PER_MAD * float(np.median(np.abs(start[0] * x + start[1] - y)))
     # Measurements on a perfect line have no spread; scipy asks for a positive one.
     tolerance = max(_HUBER_TUNING * deviation, 1e-9 * float(np.abs(y).max()))
     matrix = np.stack([x, np.ones_like(x)], axis=1)

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Float64, Int
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from marigold.depth.alignment import huber_line
+from marigold.depth.alignment import DEVIATIONS_PER_MAD, huber_line
 from marigold.depth.mapping import MAPPING_OF, MAPPINGS, Mapping
 from marigold.types import Prediction
 
@@ -33,7 +33,6 @@ _NEIGHBOURS = 8
 _GROSS = 0.4  # in log depth: an outlier is off by a factor of 1.5 at least,
 _OFF_LINE, _OFF_NEIGHBOURS = 2.0, 3.0  # and by this many robust standard deviations,
 _ALIKE = 0.1  # unless its log depth is so close to that of one of its neighbours
-_DEVIATIONS_PER_MAD = 1.4826
 _PRIOR_ERROR, _PRIOR_DISTANCE = 0.1, 0.3  # before any is measured: 10 % of the distance, 0.3 image heights off
 _CALIBRATION = 1.2  # errors at edges exceed those at points; measured on the validation rooms, as the lengths are
 _ELEMENTS = 2**18  # of the distance matrix at once, which then stays in the cache
@@ -259,7 +258,7 @@ def _outliers(
 
 
 def _far_off(error: Float64[Tensor, "N"], good: Int[Tensor, "M"], deviations: float) -> Bool[Tensor, "N"]:
-    usual = _DEVIATIONS_PER_MAD * float(error[good].abs().median())
+    usual = DEVIATIONS_PER_MAD * float(error[good].abs().median())
     return error.abs() > max(_GROSS, deviations * usual)
 
 

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from marigold.depth.point_cloud import is_known, thinned, unproject
+from marigold.pictures import eight_bits
 from marigold.types import Camera
 
 LARGEST_CLOUD = 200_000  # points; 20 bytes of HTML each
@@ -40,8 +41,7 @@ def write_viewer(
     known = is_known(points[..., 2])
     if not known.any():
         raise ValueError("no points: depth is unknown at every pixel")
-    points, colours = points[known], image.cpu()[:, rows, columns][:, known].T
-    shown = points.numpy()
+    shown, colours = points[known].numpy(), eight_bits(image[:, rows, columns])[known.numpy()]
     scene = {
         "count": len(shown),
         "width": width,
@@ -51,7 +51,7 @@ def write_viewer(
         "middle": float(np.median(shown[:, 2])),
         "farthest": float(np.linalg.norm(shown, axis=1).max()),
         "positions": _base64(shown.astype("<f4")),
-        "colours": _base64((colours.clip(0, 1) * 255).round().numpy().astype(np.uint8)),
+        "colours": _base64(colours),
     }
     caption = f"{len(shown):,} of {height * width:,} points, in {unit}"
     page = Template(_PAGE.read_text(encoding="utf-8")).substitute(

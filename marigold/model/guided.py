@@ -85,7 +85,7 @@ def guided(
 
 def check_model(model: MarigoldDepth) -> None:
     """Raise ValueError for a model that cannot be guided."""
-    if model.switches.silent or model.switches.one_pass:
+    if model.switches.one_pass:
         raise ValueError(
             f"guided: this model ({model.switches.noise} noise, one pass) has no intermediate latents to "
             "steer; use residual, or a checkpoint that samples from noise in several steps"

@@ -70,7 +70,7 @@ def model_card(
     sections = {
         "Base": f"Fine-tuned from `{source}`, licence: {licence or 'unknown; ask where the base came from'}."
         + (by if lora.on else ""),
-        "Training data": _bullets(f"{name}: {terms or 'licence unknown'}" for name, terms in data.items()),
+        "Training data": "\n".join(f"- {name}: {terms or 'licence unknown'}" for name, terms in data.items()),
         "Settings": _table(("setting", "value"), settings.items()),
         "Scores": _table(
             ("data set", "images", "metric", "value"),
@@ -121,10 +121,6 @@ def _metadata(name: str, base: str, licence: str | None, scores: Sequence[Score]
         eval_results=results or None,
         ignore_metadata_errors=False,
     )
-
-
-def _bullets(lines: Iterable[str]) -> str:
-    return "\n".join(f"- {line}" for line in lines)
 
 
 def _table(heading: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
