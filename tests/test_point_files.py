@@ -53,17 +53,12 @@ def test_every_format_gives_the_same_points_to_the_last_bit(tmp_path: Path):
         assert torch.equal(known.metres, found[".csv"].metres)
 
 
-def test_the_unit_of_a_png_and_sub_pixel_places(tmp_path: Path):
+def test_sub_pixel_places_the_unit_of_a_png_and_what_a_spreadsheet_adds(tmp_path: Path):
     write(tmp_path / "sub/a.png", unit=1 / 256)
     assert points(tmp_path, unit=1 / 256).read(job(tmp_path), SIZE, None).metres[2] == 2.5
-    write(tmp_path / "b.csv", {(2.25, 3.5): 1.0, (-0.5, -0.5): 2.0})
-    assert points(tmp_path).read(job(tmp_path, "b"), SIZE, None).places.tolist() == [[-0.5, -0.5], [2.25, 3.5]]
-
-
-def test_byte_order_mark_and_blanks_of_a_spreadsheet_are_accepted(tmp_path: Path):
-    (tmp_path / "a.csv").write_bytes(b"\xef\xbb\xbfx, y, metres\r\n1, 2, 3.5\r\n\r\n")
-    known = points(tmp_path).read(job(tmp_path, "a"), SIZE, None)
-    assert (known.places.tolist(), known.metres.tolist()) == ([[1, 2]], [3.5])
+    (tmp_path / "b.csv").write_bytes(b"\xef\xbb\xbfx, y, metres\r\n2.25, 3.5, 1\r\n\r\n-0.5, -0.5, 2\r\n")
+    known = points(tmp_path).read(job(tmp_path, "b"), SIZE, None)
+    assert (known.places.tolist(), known.metres.tolist()) == ([[-0.5, -0.5], [2.25, 3.5]], [2, 1])
 
 
 @pytest.mark.parametrize(
@@ -150,9 +145,3 @@ def test_distances_along_the_ray_become_planar_depth(tmp_path: Path):
 def test_settings_without_meaning_are_refused(tmp_path: Path, changes: dict, key: str):
     with pytest.raises(ConfigError, match=key):
         points(tmp_path, **changes)
-
-
-def test_the_method_is_the_residual_and_with_a_reference_the_fit(tmp_path: Path):
-    assert points(tmp_path).chosen == "residual"
-    assert points(None, from_=None, reference=str(tmp_path)).chosen == "fit"
-    assert not points(None, from_=None)
