@@ -1,4 +1,4 @@
-"""An evaluation's AbsRel beside that of predictions without any structure, on the same pixels of the same images."""
+"""Compare an evaluation's AbsRel with that of constant predictions on the same pixels."""
 
 import json
 from dataclasses import replace
@@ -26,7 +26,7 @@ def run(config: DictConfig) -> None:
     result = Result.from_json(folder / "results.json")
     if "points" in result.facts.protocol:
         raise EvaluationError(f"{folder}: a constant is compared under least squares, and this is from known points")
-    # The protocol is the result's, prefit included; the command line names the data set alone.
+    # The protocol, prefit included, is the result's; the command line gives only the data set.
     OmegaConf.update(config, "protocol.prefit", result.protocol.endswith(PREFIT), force_add=True)
     node = named_protocol(config, result.protocol.removesuffix(PREFIT))
     chosen = open_set(config, result.facts.limit, node)
@@ -34,7 +34,7 @@ def run(config: DictConfig) -> None:
     samples, protocol = chosen.samples, chosen.protocol
     ours = result.metrics["abs_rel"].mean
     lines = [f"AbsRel {ours:.4f}"]
-    # The first knows as much of the ground truth as a prediction does, the second all that one value can use.
+    # The first is aligned as a prediction is; the second is the optimum given the ground truth.
     fits = {
         "a constant, aligned by least squares like every prediction": protocol,
         "the best constant, chosen per image for AbsRel with the ground truth": replace(protocol, fit=BestConstant()),
@@ -47,17 +47,17 @@ def run(config: DictConfig) -> None:
 
 
 def constant(protocol: Protocol) -> Predict:
-    """The same value everywhere, in a space that the protocol evaluates; the fit makes another value of it."""
+    """A constant prediction in a space that the protocol evaluates; the fit chooses its value."""
     space = protocol.spaces[0]
     return lambda sample: Prediction(torch.full_like(sample.depth[None], 0.5), None, space)  # type: ignore[arg-type]
 
 
 def require_same_pixels(result: Result, chosen: EvaluationSet, path: Path) -> None:
-    """Raise EvaluationError if a result was measured on other pixels, or under a fit that is not least squares."""
+    """Raises EvaluationError if a result was measured on other pixels, or with a fit that is not least squares."""
     name, protocol = chosen.samples.name, chosen.protocol.describe()
     if result.facts.split.sha256 != chosen.samples.split.sha256:
         raise EvaluationError(f"{path} was made on another split than dataset {name}")
-    # As results.json has it: JSON makes lists of tuples.
+    # As in results.json: JSON turns tuples into lists.
     if result.facts.protocol != json.loads(json.dumps(protocol)):
         raise EvaluationError(f"{path} was made under another protocol")
     different = differences(result.facts.reader, chosen.reader)

@@ -1,7 +1,7 @@
 """Evaluate a checkpoint, a function or stored predictions on a data set: one evaluation, from settings to table.
 
-The output folder holds results.json, per_image.csv, panel.png, and in rows/ what is finished: the same command again
-resumes there.
+The output folder holds results.json, per_image.csv, panel.png, and the finished rows in rows/, from which the same
+command resumes.
 """
 
 import statistics
@@ -34,7 +34,7 @@ from marigold.precision import PRECISIONS
 
 @dataclass(frozen=True)
 class Panel:
-    """How many images of which kind panel.png shows."""
+    """Number of images in panel.png: the worst, and those around the median."""
 
     worst: int
     median: int
@@ -42,7 +42,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class EvalSettings:
-    """The keys of configs/eval.yaml but for the data set and the protocol."""
+    """The keys of configs/eval.yaml except data set and protocol."""
 
     checkpoint: str | None
     recipe: str | None
@@ -65,12 +65,12 @@ class EvalSettings:
 
     @classmethod
     def read(cls, config: DictConfig) -> "EvalSettings":
-        """Raises ConfigError for an unknown key, a missing one and a value of the wrong type."""
+        """Raises ConfigError for an unknown or missing key or a value of the wrong type."""
         OmegaConf.resolve(config)
         return to_dataclass(cls, OmegaConf.masked_copy(config, [field.name for field in fields(cls)]))
 
     def __post_init__(self) -> None:
-        """Refuse what could only fail after the first image; raises EvaluationError."""
+        """Check settings before the first image; raises EvaluationError."""
         chosen = [key for key in ("checkpoint", "predictor", "predictions") if getattr(self, key)]
         if len(chosen) != 1:
             raise EvaluationError(
@@ -88,15 +88,15 @@ class EvalSettings:
                 raise EvaluationError(f"{key}={getattr(self, key)}: expected at least 1")
 
     def refuse_unused(self, kind: str, keys: Sequence[str]) -> None:
-        """Raise EvaluationError if one of `keys`, which do nothing for this kind of predictor, was given."""
+        """Raises EvaluationError if one of `keys` is set although this kind of predictor ignores it."""
         unused = {"precision": "float32", "space": None, "prediction_unit": 1.0, "recipe": None}
         for key in keys:
             if getattr(self, key) != unused[key]:
-                raise EvaluationError(f"{key}={getattr(self, key)} does nothing for {kind}; leave it out")
+                raise EvaluationError(f"{key}={getattr(self, key)} has no effect on {kind}; leave it out")
 
     @property
     def all_seeds(self) -> range:
-        """`seeds` of them, counted up from `seed`."""
+        """`seeds` consecutive seeds from `seed`."""
         return range(self.seed, self.seed + self.seeds)
 
 
@@ -109,7 +109,7 @@ def run(config: DictConfig) -> bool:
     state, device = start_processes(settings.device, settings.threads)
     predictor = make_predictor(settings, device)
     points = settings.points if settings.points.count else None
-    # Known points make metres of any space, so the protocol decides pixels and clip alone.
+    # Known points give metric depth in any space, so the protocol only chooses pixels and clip.
     node = protocol_for(config, None if points else predictor.space)
     chosen = open_set(config, settings.limit, node, points)
     samples, protocol = chosen.samples, chosen.protocol
@@ -119,11 +119,11 @@ def run(config: DictConfig) -> bool:
     with lock_folder(folder) if state.is_main_process else nullcontext():
         store = RowStore(folder, facts.fingerprint, state.process_index)
         done = store.load()
-        state.wait_for_everyone()  # no process writes before all have read, nor into a folder that is in use
+        state.wait_for_everyone()  # all have read before any writes, and the main process holds the lock
         rows: dict[int, list[Row]] = {}
         names, mine = samples.names, share(len(samples))
         on_error: OnError = "report" if settings.on_error == "report" else "raise"
-        # The store has only rows of the same fingerprint: what is found in it by seed and name is not evaluated again.
+        # The store has rows of the same fingerprint only, so its seeds and names need no second evaluation.
         for seed in settings.all_seeds:
             left = [index for index in mine if (seed, names[index]) not in done]
             found = [done[seed, names[index]] for index in mine if (seed, names[index]) in done]
@@ -141,7 +141,7 @@ def run(config: DictConfig) -> bool:
                 found.append(row)
                 bar.set_postfix_str(mean_abs_rel(found), refresh=False)
             rows[seed] = gather_rows(found, len(samples))
-        # Every process has all rows by now, so that a failure on one gives all of them the same exit code.
+        # Every process has all rows now, so that all return the same exit code.
         result = make_result(facts, rows, len(samples), protocol.benchmark.groups)
         if state.is_main_process:
             write_csv(folder / "per_image.csv", rows)
@@ -154,8 +154,8 @@ def run(config: DictConfig) -> bool:
 def redraw_panel(
     path: Path, rows: Sequence[Row], predictor: Predictor, chosen: EvaluationSet, settings: EvalSettings
 ) -> bool:
-    """The worst images of the first seed, and those around the median; returns whether there are any."""
-    # An earlier run's panel would stand beside this one's numbers.
+    """Draw the worst images of the first seed and those around the median; returns whether there are any."""
+    # So that no earlier panel remains beside these results.
     path.unlink(missing_ok=True)
     samples = chosen.samples
     lines = [
@@ -168,7 +168,7 @@ def redraw_panel(
 
 
 def show(result: Result, folder: Path, panel: bool) -> None:
-    """Print the tables, where the files are, and on stderr the images that failed."""
+    """Print the tables and the output folder, and to stderr the failed images."""
     print(f"\n{metrics_table(result)}\n\n{single_table(result)}\n")
     print(f"written to {folder}: results.json, per_image.csv{', panel.png' if panel else ''}")
     for failure in result.failures:
@@ -176,7 +176,7 @@ def show(result: Result, folder: Path, panel: bool) -> None:
 
 
 def make_predictor(settings: EvalSettings, device: torch.device) -> Predictor:
-    """What the configuration names; raises EvaluationError for settings that it has no use for."""
+    """The configured predictor; raises EvaluationError for settings that it ignores."""
     if settings.predictions:
         metric = settings.space == "metric_depth"
         settings.refuse_unused(
@@ -194,16 +194,16 @@ def make_predictor(settings: EvalSettings, device: torch.device) -> Predictor:
 def of_checkpoint(path: str, settings: EvalSettings, device: torch.device) -> Predictor:
     """The diffusion model in the folder `path`, or of that name on the hub.
 
-    Raises ValueError for steps, members and seeds that the model has no use for.
+    Raises ValueError for steps, members or seeds that the model ignores.
     """
-    from marigold.model.pipeline import MarigoldDepth  # diffusers takes seconds to import; stored predictions don't
+    from marigold.model.pipeline import MarigoldDepth  # diffusers takes seconds, files need none
     from marigold.training.recipe import named_switches
 
     sampling, precision = settings.sampler, settings.precision
     switches = named_switches(settings.recipe)
     model = MarigoldDepth.from_pretrained(path, PRECISIONS[precision], switches=switches).to(device)
     model.switches.check_sampling(sampling.steps, sampling.ensemble_size)
-    # Equal rows would look like a spread of 0 over the seeds.
+    # Identical rows would suggest a deviation of 0 over seeds.
     if model.switches.silent and settings.seeds > 1:
         raise EvaluationError(
             f"seeds={settings.seeds}: this model sees no noise, so all seeds are equal; leave it at 1"
@@ -211,7 +211,7 @@ def of_checkpoint(path: str, settings: EvalSettings, device: torch.device) -> Pr
     arguments = sampling.arguments(model.default_steps)
     of_recipe = {"recipe": settings.recipe} if settings.recipe else {}
     folder = Path(path)
-    # By content, for a folder may be overwritten under its name; a model on the hub is known by its name alone.
+    # A folder by its content, since it may be overwritten; a model on the hub by its name.
     files = provenance.files_identity(folder) if folder.is_dir() else path
     return Predictor(
         {"name": predictors.run_name(folder), "path": path, "files": files, **of_recipe},
@@ -222,14 +222,14 @@ def of_checkpoint(path: str, settings: EvalSettings, device: torch.device) -> Pr
 
 
 def describe(predictor: Predictor, chosen: EvaluationSet, settings: EvalSettings, device: torch.device) -> Facts:
-    """What the numbers depend on, without the seed; the program's part of it is in the fingerprint alone."""
+    """Everything that the results depend on except the seed; source and torch version are in the fingerprint only."""
     samples = chosen.samples
     facts = Facts(
         dataset=samples.name,
         protocol=chosen.protocol.describe(),
         split=Split(**asdict(samples.split)),
         reader=chosen.reader,
-        # A limit that leaves nothing out is none, and the reader may have one of its own.
+        # None if the limit excludes no image; the reader may have a limit of its own.
         limit=len(samples) if samples.split.part else None,
         predictor={**predictor.identity, "space": predictor.space},
         sampler=predictor.sampler,
@@ -241,7 +241,7 @@ def describe(predictor: Predictor, chosen: EvaluationSet, settings: EvalSettings
         "source": provenance.source_hash(),
         "metrics": settings.metrics,
         "torch": torch.__version__,
-        # Other kernels, other last bits
+        # Other kernels change the last bits.
         "device": device.type,
         "threads": settings.threads,
     }
@@ -249,12 +249,12 @@ def describe(predictor: Predictor, chosen: EvaluationSet, settings: EvalSettings
 
 
 def default_name(facts: Facts, seeds: range) -> str:
-    """A folder's name that has everything that the results depend on."""
+    """The name of an output folder; its hash covers everything that the results depend on."""
     name = f"{facts.dataset}-{facts.protocol['name']}-{facts.fingerprint[:8]}"
     return name if seeds == range(1) else f"{name}-seeds{seeds[0]}to{seeds[-1]}"
 
 
 def mean_abs_rel(rows: Sequence[Row]) -> str:
-    """What the progress bar shows."""
+    """The text of the progress bar."""
     values = [row.metrics["abs_rel"] for row in rows if row.error is None]
     return f"mean AbsRel {statistics.fmean(values):.4f}" if values else ""

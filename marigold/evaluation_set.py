@@ -1,4 +1,4 @@
-"""What every evaluating verb starts from: a data set under a protocol, the processes that share it, and a folder."""
+"""Common start of the evaluating verbs: a data set with its protocol, the processes, and the output folder."""
 
 import logging
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ Samples = DepthDataset | Motorcycle
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """The images of a data set, the protocol that evaluates them, and what reading them depends on."""
+    """The images of a data set, the protocol that evaluates them, and the settings of their reader."""
 
     samples: Samples
     protocol: Protocol
@@ -52,7 +52,7 @@ def protocol_for(config: DictConfig, space: str | None) -> DictConfig:
 
 
 def named_protocol(config: DictConfig, name: str) -> DictConfig:
-    """`configs/protocol/NAME.yaml`, changed by the keys that the configuration gives below `protocol`."""
+    """`configs/protocol/NAME.yaml` with the overrides of the configuration's `protocol`."""
     return changed(choice("protocol", name), config.get("protocol") or {}, config)
 
 
@@ -98,6 +98,7 @@ def make_protocol(node: DictConfig, dataset: DictConfig) -> Protocol:
     evaluation: Any = OmegaConf.to_container(dataset.get("evaluation") or OmegaConf.create(), resolve=True)
     settings = OmegaConf.create(settings_for(evaluation, node.name))
     plain = OmegaConf.masked_copy(node, [str(key) for key in node if key not in ("prefit", "fit")])
+    plain._set_parent(node._get_parent())  # so that interpolations resolve
     plain._target_ = f"{Protocol.__module__}.{Protocol.__qualname__}"
     parts = {"fit": build(node.fit, "protocol.fit"), "benchmark": build(settings, "dataset.evaluation")}
     protocol: Protocol = build(plain, "protocol", **parts, points=None)
@@ -111,7 +112,7 @@ def reader_of(dataset: DictConfig, protocol: str) -> DictConfig:
 
 def changed(node: DictConfig, changes: Mapping[str, Any], parent: DictConfig) -> DictConfig:
     """A node with some keys changed or added, whose interpolations look upwards from `parent`."""
-    # Into an empty node: a composed one takes no key that it does not have.
+    # Into an empty node: a composed one accepts no new keys.
     made = cast(DictConfig, OmegaConf.merge(OmegaConf.create(), node, changes))
     made._set_parent(parent)
     return made
@@ -120,13 +121,13 @@ def changed(node: DictConfig, changes: Mapping[str, Any], parent: DictConfig) ->
 def start_processes(device: str | None, threads: int) -> tuple[PartialState, torch.device]:
     """The processes that share the images, and the device of this one, a GPU where there is one if None."""
     torch.set_num_threads(threads)
-    # A process that is done waits for the slowest one.
+    # Finished processes wait for the slowest one.
     state = PartialState(cpu=device == "cpu", timeout=timedelta(hours=12))
     return state, torch.device(device) if device else state.device
 
 
 def output_folder(output: str | None, parent: Path, name: str) -> Path:
-    """Where results go: to `output`, or to `parent`/`name`; each job of a multirun has its own folder, by its name."""
+    """The folder of the results: `output` or `parent`/`name`; in a multirun, a folder `name` per job."""
     several = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
     if output is None or several:
         return Path(output or parent) / name

@@ -1,4 +1,4 @@
-"""Any image to one form: float32 RGB in [0, 1], channels first, upright; and where the images are."""
+"""Find images and read them as float32 RGB in [0, 1], channels first, upright."""
 
 import glob
 import io
@@ -16,13 +16,13 @@ from torch import Tensor
 
 Picture = Image.Image | np.ndarray | Tensor
 
-# Which files of a folder are images; a file that is named is tried whatever its ending.
+# Endings of images in a folder; a file given by name is read whatever its ending.
 SUFFIXES = frozenset(
     {".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 )
-# What is visible through a transparent pixel: white, as on a page.
+# The background of transparent pixels: white, as in browsers.
 BACKGROUND = 1.0
-# What Pillow's decoders are known to raise for damaged files, beside its own documented errors.
+# Errors that Pillow's decoders raise for damaged files, besides the documented ones.
 _DAMAGE = (
     OSError,
     SyntaxError,
@@ -53,7 +53,7 @@ _MILLIMETRES = {2: 25.4, 3: 10.0, 4: 1.0, 5: 0.001}  # per FocalPlaneResolutionU
 
 
 class PictureError(ValueError):
-    """An image cannot be read, or its values have no known meaning; the message says which and why."""
+    """An image that cannot be read, or has values of unknown range; the message names it and the reason."""
 
 
 def read_picture(path: str | Path, max_pixels: int | None = None) -> Float[Tensor, "3 H W"]:
@@ -90,13 +90,13 @@ def exif_focal(path: str | Path) -> tuple[float, str] | None:
         values = {tag: float(tags.get(tag, 0)) for tag in _FOCAL_TAGS}
     except _DAMAGE as error:
         raise _unreadable(path, "an image", error) from error
-    # Written so that NaN, Pillow's 0/0, counts as not given.
+    # Written so that NaN, Pillow's 0/0, counts as missing.
     equivalent, length, resolution, unit, *stated = (value if value > 0 else 0.0 for value in values.values())
     if equivalent:
-        # The same share of the diagonal as on film of 36 x 24 mm.
+        # The same ratio to the diagonal as on 36 x 24 mm film.
         return equivalent / math.hypot(36, 24) * math.hypot(*size), "EXIF: FocalLengthIn35mmFilm"
     if length and resolution:
-        # It counts pixels of the size that EXIF states; the file may have been resized since.
+        # In pixels of the size that EXIF states; the file may have been resized since.
         scale = max(size) / (max(stated) or max(size))
         millimetres = _MILLIMETRES.get(int(unit), _MILLIMETRES[2])  # inches are the default
         return length / millimetres * resolution * scale, "EXIF: FocalLength and FocalPlaneXResolution"
@@ -208,7 +208,7 @@ def _unreadable(path: str | Path, what: str, error: Exception) -> PictureError:
 
 
 def _place(file: Path, root: Path) -> Path:
-    """Where a file is below `root`; a file elsewhere keeps its whole path, so that no place is used twice."""
+    """The path of a file relative to `root`; a file outside keeps its whole path, so that paths are unique."""
     whole, base = file.resolve(), root.resolve()
     return whole.relative_to(base) if whole.is_relative_to(base) else whole.relative_to(whole.anchor)
 
@@ -219,7 +219,7 @@ def _from_pil(picture: Image.Image) -> np.ndarray:
     upright = ImageOps.exif_transpose(picture)
     mode = upright.mode
     if mode.startswith("I;16"):
-        # Pillow's big-endian mode comes as a big-endian array.
+        # Pillow's big-endian mode gives a big-endian array.
         return np.asarray(upright).astype(np.uint16)
     if mode == "I":
         # Pillow opens some 16-bit files as 32-bit integers.
@@ -228,10 +228,10 @@ def _from_pil(picture: Image.Image) -> np.ndarray:
             raise PictureError(f"an image of integers from {values.min()} to {values.max()}, not of 16 bits")
         return values.astype(np.uint16)
     if mode == "F":
-        return np.asarray(upright)  # as an array of floats: checked to be in [0, 1]
+        return np.asarray(upright)  # a float array, checked to be in [0, 1]
     if mode == "La":
-        upright = upright.convert("LA")  # the only way that Pillow has out of it
-    # Palettes have their transparency in `info`, as PNG and GIF store it.
+        upright = upright.convert("LA")  # the only conversion from it that Pillow has
+    # The transparency of palettes is in `info`, as in PNG and GIF.
     transparent = "transparency" in upright.info or mode in ("LA", "La", "PA", "RGBA", "RGBa")
     return np.asarray(upright.convert("RGBA" if transparent else "RGB"))
 
@@ -255,7 +255,7 @@ def _unit_range(values: np.ndarray) -> np.ndarray:
     if values.dtype.kind != "f":
         raise PictureError(f"an image of {values.dtype}; expected uint8, uint16 or floats in [0, 1]")
     low, high = values.min(), values.max()
-    # Written so that NaN fails too.
+    # Written so that NaN fails, too.
     if not (low >= 0 and high <= 1):
         raise PictureError(f"an image with floats from {low:g} to {high:g}; expected finite values in [0, 1]")
     return values.astype(np.float32)

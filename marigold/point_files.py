@@ -1,4 +1,4 @@
-"""Which distances are known in an image: files of points, found by the image's name."""
+"""Known distances in an image: files of points, found by the image's name."""
 
 import math
 from collections.abc import Sequence
@@ -22,11 +22,11 @@ Size = tuple[int, int]  # height, width
 
 
 class PointsError(ValueError):
-    """A file of points is missing or holds something else; the message names file, line and point."""
+    """A missing or invalid file of points; the message names file, line and point."""
 
 
 class Known(NamedTuple):
-    """Places in pixels, (0, 0) the centre of the first one, and their distances."""
+    """Points in pixels, (0, 0) the centre of the first pixel, and their distances."""
 
     places: Float[Tensor, "N 2"]
     metres: Float[Tensor, "N"]
@@ -34,7 +34,7 @@ class Known(NamedTuple):
 
 @dataclass(frozen=True)
 class PointFiles:
-    """`points` in configs/infer.yaml: where known distances are, what they measure, and what is made of them."""
+    """`points` in configs/infer.yaml: the source of known distances, their meaning, and the method that uses them."""
 
     from_: str | None
     reference: str | None
@@ -43,7 +43,7 @@ class PointFiles:
     distance: str
 
     def __post_init__(self) -> None:
-        """Refuse what has no meaning, before anything is predicted; raises ConfigError."""
+        """Check settings before the first prediction; raises ConfigError."""
         if self.from_ and self.reference:
             raise ConfigError("points.from and points.reference: give one of them")
         for key, allowed in (("method", (None, *METHODS)), ("distance", ("planar", "ray"))):
@@ -63,11 +63,11 @@ class PointFiles:
 
     @property
     def chosen(self) -> str:
-        """The method that is used: fit for a reference, else residual unless another one is given."""
+        """The method: fit for a reference, else the given one or residual."""
         return self.method or ("fit" if self.reference else "residual")
 
     def file_of(self, job: Job) -> Path:
-        """The one file of an image's points; raises PointsError where there is none or more than one."""
+        """The file of an image's points; raises PointsError unless there is exactly one."""
         endings = (".npy", ".png") if self.reference else (".csv", ".npy", ".png")
         folder = Path(self.reference or self.from_ or "")
         candidates = [folder / job.name.with_name(job.name.name + ending) for ending in endings]
@@ -90,7 +90,7 @@ class PointFiles:
             rows = _rows_of_map(path, read_prediction(path, "metric_depth", self.unit), size, bool(self.reference))
         if not len(rows):
             raise PointsError(f"{path}: no known point")
-        # The order of a map, whatever the order in the file.
+        # Row by row, whatever the order in the file.
         ordered = torch.from_numpy(rows[np.lexsort((rows[:, 0], rows[:, 1]))].astype(np.float32))
         known = Known(ordered[:, :2], ordered[:, 2])
         if self.distance == "planar":
@@ -111,7 +111,7 @@ def planar_depth(known: Known, camera: Camera) -> Float[Tensor, "N"]:
 def _rows_of_csv(path: Path, size: Size) -> np.ndarray:
     """(N, 3) of x, y, metres."""
     try:
-        header, *lines = path.read_text(encoding="utf-8-sig").splitlines() or [""]  # spreadsheets write a mark first
+        header, *lines = path.read_text(encoding="utf-8-sig").splitlines() or [""]  # -sig: of spreadsheets
     except UnicodeDecodeError as error:
         raise PointsError(f"{path}: not a text file: {error}") from error
     if [cell.strip() for cell in header.split(",")] != HEADER:
@@ -146,13 +146,13 @@ def _rows_of_map(path: Path, depth: Float[np.ndarray, "h w"], size: Size, dense:
         step = math.ceil(math.sqrt(len(metres) / MOST_POINTS))
         kept = (y % step == step // 2) & (x % step == step // 2)
         y, x, metres = y[kept], x[kept], metres[kept]
-    # Pixels' corners, not their centres, are where two sizes agree.
+    # Two sizes agree at the corners of their pixels, not at the centres.
     (height, width), (rows, columns) = size, depth.shape
     return np.stack([(x + 0.5) * (width / columns) - 0.5, (y + 0.5) * (height / rows) - 0.5, metres], axis=1)
 
 
 def _check(where: str, place: tuple[float, float], metres: float, size: Sequence[int]) -> None:
-    # Written so that NaN fails too.
+    # Written so that NaN fails, too.
     point = f"{where}: the point ({place[0]:g}, {place[1]:g})"
     if not (-0.5 <= place[0] <= size[1] - 0.5 and -0.5 <= place[1] <= size[0] - 0.5):
         raise PointsError(f"{point} is not in the image of {_by(size)} (height x width); x, y count pixels from 0")

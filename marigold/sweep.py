@@ -31,7 +31,7 @@ AXES = {"ensemble": "ensemble size", "steps": "denoising steps"}
 
 @dataclass(frozen=True)
 class SweepSettings:
-    """The keys of configs/sweep.yaml but for the data set and the protocol; `sampler` is what all points share."""
+    """The keys of configs/sweep.yaml except data set and protocol; `sampler` applies to all points."""
 
     curve: str
     checkpoint: str
@@ -49,12 +49,12 @@ class SweepSettings:
 
     @classmethod
     def read(cls, config: DictConfig) -> "SweepSettings":
-        """Raises ConfigError for an unknown key, a missing one and a value of the wrong type."""
+        """Raises ConfigError for an unknown or missing key or a value of the wrong type."""
         OmegaConf.resolve(config)
         return to_dataclass(cls, OmegaConf.masked_copy(config, [field.name for field in fields(cls)]))
 
     def __post_init__(self) -> None:
-        """Refuse what could only fail after the first image; raises EvaluationError."""
+        """Check settings before the first image; raises EvaluationError."""
         for key, allowed in (("curve", tuple(AXES)), ("precision", tuple(PRECISIONS))):
             if getattr(self, key) not in allowed:
                 raise EvaluationError(f"{key}={getattr(self, key)}: expected one of {', '.join(allowed)}")
@@ -74,12 +74,12 @@ def run(config: DictConfig) -> None:
     chosen = open_set(config, settings.limit, protocol_for(config, model.space))
     samples, protocol = chosen.samples, chosen.protocol
     protocol.require_space(model.space)
-    # One line per spacing of the timesteps, which decides the quality of few steps (Garcia et al., WACV 2025).
+    # One line per timestep spacing, which matters most for few steps (Garcia et al., WACV 2025).
     lines, values = {settings.sampler.ensemble_method: model}, settings.ensemble_sizes
     if settings.curve == "steps":
         lines, values = {spacing: model.with_spacing(spacing) for spacing in settings.spacings}, settings.steps
     facts = describe(model, chosen, settings)
-    # The output folder decides no number.
+    # The output folder affects no result.
     digest = fingerprint({**facts, "settings": asdict(replace(settings, output=None))})
     name = f"{samples.name}-{protocol.name}-{settings.curve}-{digest[:8]}"
     folder = output_folder(settings.output, Path(config.paths.runs) / "sweep", name)
@@ -89,7 +89,7 @@ def run(config: DictConfig) -> None:
             share(len(samples)), desc=f"{settings.curve} curve", unit="image", disable=not state.is_main_process
         )
         for index in bar:
-            # Image by image and not point by point: each is decoded once, and its members are sampled once.
+            # Image by image, so that each is decoded once and its members are sampled once.
             sample = protocol.shown(samples[index])
             for line, sampled in lines.items():
                 predictions = predict(sampled, sample, settings)
@@ -120,18 +120,18 @@ def predict(model: MarigoldDepth, sample: DepthSample, settings: SweepSettings) 
         batch_size=arguments["batch_size"],
     )
     if settings.curve == "ensemble":
-        # Member k starts from noise of (seed, k) alone, so a smaller ensemble is the beginning of a larger one.
+        # The noise of member k depends on (seed, k) alone, so a smaller ensemble is a prefix of a larger one.
         largest = members(steps=chosen.steps, ensemble_size=max(settings.ensemble_sizes))
         points = (largest.first(size) for size in settings.ensemble_sizes)
     else:
-        # Another number of steps is another trajectory: no point can reuse one of another point.
+        # Another number of steps is another trajectory, so points share nothing.
         points = (members(steps=steps, ensemble_size=chosen.ensemble_size) for steps in settings.steps)
     for made in points:
         yield model.combine(made, method=chosen.ensemble_method, reduction=chosen.reduction)
 
 
 def describe(model: MarigoldDepth, chosen: EvaluationSet, settings: SweepSettings) -> dict[str, object]:
-    """What stands in sweep.json: everything that the points depend on."""
+    """The content of sweep.json: everything that the points depend on."""
     plain = asdict(settings)
     del plain["sampler"]
     return {

@@ -1,4 +1,4 @@
-"""What a training run is validated on, how, and the metric that chooses its best checkpoint."""
+"""Validation of a training run: its data sets, sampler, and the metric that selects the best checkpoint."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from marigold.model.pipeline import MarigoldDepth
 from marigold.model.recipe import Switches
 from marigold.model.settings import Sampling
 
-METRICS = ("abs_rel", "delta1")  # of the published tables; the first chooses best/ unless train.select_by does
+METRICS = ("abs_rel", "delta1")  # as in the published tables; the first selects best/ unless train.select_by is given
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Validation:
     panel: int
 
     def __post_init__(self) -> None:
-        """Raises ConfigError for values without meaning."""
+        """Raises ConfigError for invalid values."""
         for key in ("steps", "ensemble_size"):
             if getattr(self, key) < 1:
                 raise ConfigError(f"validation.{key}={getattr(self, key)}: expected at least 1")
@@ -42,7 +42,7 @@ class Validation:
 
 @dataclass(frozen=True)
 class ValidationSet:
-    """A named set of samples, what reading them depends on, and the protocol that evaluates them."""
+    """A named set of samples, the settings that determine them, and the protocol that evaluates them."""
 
     name: str
     samples: Samples
@@ -57,7 +57,7 @@ def validation_nodes(config: DictConfig, *, held_out: bool) -> dict[str, DictCon
         if node.weight > 0 and node.get("held_out"):
             held_out_node = OmegaConf.masked_copy(node, ["evaluation", "reader_for"])
             held_out_node.reader = changed(node.reader, node.held_out, node)
-            held_out_node._set_parent(config)  # interpolations look upwards
+            held_out_node._set_parent(config)  # so that interpolations resolve
             nodes[str(name)] = held_out_node
     return {**nodes, **{str(name): node for name, node in config.validation.sets.items()}}
 
@@ -65,13 +65,13 @@ def validation_nodes(config: DictConfig, *, held_out: bool) -> dict[str, DictCon
 def open_validation_set(name: str, node: DictConfig, protocol: DictConfig, switches: Switches) -> ValidationSet:
     """A data set to validate on; raises DataError as `open_samples` does."""
     made = make_protocol(protocol, node)
-    made.require_space(switches.space)  # before thousands of files are looked up
+    made.require_space(switches.space)  # before thousands of files are checked
     samples, read = open_samples(node, protocol.name, f"validation.{name}.reader")
     return ValidationSet(name, samples, read, made)
 
 
 def chosen_metric(select_by: str | None, sets: Sequence[ValidationSet]) -> str | None:
-    """The metric that chooses best/: the given one, else AbsRel on the first set; None without sets."""
+    """The metric that selects best/: the given one, else AbsRel on the first set; None without sets."""
     if select_by is None:
         return f"{sets[0].name}/{METRICS[0]}" if sets else None
     known = [f"{part.name}/{metric}" for part in sets for metric in METRICS]
@@ -81,7 +81,7 @@ def chosen_metric(select_by: str | None, sets: Sequence[ValidationSet]) -> str |
 
 
 def lists_of(sets: Sequence[ValidationSet], how: Validation) -> str:
-    """A hash of what a validation is measured on, and how: values of another one are not compared."""
+    """A hash of the sets and settings of validation; metrics with different hashes are not compared."""
     on = {
         part.name: {
             **part.samples.content,
@@ -94,16 +94,16 @@ def lists_of(sets: Sequence[ValidationSet], how: Validation) -> str:
 
 
 def evaluate_on(part: ValidationSet, model: MarigoldDepth, how: Validation) -> dict[str, float]:
-    """`NAME/abs_rel` and `NAME/delta1`; every process takes its share of the images, and all get the same values."""
+    """`NAME/abs_rel` and `NAME/delta1`; processes share the images and all return the same values."""
     count = len(part.samples)
     rows = evaluate(predictor(part, model, how), part.samples, part.protocol, metrics=METRICS, indices=share(count))
-    # The mean is taken once, over all rows in one order: the number of processes moves no bit of it.
+    # One mean over all rows in a fixed order: bit-identical for every number of processes.
     summary = summarise(gather_rows(list(rows), count))
     return {f"{part.name}/{metric}": summary.metrics[metric].mean for metric in METRICS}
 
 
 def draw_panel(path: Path, part: ValidationSet, model: MarigoldDepth, how: Validation) -> None:
-    """The same evenly spaced samples every time, so that the panels of a run can be compared."""
+    """Draw the same evenly spaced samples every time, so that the panels of a run are comparable."""
     names = part.samples.names
     count = min(how.panel, len(names))
     chosen = [(index, names[index]) for index in (k * len(names) // count for k in range(count))]
@@ -113,6 +113,6 @@ def draw_panel(path: Path, part: ValidationSet, model: MarigoldDepth, how: Valid
 def predictor(part: ValidationSet, model: MarigoldDepth, how: Validation) -> Predict:
     """The model as validation samples it."""
     resolution = part.protocol.benchmark.processing_resolution
-    # One seed for all images and validations: curves over the training show the weights and not the noise.
+    # One seed for all images and validations, so that curves show the weights rather than the noise.
     arguments = Sampling(how.steps, how.ensemble_size, processing_resolution=resolution).arguments()
     return lambda sample: model(sample.image[None], seed=how.seed, **arguments)

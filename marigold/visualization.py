@@ -13,16 +13,16 @@ from torch import Tensor
 
 from marigold.files import atomic_file
 
-DEPTH_COLOURS = "Spectral"  # near red, far blue
+DEPTH_COLOURS = "Spectral"  # red is near, blue is far
 ERROR_COLOURS = "magma"
-LARGEST_ERROR = 0.5  # relative error that gets the brightest colour
+LARGEST_ERROR = 0.5  # relative error of the brightest colour
 UNKNOWN = (40, 40, 40)
 WIDTH = 320  # pixels of a map in a panel
 
 
 @dataclass(frozen=True)
 class PanelRow:
-    """One line of a panel: an image, the depth that was predicted in metres, the true depth, and a caption."""
+    """One line of a panel: image, predicted and true depth in metres, and a caption."""
 
     caption: str
     image: Float[Tensor, "3 H W"]
@@ -73,10 +73,10 @@ def panel(path: Path, rows: Sequence[PanelRow], title: str = "") -> None:
 
 
 def _images(row: PanelRow, step: int) -> tuple[ndarray, ndarray, ndarray, ndarray]:
-    # Thinned and not averaged: means would mix what is known with what is not.
+    # Subsampled rather than averaged: means would mix known and unknown pixels.
     image = row.image[:, ::step, ::step].permute(1, 2, 0).clamp(0, 1).cpu().numpy()
     depth, target, valid = (part[0, ::step, ::step].cpu().numpy() for part in (row.depth, row.target, row.valid))
-    # Quantiles, so that a few far pixels do not take all colours; of a map that is not evaluated, whatever is known.
+    # Quantiles, so that a few far pixels do not use up the colours.
     known = target[valid] if valid.any() else target[target > 0]
     low, high = np.quantile(known, [0.02, 0.98]) if known.size else (0.0, 1.0)
     error = np.abs(depth - target) / np.where(valid, target, 1)
@@ -123,7 +123,7 @@ def bars(
             whiskers = [spreads[panel][name] for name in values]
         axes.barh(places, values.values(), xerr=whiskers, color=f"C{index}", error_kw={"lw": 1, "capsize": 2})
         for place, value, beyond in zip(places, values.values(), whiskers or [0.0] * len(values), strict=True):
-            # Behind the whisker, which would strike it through.
+            # Beyond the whisker, which would cross it.
             end = (value + beyond, place)
             digits = max(0, 2 - len(str(int(value))) + 1)
             axes.annotate(f"{value:.{digits}f}", end, (3, 0), textcoords="offset points", va="center", fontsize=8)
@@ -131,7 +131,7 @@ def bars(
         axes.set_title(panel, fontsize=9)
         axes.grid(alpha=0.3, axis="x")
     rows[0].set_yticks(range(len(names)), names)
-    rows[0].invert_yaxis()  # of all panels, since they share it
+    rows[0].invert_yaxis()  # of all panels: the axis is shared
     figure.suptitle(title, fontsize=10)
     _save(path, figure, 150)
 

@@ -26,7 +26,7 @@ class Point:
 
 def write_curve(folder: Path, points: Sequence[Point], axis: str, title: str, facts: Mapping[str, object]) -> None:
     """Write points.csv (means and deviations over images), curve.png and, with the facts behind them, sweep.json."""
-    metrics = list(points[0].summary.metrics)  # the same at every point: one run has evaluated them
+    metrics = list(points[0].summary.metrics)  # the same at every point
     statistics = [f"{metric}_{part}" for metric in metrics for part in ("mean", "std")]
     table: list[list[object]] = [["line", axis.replace(" ", "_"), "images", *statistics]]
     lines: dict[str, list[tuple[int, float]]] = {}

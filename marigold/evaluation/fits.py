@@ -32,20 +32,20 @@ class LeastSquares:
         self.quantity = quantity
 
     def __call__(self, prediction: Prediction, target: Map, valid: Mask, thin: Thinning) -> Map:
-        """Depth in metres; raises EvaluationError where no pixel is left to fit."""
-        # Disparities at or below 0 have no depth: MiDaS' followers leave them out of the fit, not of the metrics.
+        """Depth in metres; raises EvaluationError if no pixel is left to fit."""
+        # Disparities <= 0 have no depth: as after MiDaS, they are excluded from the fit but not from the metrics.
         usable = valid & (prediction.depth > 0) if MAPPINGS[self.quantity].positive else valid
         seen = thin(usable)
         if not seen.any():
             raise EvaluationError("no valid pixel with a positive prediction to fit on")
-        # Invalid depths may be 0, whose reciprocal would poison the sums; the 1 m put in their place is masked out.
+        # Invalid depths may be 0, whose reciprocal would spoil the sums; the 1 m that replaces them is masked out.
         return self._fitted(prediction, thin(torch.where(usable, target, 1)), seen, thin)
 
     def _fitted(self, prediction: Prediction, target: Tensor, seen: Tensor, thin: Thinning) -> Map:
         """`target` and `seen` are thinned."""
         quantity = MAPPINGS[self.quantity]
         values = prediction.depth
-        # Metres are no affine quantity: they are brought into the one that is fitted. TINY_DEPTH keeps it finite.
+        # Metric depth is converted to the fitted quantity first; TINY_DEPTH keeps it finite.
         if prediction.space == "metric_depth":
             values = quantity.of_depth(values.clamp_min(TINY_DEPTH))
         return quantity.to_depth(apply_affine(values, fit_affine(thin(values), quantity.of_depth(target), seen)))
@@ -61,7 +61,7 @@ class Prefit(LeastSquares):
 
     def _fitted(self, prediction: Prediction, target: Tensor, seen: Tensor, thin: Thinning) -> Map:
         own, quantity = MAPPINGS[MAPPING_OF.get(prediction.space, "depth")], MAPPINGS[self.quantity]
-        if own is quantity:  # then the problem is linear, and the closed form is its minimum
+        if own is quantity:  # a linear problem with a closed form
             return super()._fitted(prediction, target, seen, thin)
         values = prediction.depth
         return own.to_depth(apply_affine(values, fit_through(thin(values), target, seen, own, quantity)))
@@ -83,7 +83,7 @@ class LogRansac:
         values = prediction.depth
         if prediction.space == "metric_depth":
             values = values.clamp_min(0).log1p()
-        # In log(depth + 1), which is 0 at 0 m and has no pole there; expm1 is its inverse.
+        # log(depth + 1) is finite at 0 m; expm1 is its inverse.
         line = fit_log_ransac(thin(values), thin(target), thin(valid), trials=self.trials, seed=self.seed)
         return apply_affine(values, line).expm1().clamp(1e-3, float(target[valid].max()))
 
@@ -98,7 +98,7 @@ class Robust:
 
 
 class BestConstant:
-    """The constant depth of lowest AbsRel, whatever was predicted: no fitted constant does better.
+    """The constant depth of lowest AbsRel, whatever was predicted.
 
     sum |c - g| / g over the valid pixels g is least at the median of g weighted by 1 / g.
     """
@@ -106,7 +106,7 @@ class BestConstant:
     def __call__(self, prediction: Prediction, target: Map, valid: Mask, thin: Thinning) -> Map:
         """Depth in metres, the same everywhere."""
         depth = target[valid].double().sort().values
-        weight = (1 / depth).cumsum(0)  # each term |c - g| / g is piecewise linear with its knee at g
+        weight = (1 / depth).cumsum(0)  # |c - g| / g is piecewise linear in c with its kink at g
         return torch.full_like(target, float(depth[torch.searchsorted(weight, weight[-1] / 2)]))
 
 

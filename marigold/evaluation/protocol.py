@@ -186,7 +186,7 @@ class Protocol:
         Raises EvaluationError for a prefitted protocol.
         """
         if isinstance(self.fit, Prefit):
-            raise EvaluationError("protocol.prefit=true does nothing for points.count; leave one of them out")
+            raise EvaluationError("protocol.prefit=true has no effect with points.count; leave one of them out")
         # The class of fit is for `describe`; `align` makes one per sample, which sees its image.
         return replace(
             self, name=self.name + points.name, spaces=SPACES, fit=FromPoints(method=METHODS[0]), points=points
