@@ -97,21 +97,17 @@ def make_protocol(node: DictConfig, dataset: DictConfig) -> Protocol:
         raise ConfigError(f"protocol.prefit={prefit}: expected true or false")
     evaluation: Any = OmegaConf.to_container(dataset.get("evaluation") or OmegaConf.create(), resolve=True)
     settings = OmegaConf.create(settings_for(evaluation, node.name))
-    kind = OmegaConf.masked_copy(node, [str(key) for key in node if key != "prefit"])
-    kind._set_parent(node._get_parent())  # so that interpolations resolve
-    protocol: Protocol = build(kind, "protocol", benchmark=build(settings, "dataset.evaluation"))
+    plain = OmegaConf.masked_copy(node, [str(key) for key in node if key not in ("prefit", "fit")])
+    plain._set_parent(node._get_parent())  # so that interpolations resolve
+    plain._target_ = f"{Protocol.__module__}.{Protocol.__qualname__}"
+    parts = {"fit": build(node.fit, "protocol.fit"), "benchmark": build(settings, "dataset.evaluation")}
+    protocol: Protocol = build(plain, "protocol", **parts, points=None)
     return protocol.prefitted() if prefit else protocol
 
 
 def reader_of(dataset: DictConfig, protocol: str) -> DictConfig:
     """How a data set is read under a protocol: its `reader`, changed by its `reader_for.PROTOCOL`."""
-    changes = (dataset.get("reader_for") or {}).get(protocol) or {}
-    return changed_reader(dataset, changes)
-
-
-def changed_reader(dataset: DictConfig, changes: Mapping[str, Any]) -> DictConfig:
-    """A data set's `reader` with some keys changed or added."""
-    return changed(dataset.reader, changes, dataset)
+    return changed(dataset.reader, (dataset.get("reader_for") or {}).get(protocol) or {}, dataset)
 
 
 def changed(node: DictConfig, changes: Mapping[str, Any], parent: DictConfig) -> DictConfig:

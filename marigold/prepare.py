@@ -6,7 +6,7 @@ from omegaconf import DictConfig
 
 from marigold.config import ConfigError, build
 from marigold.data.preparation.check import check, write_report
-from marigold.evaluation_set import changed_reader
+from marigold.evaluation_set import changed
 
 
 def run(config: DictConfig) -> bool:
@@ -37,7 +37,7 @@ def check_lists(config: DictConfig) -> bool:
     # A list may be read in several ways, such as by two protocols, and is checked as each of them reads it.
     readers = {}
     for name, changes in (config.get("check") or {"reader": {}}).items():
-        readers[name] = changed_reader(config.dataset, changes)
+        readers[name] = changed(config.dataset.reader, changes, config.dataset)
     there = [name for name, reader in readers.items() if Path(reader.split_list).exists()]
     results = []
     for name in there or list(readers)[:1]:  # of none that is there the reader says how to get it

@@ -11,7 +11,7 @@ from marigold.config import ConfigError
 from marigold.evaluation import panels
 from marigold.evaluation.protocol import Protocol
 from marigold.evaluation.rows import Predict, evaluate, gather_rows, share, summarise
-from marigold.evaluation_set import Samples, changed_reader, make_protocol, open_samples
+from marigold.evaluation_set import Samples, changed, make_protocol, open_samples
 from marigold.identity import fingerprint, identity
 from marigold.model.pipeline import MarigoldDepth
 from marigold.model.recipe import Switches
@@ -55,10 +55,10 @@ def validation_nodes(config: DictConfig, *, held_out: bool) -> dict[str, DictCon
     nodes = {}
     for name, node in config.data.items() if held_out else ():
         if node.weight > 0 and node.get("held_out"):
-            changed = OmegaConf.masked_copy(node, ["evaluation", "reader_for"])
-            changed.reader = changed_reader(node, node.held_out)
-            changed._set_parent(config)  # so that interpolations resolve
-            nodes[str(name)] = changed
+            held_out_node = OmegaConf.masked_copy(node, ["evaluation", "reader_for"])
+            held_out_node.reader = changed(node.reader, node.held_out, node)
+            held_out_node._set_parent(config)  # so that interpolations resolve
+            nodes[str(name)] = held_out_node
     return {**nodes, **{str(name): node for name, node in config.validation.sets.items()}}
 
 

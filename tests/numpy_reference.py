@@ -3,9 +3,9 @@
 import numpy as np
 
 
-def line(pred, target, valid):
-    """Least squares of target on (pred, 1) over the valid pixels, by numpy's own solver."""
-    x, y = pred[valid].astype(np.float64), target[valid].astype(np.float64)
+def line(pred, target, valid, thin=lambda values: values):
+    """Least squares of target on (pred, 1) over the valid pixels that `thin` leaves, by numpy's own solver."""
+    x, y = (thin(values)[thin(valid)].astype(np.float64) for values in (pred, target))
     (scale, shift), *_ = np.linalg.lstsq(np.stack([x, np.ones_like(x)], 1), y, rcond=None)
     return scale * pred.astype(np.float64) + shift
 

@@ -41,10 +41,8 @@ def test_the_commands_that_get_a_data_set_compose(dataset, monkeypatch):
 @pytest.mark.parametrize(
     ("word", "successor"),
     [
-        ("validation=null", "held_out, none, paper"),
         ("+exp=null", "quickstart"),
         ("mixture.hypersim=0.95", "data.NAME.weight"),
-        ("point_cloud.field_of_view=70", "camera.fov"),
     ],
 )
 def test_what_was_meant_is_named(word, successor):

@@ -1,26 +1,22 @@
 """scripts/eval.py as users call it: results on disk, and an error that names every wrong setting."""
 
 import json
-import os
 import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from hydra.errors import ConfigCompositionException
 from PIL import Image
 
 from marigold import evaluate
-from marigold.evaluation.predictors import run_name
 from marigold.evaluation.report import stamps
 from marigold.evaluation.result import Result
 from marigold.evaluation.table import collect
 from marigold.files import FolderInUse, lock_folder
 from marigold.model.recipe import KEY
 from marigold.report import read_results
-from runs import CONFIGS, call_script, composed, environment
+from runs import ROOT, call_script, composed, environment
 
 VIEW = "+dataset.evaluation.protocols.moge.view_size=[20,30]"
 THEIRS = """
@@ -92,11 +88,10 @@ def test_rows_are_the_same_to_the_last_bit_for_every_batch_size(score, checkpoin
 
 def test_the_folder_of_a_running_evaluation_is_refused_untouched(score, tmp_path):
     with lock_folder(tmp_path / "out"):
-        before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
-        with pytest.raises(FolderInUse, match=f"^{tmp_path}/out is in use by process {os.getpid()} "):
+        before = sorted((tmp_path / "out").rglob("*"))
+        with pytest.raises(FolderInUse):
             score(*GREY, output="out")
-        assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")} == before
-    assert score(*GREY, output="out").complete
+        assert sorted((tmp_path / "out").rglob("*")) == before
 
 
 def test_an_image_that_fails_is_reported_and_a_second_run_tries_it_alone(score, tmp_path, capsys):
@@ -108,32 +103,7 @@ def test_an_image_that_fails_is_reported_and_a_second_run_tries_it_alone(score, 
     assert (first.count, first.expected, [failure.name for failure in first.failures]) == (4, 5, ["test/rgb_0003.png"])
     assert "test/rgb_0003.png" in capsys.readouterr().err
     assert replace(score(*chosen), date="") == replace(first, date="")
-    bars = capsys.readouterr().err
-    assert "1/1" in bars
-    assert "5/5" not in bars
-
-
-@pytest.mark.slow
-def test_a_multirun_continues_after_a_missing_data_set_and_fails_at_the_end(workplace, tmp_path):
-    own = tmp_path / "configs/protocol"
-    own.mkdir(parents=True)
-    # On top of the package's, by Hydra's own means.
-    text = (CONFIGS / "protocol/disparity.yaml").read_text()
-    (own / "disparity.yaml").write_text(text.replace("benchmark_clip: true", "benchmark_clip: false"))
-    for name in ("data", "theirs.py"):
-        (tmp_path / name).symlink_to(workplace / name)
-    chosen = ["limit=2", "panel={worst: 0, median: 0}", "predictor=theirs:grey", "space=affine_disparity"]
-    # The order is rooms 0, nyu 0, rooms 1, nyu 1.
-    words = ("seed=0,1", "dataset=rooms,nyu", "device=cpu", "output=many", "-m", *chosen)
-    done = call_script("eval.py", *words, cwd=tmp_path, env=environment(MARIGOLD_DATA="data"))
-    assert done.returncode == 1, done.stderr
-    assert done.stderr.count("filename_list_test.txt") == 2
-    failed = done.stderr[done.stderr.index("2 job(s) failed") :].splitlines()[1:]
-    jobs = [[word for word in line.split() if word[:4] in ("seed", "data")] for line in failed]
-    assert jobs == [["seed=0", "dataset=nyu"], ["seed=1", "dataset=nyu"]]
-    found = [Result.from_json(folder / "results.json") for folder in tmp_path.glob("many/rooms-disparity-*")]
-    assert sorted(result.seeds for result in found) == [(0,), (1,)]
-    assert [result.facts.protocol["benchmark_clip"] for result in found] == [False, False]
+    assert "1/1" in capsys.readouterr().err  # the progress bar
 
 
 def test_a_limit_that_excludes_no_image_is_no_limit(score):
@@ -150,52 +120,6 @@ def test_rows_of_another_reader_setting_are_evaluated_again(score, tmp_path):
     rows = [file.read_text() for file in (tmp_path / "rows").iterdir()]
     assert [len(text.splitlines()) for text in rows] == [5, 5, 5]  # the third run added none
     assert len(set(rows)) >= 2
-
-
-@pytest.mark.parametrize(
-    ("chosen", "protocol"),
-    [
-        (["predictor=theirs:grey", "space=affine_depth"], "marigold"),
-        (["predictor=theirs:grey", "space=affine_disparity"], "disparity"),
-        (["predictor=theirs:grey", "space=affine_sqrt_disparity"], "sqrt_disparity"),
-        (["predictor=theirs:grey", "space=affine_log_depth"], "log"),
-        (["predictor=theirs:near", "protocol=disparity"], "disparity"),
-        (["predictor=theirs:near", "protocol.prefit=true"], "marigold+prefit"),
-        (["predictor=theirs:grey", "space=affine_depth", "protocol=log", "protocol.prefit=true"], "log+prefit"),
-    ],
-)
-def test_the_default_protocol_follows_the_space(score, chosen, protocol, caplog):
-    caplog.set_level("INFO")
-    assert score("limit=1", *chosen).protocol == protocol
-    logged = [record.getMessage() for record in caplog.records if record.name == "marigold.evaluation_set"]
-    expected = [] if any(word.startswith("protocol=") for word in chosen) else [protocol.removesuffix("+prefit")]
-    assert [line.split()[1].strip(",") for line in logged] == expected
-
-
-POINTS = ["limit=2", "predictor=theirs:near", "metrics=[abs_rel,delta1,mae,rmse]"]
-
-
-def test_known_points_make_a_protocol_and_rows_of_their_own_and_resume(score, tmp_path, capsys):
-    for _ in range(2):
-        known = score(*POINTS, "points.count=20", "points.pattern=grid", output="known")
-    score(*POINTS, "protocol=disparity", output="ordinary")
-    assert known.protocol == "marigold+20-grid-points-seed0"
-    assert known.facts.protocol["points"] == {"count": 20, "seed": 0, "pattern": "grid"}
-    stored = [line for path in (tmp_path / "known/rows").iterdir() for line in path.read_text().splitlines()]
-    assert len(stored) == 2  # none was evaluated twice
-    header = (tmp_path / "known/per_image.csv").read_text().splitlines()[0].split(",")
-    assert header[:6] == ["seed", "name", "abs_rel", "delta1", "mae", "rmse"]
-    assert header[6:] == [f"{way}.{name}" for way in ("fit", "points_alone") for name in header[2:6]] + ["error"]
-    assert "mean points_alone" in capsys.readouterr().out
-    (table,) = [
-        one for one in collect(read_results([str(tmp_path)]), published=True) if one.protocol == known.protocol
-    ]
-    entries = [entry for entry, _ in table.rows]
-    assert [entry.method for entry in entries] == [
-        f"theirs:near: {way}" for way in ("residual", "fit", "points_alone")
-    ]
-    assert f"{known.metrics['fit.mae'].mean:.4f}" in table.rows[1][0].remarks
-    assert entries[1].values["rooms"][0] == 100 * known.metrics["fit.abs_rel"].mean
 
 
 def test_stored_predictions_are_evaluated_from_known_points(workplace, score, tmp_path):
@@ -227,14 +151,11 @@ STORED = ["predictions={root}", "space=affine_depth"]
         (["dataset=nyu", *STORED], r"filename_list_test.txt(.|\n)*prepare.py"),
         ([*STORED, "protocol=disparity"], "'disparity'.*'affine_depth'"),
         (STORED, "test/rgb_0000.png"),
-        (["predictor=theirs:near"], "'marigold'.*'affine_disparity'"),
         ([*STORED, "protocol=ppd", "protocol.prefit=true"], "prefit.*'ppd'"),
-        (["predictions={root}"], "space=None"),
         (["predictions={root}", "seeds=0"], "seeds=0"),
         (["predictions={root}", "metrics=[delta1]"], "abs_rel"),
         (["predictions={root}", "precision=float8"], "precision=float8"),
         ([*STORED, "prediction_unit=0.1"], "prediction_unit=0.1 .*affine_depth"),
-        (["checkpoint={root}", "space=affine_depth"], "space=affine_depth"),
         ([], "checkpoint.*predictor.*predictions"),
         ([*STORED, "protocol=moge", VIEW], "'moge'"),
         (["predictor=theirs:near", "points.count=999"], r"points.count=999.*rgb_0000.png"),
@@ -247,12 +168,37 @@ def test_a_mistake_is_an_error_that_names_it(workplace, score, tmp_path, argumen
     assert not (tmp_path / "results.json").exists()
 
 
-def test_a_misspelt_key_is_refused_by_name(score):
-    with pytest.raises(ConfigCompositionException, match=r"sampler\.step"):
-        score("sampler.step=3")
+def test_the_default_protocol_follows_the_space(score):
+    assert score("limit=1", "predictor=theirs:grey", "space=affine_log_depth").protocol == "log"
+    near = ["limit=1", "predictor=theirs:near"]
+    assert score(*near, "protocol=disparity").protocol == "disparity"
+    assert score(*near, "protocol.prefit=true").protocol == "marigold+prefit"
+    assert score(*near, "protocol=log", "protocol.prefit=true").protocol == "log+prefit"
 
 
-def test_checkpoints_of_several_runs_have_different_names():
-    folders = ("runs/seed1/final", "runs/seed1/checkpoints/step_000400", "models/marigold-depth-v1-1")
-    names = ["seed1/final", "seed1/checkpoints/step_000400", "marigold-depth-v1-1"]
-    assert [run_name(Path(folder)) for folder in folders] == names
+def test_known_points_make_a_protocol_and_rows_of_their_own_and_resume(score, tmp_path):
+    chosen = ["limit=2", "predictor=theirs:near", "metrics=[abs_rel,delta1,mae]"]
+    for _ in range(2):
+        known = score(*chosen, "points.count=20", "points.pattern=grid", output="known")
+    score(*chosen, "protocol=disparity", output="ordinary")
+    assert known.protocol == "marigold+20-grid-points-seed0"
+    assert known.facts.protocol["points"] == {"count": 20, "seed": 0, "pattern": "grid"}
+    stored = [line for path in (tmp_path / "known/rows").iterdir() for line in path.read_text().splitlines()]
+    assert len(stored) == 2  # none was evaluated twice
+    tables = collect(read_results([str(tmp_path)]), published=True)
+    (rows,) = [table.rows for table in tables if table.protocol == known.protocol]
+    assert [row.method for row, _ in rows] == [f"theirs:near: {way}" for way in ("residual", "fit", "points_alone")]
+    assert f"{known.metrics['fit.mae'].mean:.4f}" in rows[1][0].remarks
+    assert rows[1][0].values["rooms"][0] == 100 * known.metrics["fit.abs_rel"].mean
+
+
+@pytest.mark.slow
+def test_two_processes_write_the_same_rows_to_the_last_bit(workplace, score, tmp_path):
+    score(*GREY, output="one")
+    words = ["dataset=rooms", f"paths.data={workplace}/data", "device=cpu", *GREY, f"output={tmp_path}/two"]
+    where = environment(PYTHONPATH=f"{ROOT}:{workplace}")
+    done = call_script("eval.py", *words, processes=2, env=where)
+    assert done.returncode == 0, done.stderr
+    one, two = ((tmp_path / name / "per_image.csv").read_bytes() for name in ("one", "two"))
+    assert one == two
+    assert len(list((tmp_path / "two/rows").iterdir())) == 2

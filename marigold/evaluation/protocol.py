@@ -17,7 +17,7 @@ from torch import Tensor
 from marigold.depth.mapping import TINY_DEPTH
 from marigold.depth.reprojection import reproject
 from marigold.evaluation.errors import EvaluationError
-from marigold.evaluation.fits import Fit, LeastSquares, LogRansac, Prefit, Robust
+from marigold.evaluation.fits import Fit, LeastSquares, Prefit
 from marigold.evaluation.known_points import METHODS, FromPoints, fits_from_points
 from marigold.evaluation.sparse import DrawnPoints
 from marigold.types import SPACES, DepthSample, Prediction
@@ -71,13 +71,6 @@ class Benchmark:
         crop = (self.crop_size, self.crop_rows, self.crop_cols)
         if any(part is None for part in crop) != all(part is None for part in crop):
             raise EvaluationError("evaluation: crop_size, crop_rows and crop_cols are given together or not at all")
-        if self.crop_size and self.crop_rows and self.crop_cols:
-            for key, (first, last), size in (
-                ("crop_rows", self.crop_rows, self.crop_size[0]),
-                ("crop_cols", self.crop_cols, self.crop_size[1]),
-            ):
-                if not 0 <= first < last <= size:
-                    raise EvaluationError(f"evaluation.{key}: [{first}, {last}) is not inside 0..{size}")
         for key, pair in (("clip", self.clip), ("depth_range", self.depth_range)):
             if pair is not None and not pair[0] < pair[1]:
                 raise EvaluationError(f"evaluation.{key}: {pair[0]} is not below {pair[1]}")
@@ -112,11 +105,6 @@ class Protocol:
     benchmark_clip: bool
     benchmark: Benchmark
     points: DrawnPoints | None = None
-
-    def __post_init__(self) -> None:
-        unknown = sorted(set(self.spaces) - set(SPACES))
-        if unknown or not self.spaces:
-            raise EvaluationError(f"protocol '{self.name}': unknown spaces {unknown}; known: {', '.join(SPACES)}")
 
     def shown(self, sample: DepthSample) -> DepthSample:
         """The sample that the predictor sees and `align` wants: the data set's, or its view (`view_size`).
@@ -247,25 +235,6 @@ class Protocol:
         scale = min(longest / values.shape[-2], longest / values.shape[-1])
         # Nearest neighbours on both maps and the mask, so that the fit sees pairs that belong together.
         return F.interpolate(values[0].float(), scale_factor=scale, mode="nearest")[None].to(values.dtype)
-
-
-def least_squares(
-    *, name: str, spaces: list[str], quantity: str, benchmark_clip: bool, benchmark: Benchmark
-) -> Protocol:
-    """A protocol that fits `quantity` (depth, disparity, sqrt_disparity, log_depth) by least squares."""
-    return Protocol(name, tuple(spaces), LeastSquares(quantity=quantity), benchmark_clip, benchmark)
-
-
-def log_ransac(
-    *, name: str, spaces: list[str], trials: int, seed: int, benchmark_clip: bool, benchmark: Benchmark
-) -> Protocol:
-    """A protocol that fits log(depth + 1) by a seeded RANSAC of `trials` draws."""
-    return Protocol(name, tuple(spaces), LogRansac(trials=trials, seed=seed), benchmark_clip, benchmark)
-
-
-def robust(*, name: str, spaces: list[str], benchmark_clip: bool, benchmark: Benchmark) -> Protocol:
-    """A protocol that fits depth by least absolute errors on a coarse grid."""
-    return Protocol(name, tuple(spaces), Robust(), benchmark_clip, benchmark)
 
 
 def settings_for(evaluation: Mapping[str, object], protocol: str) -> dict[str, object]:

@@ -156,10 +156,7 @@ def make_result(
 
 
 def _scores(metrics: Mapping[str, Mapping[str, float | None]]) -> dict[str, Score]:
-    return {
-        name: Score(**{key: value if value is None else float(value) for key, value in score.items()})  # type: ignore[arg-type]
-        for name, score in metrics.items()
-    }
+    return {name: Score(**score) for name, score in metrics.items()}  # type: ignore[arg-type]
 
 
 def _date(when: datetime) -> str:

@@ -63,7 +63,8 @@ def evaluate(
         except (ValueError, RuntimeError, OSError) as error:
             if on_error == "raise":
                 raise
-            yield Row(_name(samples, index), {}, str(error).splitlines()[0])
+            names = getattr(samples, "names", {index: f"sample {index}"})
+            yield Row(names[index], {}, str(error).splitlines()[0])
 
 
 @torch.inference_mode()
@@ -184,11 +185,6 @@ def _score(seeds: Sequence[Sequence[float]]) -> Score:
 
 def _deviation(values: Sequence[float], mean: float, count: int) -> float:
     return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / count)
-
-
-def _name(samples: Sequence[DepthSample], index: int) -> str:
-    names = getattr(samples, "names", None)
-    return names[index] if names is not None else f"sample {index}"
 
 
 Done = dict[tuple[int, str], Row]

@@ -2,10 +2,11 @@
 
 import torch
 
-from marigold.evaluation.protocol import Benchmark, least_squares
+from marigold.evaluation.fits import LeastSquares
+from marigold.evaluation.protocol import Benchmark, Protocol
 from marigold.types import DepthSample
 
-PLAIN = least_squares(name="p", spaces=["affine_depth"], quantity="depth", benchmark_clip=False, benchmark=Benchmark())
+PLAIN = Protocol("p", ("affine_depth",), LeastSquares(quantity="depth"), False, Benchmark())
 
 
 def sample(seed=0, height=24, width=32):

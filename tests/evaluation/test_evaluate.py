@@ -16,29 +16,18 @@ from marigold.types import Prediction
 from samples import PLAIN, sample
 
 FACTS = Facts("made", {"name": "p"}, Split("s", "s.txt", 7, "0" * 64, None), {}, None, {"name": "m"}, None, "c", "f")
-
-
-class Samples(list):
-    @property
-    def names(self):
-        return [one.name for one in self]
-
-
-def samples(n=7):
-    return Samples(sample(seed, 8, 8) for seed in range(n))
+SAMPLES = [sample(seed, 8, 8) for seed in range(7)]
 
 
 def grey(shown):
     return Prediction(shown.image.mean(0, keepdim=True)[None], None, "affine_depth")
 
 
-@pytest.mark.parametrize("world", [1, 2, 3, 10])
+@pytest.mark.parametrize("world", [3, 10])
 def test_any_number_of_processes_gives_the_same_rows(world):
-    data = samples()
-    alone = gather_rows(list(evaluate(grey, data, PLAIN)), 7)
-    parts = [list(evaluate(grey, data, PLAIN, indices=range(rank, 7, world))) for rank in range(world)]
-    assert [len(part) for part in parts] == [len(range(rank, 7, world)) for rank in range(world)]
-    assert gather_rows([row for part in parts for row in part], 7) == alone
+    shares = [range(rank, 7, world) for rank in range(world)]
+    rows = [row for part in shares for row in evaluate(grey, SAMPLES, PLAIN, indices=part)]
+    assert gather_rows(rows, 7) == list(evaluate(grey, SAMPLES, PLAIN))
 
 
 def test_missing_and_doubled_images_are_refused():
@@ -49,39 +38,24 @@ def test_missing_and_doubled_images_are_refused():
         gather_rows([*rows, rows[1]], 3)
 
 
-def test_the_mean_is_over_images_and_not_over_pixels():
-    # Image a has one valid pixel, image b has many: both count the same.
-    rows = [Row("x/a", {"m": 0.1}), Row("x/b", {"m": 0.4}), Row("y/c", {"m": 0.7})]
-    summary = summarise(rows, groups={"x": "x/", "z": "z/"})
-    assert summary.metrics["m"].mean == pytest.approx(0.4)
-    assert summary.metrics["m"].std_over_images == pytest.approx(math.sqrt(0.06))
-    assert summary.groups["x"].metrics["m"].mean == pytest.approx(0.25)
-    assert list(summary.groups) == ["x"]
-
-
 def test_an_image_that_fails_stops_the_run_or_is_reported():
     def sometimes(shown):
         return Prediction(grey(shown).depth / (0 if shown.name == "s3" else 1), None, "affine_depth")
 
-    data = samples()
     with pytest.raises(EvaluationError, match=r"s3: .* not finite"):
-        list(evaluate(sometimes, data, PLAIN))
-    rows = list(evaluate(sometimes, data, PLAIN, on_error="report"))
-    assert [row.name for row in rows if row.error] == ["s3"]
+        list(evaluate(sometimes, SAMPLES, PLAIN))
+    rows = list(evaluate(sometimes, SAMPLES, PLAIN, on_error="report"))
     result = make_result(FACTS, {0: rows}, 7, None)
     assert (result.count, result.expected, result.complete) == (6, 7, False)
-    assert [failure.name for failure in result.failures] == ["s3"]
+    assert [failure.reason.split(":")[0] for failure in result.failures] == ["s3"]
     with pytest.raises(EvaluationError):
         summarise([rows[3]])
-
-
-def test_an_unknown_metric_is_named():
     with pytest.raises(EvaluationError, match="absrel"):
-        next(evaluate(grey, samples(), PLAIN, metrics=["absrel"]))
+        next(evaluate(grey, SAMPLES, PLAIN, metrics=["absrel"]))
 
 
 def test_rows_of_a_stopped_run_are_read_back_to_the_bit(tmp_path):
-    whole = list(evaluate(grey, samples(), PLAIN))
+    whole = list(evaluate(grey, SAMPLES, PLAIN))
     store = RowStore(tmp_path, "f" * 64, rank=1)
     for row in whole[:3]:
         store.append(0, row)
@@ -92,50 +66,44 @@ def test_rows_of_a_stopped_run_are_read_back_to_the_bit(tmp_path):
     assert list(again.load().values()) == whole[:3]
     for row in [*whole[3:], Row("s9", {}, "failed")]:
         again.append(0, row)
-    # The broken line cost nothing but itself, and a failed image is tried again.
+    # Only the broken line is lost, and a failed image is evaluated again.
     assert list(again.load().values()) == whole
 
 
-def test_seeds_give_mean_and_deviation(tmp_path):
-    rows = {seed: [Row("a", {"m": value}), Row("b", {"m": value + 0.2})] for seed, value in ((5, 0.1), (6, 0.3))}
-    result = make_result(FACTS, rows, 2, {"only a": "a"})
+def test_means_over_images_and_seeds_and_in_groups(tmp_path):
+    rows = {seed: [Row("x/a", {"m": value}), Row("y/b", {"m": value + 0.2})] for seed, value in ((5, 0.1), (6, 0.3))}
+    result = make_result(FACTS, rows, 2, {"only x": "x/", "none": "z/"})
     score = result.metrics["m"]
-    assert score.mean == pytest.approx(0.3)
-    assert score.std_over_images == pytest.approx(0.1)
-    assert score.std_over_seeds == pytest.approx(math.sqrt(0.02))
+    assert (score.mean, score.std_over_images, score.std_over_seeds) == pytest.approx((0.3, 0.1, math.sqrt(0.02)))
     assert [part.metrics["m"] for part in result.per_seed] == pytest.approx([0.2, 0.4])
-    assert (result.groups["only a"].count, result.groups["only a"].metrics["m"].mean) == (1, pytest.approx(0.2))
+    ((name, group),) = result.groups.items()
+    assert (name, group.count, group.metrics["m"].mean) == ("only x", 1, pytest.approx(0.2))
     result.to_json(tmp_path / "results.json")
     assert Result.from_json(tmp_path / "results.json") == result
 
 
-def test_results_of_earlier_versions_are_read_and_everything_else_is_refused(tmp_path):
+def test_results_of_earlier_versions_are_read_and_other_files_are_refused(tmp_path):
     path = tmp_path / "results.json"
     result = make_result(FACTS, {0: [Row("a", {"m": 0.1})]}, 1, None)
     result.to_json(path)
     content = json.loads(path.read_text())
-    # A date, what is read, a limit and whether the list is a part of another came later.
+    # Earlier versions wrote neither of these.
     early = {key: value for key, value in content.items() if key not in ("date", "reader", "limit")}
     del early["split"]["part"]
     path.write_text(json.dumps(early))
     os.utime(path, (2e9, 2e9))
     assert Result.from_json(path) == replace(result, date="2033-05-18T03:33:20.000+00:00")
-    metrics = {"m": {"mean": "low"}}
-    wrong = [{}, [], 3, {**content, "format": 2}, {**content, "metrics": metrics}, {**content, "split": 1}]
-    for other in [*(json.dumps(one) for one in wrong), json.dumps(content)[:-9], ""]:
-        path.write_text(other)
+    wrong = [[], {**content, "format": 2}, {**content, "metrics": {"m": {"mean": 0.1}}}]
+    for text in [*map(json.dumps, wrong), json.dumps(content)[:-9]]:
+        path.write_text(text)
         with pytest.raises(EvaluationError, match=r"results\.json"):
             Result.from_json(path)
-    with pytest.raises(EvaluationError, match=r"none\.json"):
-        Result.from_json(tmp_path / "none.json")
 
 
 def test_the_csv_has_every_image_in_full_precision(tmp_path):
     write_csv(tmp_path / "a.csv", {0: [Row("a", {"m": 1 / 3}), Row("b", {}, "broken, badly")]})
     lines = list(csv.reader((tmp_path / "a.csv").read_text().splitlines()))
-    assert lines[0] == ["seed", "name", "m", "error"]
-    assert float(lines[1][2]) == 1 / 3
-    assert lines[2] == ["0", "b", "", "broken, badly"]
+    assert lines == [["seed", "name", "m", "error"], ["0", "a", str(1 / 3), ""], ["0", "b", "", "broken, badly"]]
 
 
 def test_the_panel_shows_the_worst_and_then_the_median_images():
