@@ -10,9 +10,9 @@ import pytest
 from omegaconf import OmegaConf
 from PIL import Image
 
-from marigold.evaluation import report
-from marigold.evaluation.published import Published
-from marigold.evaluation.report import Entry, single_table
+from marigold.evaluation import report, table
+from marigold.evaluation.published import PUBLISHED_MARK, Entry
+from marigold.evaluation.report import single_table
 from marigold.evaluation.result import Facts, Result, Split
 from marigold.evaluation.rows import Score
 from marigold.evaluation.table import collect, ranks, to_csv, to_html, to_latex, to_markdown
@@ -86,8 +86,9 @@ def test_what_is_incomplete_or_unofficial_is_noted_and_not_ranked(facts):
     ],
 )
 def test_a_published_row_of_the_same_setting_is_reproduced_or_missed_by_so_much(ours, expected, monkeypatch):
-    row = Published("E2E", "1 x 1", "marigold", {"nyu": (5.2, 96.6), "scannet": (5.8, 96.2)})
-    monkeypatch.setattr(report, "PUBLISHED", (row,))
+    row = Entry("E2E", "1 x 1", "marigold", PUBLISHED_MARK, {"nyu": (5.2, 96.6), "scannet": (5.8, 96.2)})
+    for module in (report, table):
+        monkeypatch.setattr(module, "PUBLISHED", (row,))
     for text in (single_table(ours), to_markdown(tables_of(ours, published=True))):
         for line in text.splitlines():
             if "E2E" in line:
@@ -95,8 +96,9 @@ def test_a_published_row_of_the_same_setting_is_reproduced_or_missed_by_so_much(
 
 
 def test_several_results_say_set_by_set_what_they_make_of_a_published_row(monkeypatch):
-    row = Published("E2E", "1 x 10", "marigold", {"nyu": (5.2, 96.6), "kitti": (9.6, 91.9)})
-    monkeypatch.setattr(report, "PUBLISHED", (row,))
+    row = Entry("E2E", "1 x 10", "marigold", PUBLISHED_MARK, {"nyu": (5.2, 96.6), "kitti": (9.6, 91.9)})
+    for module in (report, table):
+        monkeypatch.setattr(module, "PUBLISHED", (row,))
     found = [result("nyu", 0.052, 0.966, name="a"), result("kitti", 0.099, 0.919, name="a")]
     found += [result("nyu", 0.052, 0.966, name="b"), result("kitti", 0.099, 0.919, name="b", limit=6)]
     (published, rank), *_ = tables_of(*found, published=True)[0].rows
