@@ -8,15 +8,14 @@ import statistics
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from tqdm import tqdm
 
 from marigold import provenance
-from marigold.config import to_dataclass
 from marigold.evaluation import predictors
 from marigold.evaluation.errors import EvaluationError
 from marigold.evaluation.panels import draw_panel, worst_and_median
@@ -25,7 +24,14 @@ from marigold.evaluation.report import metrics_table, single_table
 from marigold.evaluation.result import Facts, Result, Split, make_result
 from marigold.evaluation.rows import OnError, Row, RowStore, evaluate, gather_rows, share, write_csv
 from marigold.evaluation.sparse import DrawnPoints
-from marigold.evaluation_set import EvaluationSet, open_set, output_folder, protocol_for, start_processes
+from marigold.evaluation_set import (
+    EvaluationSet,
+    open_set,
+    output_folder,
+    protocol_for,
+    read_settings,
+    start_processes,
+)
 from marigold.files import lock_folder
 from marigold.identity import fingerprint
 from marigold.model.settings import Sampling
@@ -63,12 +69,6 @@ class EvalSettings:
     device: str | None
     threads: int
 
-    @classmethod
-    def read(cls, config: DictConfig) -> "EvalSettings":
-        """Raises ConfigError for an unknown or missing key or a value of the wrong type."""
-        OmegaConf.resolve(config)
-        return to_dataclass(cls, OmegaConf.masked_copy(config, [field.name for field in fields(cls)]))
-
     def __post_init__(self) -> None:
         """Check settings before the first image; raises EvaluationError."""
         chosen = [key for key in ("checkpoint", "predictor", "predictions") if getattr(self, key)]
@@ -105,7 +105,7 @@ def run(config: DictConfig) -> bool:
 
     Raises ValueError or OSError with a message for the user.
     """
-    settings = EvalSettings.read(config)
+    settings = read_settings(EvalSettings, config)
     state, device = start_processes(settings.device, settings.threads)
     predictor = make_predictor(settings, device)
     points = settings.points if settings.points.count else None

@@ -2,10 +2,10 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from accelerate import PartialState
@@ -13,7 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from marigold.config import ConfigError, build, choice
+from marigold.config import ConfigError, build, choice, to_dataclass
 from marigold.data.base import DepthDataset
 from marigold.data.errors import DataError
 from marigold.data.motorcycle import Motorcycle
@@ -23,6 +23,7 @@ from marigold.identity import identity
 
 logger = logging.getLogger(__name__)
 Samples = DepthDataset | Motorcycle
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,15 @@ class EvaluationSet:
     samples: Samples
     protocol: Protocol
     reader: dict[str, object]
+
+
+def read_settings(cls: type[T], config: DictConfig) -> T:
+    """The settings class of a verb from its configuration, which also has the data set and the protocol.
+
+    Raises ConfigError as `to_dataclass` does.
+    """
+    OmegaConf.resolve(config)
+    return to_dataclass(cls, OmegaConf.masked_copy(config, [field.name for field in fields(cls)]))  # type: ignore[arg-type]
 
 
 def protocol_for(config: DictConfig, space: str | None) -> DictConfig:

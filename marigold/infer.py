@@ -3,7 +3,7 @@
 import logging
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from marigold.model.pipeline import MarigoldDepth
 from marigold.model.settings import Sampling
 from marigold.point_files import Known, PointFiles
 from marigold.precision import PRECISIONS
-from marigold.prediction_files import IN_SPACE, METRIC_KINDS, Distances, Job, plan, read_ahead, write
+from marigold.prediction_files import IN_SPACE, KINDS, METRIC_KINDS, Distances, Job, plan, read_ahead, write
 from marigold.training.recipe import named_switches
 from marigold.types import Prediction
 
@@ -29,37 +29,15 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Save:
-    """Files to write per image; METRIC_KINDS need known points."""
-
-    npy: bool
-    png: bool
-    colour: bool
-    uncertainty: bool
-    point_cloud: bool
-    mesh: bool
-    viewer: bool
-    exr: bool
-    metres: bool
-    metres_png: bool
-    metres_uncertainty: bool
-
-    def __post_init__(self) -> None:
-        """Raises ConfigError if the extra that a file needs is not installed."""
-        if self.exr and find_spec("OpenEXR") is None:
-            raise ConfigError("save.exr=true needs the package OpenEXR: pip install -e '.[exr]'")
-
-
-@dataclass(frozen=True)
 class InferConfig:
-    """The settings of configs/infer.yaml."""
+    """The settings of configs/infer.yaml. `save`: kind of file -> whether to write it; METRIC_KINDS need points."""
 
     input: str
     output: str
     checkpoint: str
     revision: str | None
     recipe: str | None
-    save: Save
+    save: dict[str, bool]
     overwrite: bool
     sampler: Sampling
     seed: int
@@ -73,9 +51,13 @@ class InferConfig:
         """Check settings before the first image; raises ConfigError."""
         if self.precision not in PRECISIONS:
             raise ConfigError(f"precision: expected one of {', '.join(PRECISIONS)}, got {self.precision!r}")
+        if unknown := sorted(self.save.keys() - KINDS.keys()):
+            raise ConfigError(f"save: unknown kinds {', '.join(unknown)}; known: {', '.join(KINDS)}")
+        if self.save.get("exr") and find_spec("OpenEXR") is None:
+            raise ConfigError("save.exr=true needs the package OpenEXR: pip install -e '.[exr]'")
         if not self.kinds:
             raise ConfigError("save: every kind of file is switched off")
-        if self.save.uncertainty and self.sampler.ensemble_size < 2:
+        if self.save.get("uncertainty") and self.sampler.ensemble_size < 2:
             raise ConfigError("save.uncertainty: needs sampler.ensemble_size of 2 or more")
 
     @property
@@ -84,7 +66,7 @@ class InferConfig:
         unknown = set() if self.points else set(METRIC_KINDS)
         if self.points.chosen == "guided" and self.sampler.ensemble_size == 1:
             unknown.add("metres_uncertainty")  # it is the spread of the members
-        return [kind for kind, wanted in asdict(self.save).items() if wanted and kind not in unknown]
+        return [kind for kind, wanted in self.save.items() if wanted and kind not in unknown]
 
 
 def in_metres(

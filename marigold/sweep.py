@@ -3,30 +3,39 @@
 The output folder holds points.csv, curve.png and sweep.json. The training ablations are experiments: see configs/exp.
 """
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from tqdm import tqdm
 
 from marigold import provenance
-from marigold.config import to_dataclass
-from marigold.evaluation.curves import Point, write_curve
 from marigold.evaluation.errors import EvaluationError
 from marigold.evaluation.predictors import run_name
-from marigold.evaluation.rows import Row, align, gather_rows, score, share, summarise
-from marigold.evaluation_set import EvaluationSet, open_set, output_folder, protocol_for, start_processes
-from marigold.files import lock_folder
+from marigold.evaluation.rows import Row, Summary, align, gather_rows, score, share, summarise
+from marigold.evaluation_set import (
+    EvaluationSet,
+    open_set,
+    output_folder,
+    protocol_for,
+    read_settings,
+    start_processes,
+)
+from marigold.files import csv_text, lock_folder, write_atomically
 from marigold.identity import fingerprint
 from marigold.model.pipeline import MarigoldDepth
 from marigold.model.settings import Sampling
 from marigold.precision import PRECISIONS
 from marigold.types import DepthSample, Prediction
+from marigold.visualization import curves
 
 AXES = {"ensemble": "ensemble size", "steps": "denoising steps"}
+Point = tuple[str, int]
+"""The line of a curve and the value on its axis."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +56,6 @@ class SweepSettings:
     device: str | None
     threads: int
 
-    @classmethod
-    def read(cls, config: DictConfig) -> "SweepSettings":
-        """Raises ConfigError for an unknown or missing key or a value of the wrong type."""
-        OmegaConf.resolve(config)
-        return to_dataclass(cls, OmegaConf.masked_copy(config, [field.name for field in fields(cls)]))
-
     def __post_init__(self) -> None:
         """Check settings before the first image; raises EvaluationError."""
         for key, allowed in (("curve", tuple(AXES)), ("precision", tuple(PRECISIONS))):
@@ -68,7 +71,7 @@ class SweepSettings:
 
 def run(config: DictConfig) -> None:
     """Evaluate every point and write the three files; raises ValueError or OSError with a message for the user."""
-    settings = SweepSettings.read(config)
+    settings = read_settings(SweepSettings, config)
     state, device = start_processes(settings.device, settings.threads)
     model = MarigoldDepth.from_pretrained(settings.checkpoint, torch_dtype=PRECISIONS[settings.precision]).to(device)
     chosen = open_set(config, settings.limit, protocol_for(config, model.space))
@@ -84,7 +87,7 @@ def run(config: DictConfig) -> None:
     name = f"{samples.name}-{protocol.name}-{settings.curve}-{digest[:8]}"
     folder = output_folder(settings.output, Path(config.paths.runs) / "sweep", name)
     with lock_folder(folder) if state.is_main_process else nullcontext():
-        rows: dict[tuple[str, int], list[Row]] = {(line, value): [] for line in lines for value in values}
+        rows: dict[Point, list[Row]] = {(line, value): [] for line in lines for value in values}
         bar = tqdm(
             share(len(samples)), desc=f"{settings.curve} curve", unit="image", disable=not state.is_main_process
         )
@@ -96,7 +99,7 @@ def run(config: DictConfig) -> None:
                 for value in values:
                     aligned = align(lambda _, made=predictions: next(made), sample, protocol)  # type: ignore[misc]
                     rows[line, value].append(score(aligned, sample.name, settings.metrics))
-        found = [Point(*key, summarise(gather_rows(part, len(samples)))) for key, part in rows.items()]
+        found = {point: summarise(gather_rows(part, len(samples))) for point, part in rows.items()}
         if not state.is_main_process:
             return
         axis = AXES[settings.curve]
@@ -104,8 +107,8 @@ def run(config: DictConfig) -> None:
         title = f"{method} on {samples.name}, {len(samples)} images, protocol {protocol.name}"
         write_curve(folder, found, axis, title, facts)
     print(f"\n{'line':12s}{axis:>18s}{'AbsRel %':>10s}")
-    for point in found:
-        print(f"{point.line:12s}{point.value:18d}{point.percent:10.2f}")
+    for (line, value), summary in found.items():
+        print(f"{line:12s}{value:18d}{percent(summary):10.2f}")
     print(f"written to {folder}: points.csv, curve.png, sweep.json")
 
 
@@ -128,6 +131,30 @@ def predict(model: MarigoldDepth, sample: DepthSample, settings: SweepSettings) 
         points = (members(steps=steps, ensemble_size=chosen.ensemble_size) for steps in settings.steps)
     for made in points:
         yield model.combine(made, method=chosen.ensemble_method, reduction=chosen.reduction)
+
+
+def write_curve(
+    folder: Path, found: Mapping[Point, Summary], axis: str, title: str, facts: Mapping[str, object]
+) -> None:
+    """Write points.csv (means and deviations over images), curve.png and, with the facts behind them, sweep.json."""
+    metrics = list(next(iter(found.values())).metrics)  # the same at every point
+    statistics = [f"{metric}_{part}" for metric in metrics for part in ("mean", "std")]
+    table: list[list[object]] = [["line", axis.replace(" ", "_"), "images", *statistics]]
+    lines: dict[str, list[tuple[int, float]]] = {}
+    for (line, value), summary in found.items():
+        scores = [summary.metrics[metric] for metric in metrics]
+        table.append(
+            [line, value, summary.count, *(x for score in scores for x in (score.mean, score.std_over_images))]
+        )
+        lines.setdefault(line, []).append((value, percent(summary)))
+    write_atomically(folder / "points.csv", csv_text(table))
+    curves(folder / "curve.png", lines, axis, "AbsRel %", title)
+    write_atomically(folder / "sweep.json", json.dumps(facts, indent=1))
+
+
+def percent(summary: Summary) -> float:
+    """AbsRel in percent."""
+    return 100 * summary.metrics["abs_rel"].mean
 
 
 def describe(model: MarigoldDepth, chosen: EvaluationSet, settings: SweepSettings) -> dict[str, object]:

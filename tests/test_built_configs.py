@@ -32,7 +32,7 @@ from marigold.data.base import DepthDataset
 from marigold.data.latent_cache import LatentBatch
 from marigold.data.splits import KNOWN_SPLITS, Line
 from marigold.evaluate import EvalSettings
-from marigold.evaluation_set import make_protocol, named_protocol, open_set, reader_of
+from marigold.evaluation_set import make_protocol, named_protocol, open_set, read_settings, reader_of
 from marigold.miniature.random_base import build_sd2_sized
 from marigold.model.base import ModelConfig, load_trainable
 from marigold.model.lora import Lora
@@ -206,7 +206,7 @@ def test_adapters_of_stable_diffusion_train_on_a_few_numbers():
 )
 def test_every_data_set_is_read_under_every_protocol(dataset):
     config = composed("eval", f"dataset={dataset}", "predictor=module:function", "device=cpu")
-    EvalSettings.read(config)
+    read_settings(EvalSettings, config)
     read: dict[str, Any] = {}
     for protocol in names("protocol"):
         node = named_protocol(config, protocol)

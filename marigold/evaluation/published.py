@@ -7,20 +7,35 @@ of it as *published*.
 from dataclasses import dataclass
 
 DATASETS = ("nyu", "kitti", "eth3d", "scannet", "diode")
+PUBLISHED_MARK = "*published*"
 
 
 @dataclass(frozen=True)
-class Published:
-    """One row of a paper's table: data set -> (AbsRel, delta1), both in percent."""
+class Entry:
+    """One row of a paper-style table, published or measured: data set -> (AbsRel, delta1) in percent.
+
+    `source` is the mark of the row. `notes` are the reasons why a measured row cannot be compared: some images only,
+    failures, another list. `official`: data sets whose whole official list was measured. `beside`: how measured rows
+    differ from a published one, or errors in metres.
+    """
 
     method: str
     setting: str
     protocol: str
+    source: str
     values: dict[str, tuple[float, float]]
+    notes: tuple[str, ...] = ()
+    official: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
+
+    @property
+    def remarks(self) -> str:
+        """The last column."""
+        return "; ".join(self.notes + self.beside)
 
 
-def _row(method: str, setting: str, protocol: str, *values: tuple[float, float]) -> Published:
-    return Published(method, setting, protocol, dict(zip(DATASETS, values, strict=True)))
+def _row(method: str, setting: str, protocol: str, *values: tuple[float, float]) -> Entry:
+    return Entry(method, setting, protocol, PUBLISHED_MARK, dict(zip(DATASETS, values, strict=True)))
 
 
 PUBLISHED = (

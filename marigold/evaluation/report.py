@@ -1,46 +1,17 @@
 """Rows of tables: measured results beside published ones, marked as such, with their protocol."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from marigold.evaluation.known_points import METHODS
-from marigold.evaluation.published import PUBLISHED
+from marigold.evaluation.published import PUBLISHED, Entry
 from marigold.evaluation.result import Result
 from marigold.evaluation.rows import Group
 
-MEASURED, PUBLISHED_MARK = "measured here", "*published*"
+MEASURED = "measured here"
 # Percentage points within which a metric is reproduced: it is published rounded to 0.1, and another GPU or precision
 # moves the last digit.
 TOLERANCE = {"AbsRel": 0.1, "delta1": 0.2}
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One row of a paper-style table: data set -> (AbsRel, delta1) in percent.
-
-    `notes`: why a measured row is not comparable: a part of the images, failures, another list.
-    `official`: data sets whose complete official list was measured. `beside`: for a published row, how measured rows
-    compare with it; else errors in metres.
-    """
-
-    method: str
-    setting: str
-    protocol: str
-    source: str
-    values: dict[str, tuple[float, float]]
-    notes: tuple[str, ...] = ()
-    official: tuple[str, ...] = ()
-    beside: tuple[str, ...] = ()
-
-    @property
-    def remarks(self) -> str:
-        """The last column."""
-        return "; ".join(self.notes + self.beside)
-
-
-def published_entries() -> list[Entry]:
-    """The published rows."""
-    return [Entry(row.method, row.setting, row.protocol, PUBLISHED_MARK, row.values) for row in PUBLISHED]
 
 
 def measured_entries(result: Result) -> list[Entry]:
@@ -105,7 +76,7 @@ def compared(published: Entry, measured: Sequence[Entry]) -> Entry:
 def single_table(result: Result) -> str:
     """Markdown: this result above the published rows of its data set, those of the same protocol first."""
     dataset, ours = result.facts.dataset, measured_entries(result)
-    others = [compared(entry, ours) for entry in published_entries() if dataset in entry.values]
+    others = [compared(entry, ours) for entry in PUBLISHED if dataset in entry.values]
     others.sort(key=lambda entry: entry.protocol != result.protocol)  # stable, so that a paper's rows stay together
     header = ("method", "steps x ensemble", "protocol", "source", "AbsRel %", "delta1 %", "notes")
     lines = [

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import rankdata
 
-from marigold.evaluation.published import DATASETS
-from marigold.evaluation.report import MEASURED, Entry, compared, markdown, measured_entries, published_entries
+from marigold.evaluation.published import DATASETS, PUBLISHED, Entry
+from marigold.evaluation.report import MEASURED, compared, markdown, measured_entries
 from marigold.evaluation.result import Result
 from marigold.files import csv_text
 
@@ -73,7 +73,7 @@ def collect(found: Mapping[str, Result], published: bool) -> list[Table]:
     for protocol in dict.fromkeys(entry.protocol for entry in ours.values()):
         mine = [entry for entry in ours.values() if entry.protocol == protocol]
         measured = {dataset for entry in mine for dataset in entry.values}
-        others = [entry for entry in published_entries() if entry.protocol == protocol] if published else []
+        others = [entry for entry in PUBLISHED if entry.protocol == protocol] if published else []
         # A published row without any of our columns would be empty.
         others = [compared(entry, mine) for entry in others if measured & set(entry.values)]
         datasets = [name for name in DATASETS if name in measured] + sorted(measured - set(DATASETS))

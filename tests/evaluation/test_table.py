@@ -11,9 +11,9 @@ import pytest
 from omegaconf import OmegaConf
 from PIL import Image
 
-from marigold.evaluation import report
-from marigold.evaluation.published import Published
-from marigold.evaluation.report import Entry, single_table
+from marigold.evaluation import report, table
+from marigold.evaluation.published import PUBLISHED_MARK, Entry
+from marigold.evaluation.report import single_table
 from marigold.evaluation.result import Facts, Result, Split
 from marigold.evaluation.rows import Score
 from marigold.evaluation.table import collect, ranks, to_html, to_markdown
@@ -86,8 +86,9 @@ def test_incomplete_and_unofficial_results_are_noted_and_not_ranked(facts):
     ],
 )
 def test_a_published_row_of_the_same_setting_is_reproduced_or_the_difference_is_shown(ours, expected, monkeypatch):
-    row = Published("E2E", "1 x 1", "marigold", {"nyu": (5.2, 96.6), "scannet": (5.8, 96.2)})
-    monkeypatch.setattr(report, "PUBLISHED", (row,))
+    row = Entry("E2E", "1 x 1", "marigold", PUBLISHED_MARK, {"nyu": (5.2, 96.6), "scannet": (5.8, 96.2)})
+    for module in (report, table):
+        monkeypatch.setattr(module, "PUBLISHED", (row,))
     for text in (single_table(ours), to_markdown(tables_of(ours, published=True))):
         for line in text.splitlines():
             if "E2E" in line:
