@@ -108,8 +108,8 @@ def make_protocol(node: DictConfig, dataset: DictConfig) -> Protocol:
     evaluation: Any = OmegaConf.to_container(dataset.get("evaluation") or OmegaConf.create(), resolve=True)
     settings = OmegaConf.create(settings_for(evaluation, node.name))
     plain = OmegaConf.masked_copy(node, [str(key) for key in node if key not in ("prefit", "fit")])
-    plain._set_parent(node._get_parent())  # so that interpolations resolve
     plain._target_ = f"{Protocol.__module__}.{Protocol.__qualname__}"
+    plain._set_parent(node._get_parent())  # so that interpolations resolve
     parts = {"fit": build(node.fit, "protocol.fit"), "benchmark": build(settings, "dataset.evaluation")}
     protocol: Protocol = build(plain, "protocol", **parts, points=None)
     return protocol.prefitted() if prefit else protocol
