@@ -34,15 +34,15 @@ from marigold.training.settings import make_accelerator
 
 SHOWN = {False: (576, 768), True: (96, 128)}  # height and width in inference; True is tiny
 BATCH = 32
+LEAST = 5  # seconds for which a row is measured
 Measured = dict[str, Any]
 
 
 class Bench(NamedTuple):
-    """On what, and for how many seconds at least, is measured."""
+    """The device of a measurement, and whether model and images are tiny."""
 
     device: torch.device
     tiny: bool
-    least: float
 
     @property
     def on_gpu(self) -> bool:
@@ -51,7 +51,7 @@ class Bench(NamedTuple):
     def time(self, function: Callable[[], object]) -> float:
         """Seconds per call."""
         started, calls = time.perf_counter(), 0
-        while calls == 0 or time.perf_counter() - started < self.least:
+        while calls == 0 or time.perf_counter() - started < LEAST:
             function()
             calls += 1
         if self.on_gpu:
@@ -181,14 +181,13 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--only", default="", help="rows whose name this regular expression finds")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--tiny", action="store_true", help="a tiny model on tiny images")
-    parser.add_argument("--least", type=float, default=5, help="seconds for which a row is measured")
     parser.add_argument("--report", action="store_true", help="measure nothing; print OUTPUT as tables")
     options = parser.parse_args(argv)
     started, rows = time.perf_counter(), read_rows(options.output)
     if options.report:
         print(report(rows, options.tiny))
         return
-    bench = Bench(torch.device(options.device), options.tiny, options.least)
+    bench = Bench(torch.device(options.device), options.tiny)
     card = torch.cuda.get_device_name() if bench.on_gpu else "CPU"
     where = f"{card}, torch {torch.__version__}{', tiny' * bench.tiny}"
     done = {row["name"] for row in rows if row["where"] == where}
