@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from marigold.cli import refuse_retired
+from marigold.cli import refuse_null
 from marigold.config import ConfigError
 from runs import CONFIGS, composed
 
@@ -43,10 +43,8 @@ def test_the_commands_that_get_a_data_set_compose(dataset, monkeypatch):
     [
         ("validation=null", "held_out, none, paper"),
         ("+exp=null", "quickstart"),
-        ("mixture.hypersim=0.95", "data.NAME.weight"),
-        ("point_cloud.field_of_view=70", "camera.fov"),
     ],
 )
 def test_what_was_meant_is_named(word, successor):
     with pytest.raises(ConfigError, match=successor):
-        refuse_retired([word])
+        refuse_null([word])
