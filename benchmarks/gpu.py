@@ -2,7 +2,7 @@
 
 Rows are measured one by one, the most important first, and appended to OUTPUT (JSON lines) at once; before one that
 may not fit into --seconds it stops, and the same command again resumes there. --report prints the table of OUTPUT.
-Batches are random and lie in memory: no disk is measured.
+Batches are random and in memory: no disk is measured.
 
 The plain loop does at each step what the method's first public code did: float32, both VAE encodings, 16 micro-batches
 of 2, `.item()` after each, `empty_cache()` and an unfused Adam.
@@ -60,7 +60,7 @@ class Bench(NamedTuple):
 
 
 def matrix_peak(*, bench: Bench) -> Measured:
-    """What the card reaches in a large bfloat16 product."""
+    """Operations per second of the card in a large bfloat16 product."""
     # 8192 is large enough to reach a card's peak; n^2 sums of n products and as many additions are 2 n^3 operations.
     side = 256 if bench.tiny else 8192
     one, two = (torch.randn(side, side, device=bench.device, dtype=torch.bfloat16) for _ in range(2))
@@ -135,7 +135,7 @@ def infer(side: str, steps: int, members: int, precision: str, *, bench: Bench) 
 
 
 def torch_defaults() -> None:
-    """What `performance.tf32` of another row changed."""
+    """Undo the `performance.tf32` of another row."""
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = True
 
@@ -201,7 +201,7 @@ def main(argv: list[str]) -> None:
 
 
 def attempt(bench: Bench, measure: partial[Measured]) -> Measured:
-    """A row's measurements and its peak of memory; of one that failed, why: the rest continues."""
+    """A row's measurements and its peak memory, or the reason why it failed: the rest continues."""
     if bench.on_gpu:
         torch.cuda.reset_peak_memory_stats()
     else:

@@ -1,4 +1,4 @@
-"""What the benchmarks share: the cost of a function on a machine that may be busy, rows in a file, a table."""
+"""Shared by the benchmarks: the cost of a function on a machine that may be busy, rows in a file, a table."""
 
 import json
 import time

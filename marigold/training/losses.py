@@ -102,9 +102,10 @@ def gradient_l1(
     Li and Snavely, CVPR 2018, section 4 (MegaDepth), at one scale and without the logarithm.
     """
     error = _full(prediction) - _full(target)
-    differences = [error.diff(dim=dim).flatten() for dim in (3, 2)]
-    both = [(valid[..., 1:] & valid[..., :-1]).flatten(), (valid[..., 1:, :] & valid[..., :-1, :]).flatten()]
-    return _mean(torch.cat(differences).abs(), torch.cat(both))
+    right = (error[..., 1:] - error[..., :-1], valid[..., 1:] & valid[..., :-1])
+    down = (error[..., 1:, :] - error[..., :-1, :], valid[..., 1:, :] & valid[..., :-1, :])
+    differences, both = (torch.cat([one.flatten(), two.flatten()]) for one, two in zip(right, down, strict=True))
+    return _mean(differences.abs(), both)
 
 
 def _full(values: Tensor) -> Tensor:

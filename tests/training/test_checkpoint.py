@@ -7,17 +7,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from marigold.training.checkpoint import (
-    MANIFEST,
-    CheckpointError,
-    copy_model,
-    keep_newest,
-    load_latest,
-    save_checkpoint,
-    save_trained,
-    verify,
-    write_model,
-)
+from marigold.training import checkpoint
+from marigold.training.checkpoint import CheckpointError, load_latest, save_checkpoint
 from runs import files
 
 STATE = {"state": {0: {"step": torch.tensor(3.0)}}, "param_groups": [{"lr": 0.1, "params": [0]}]}
@@ -46,7 +37,7 @@ def test_the_newest_whole_checkpoint_is_read_back(tmp_path):
     assert (found.step, found.metadata) == (10, {"best": 0.5})
     assert (found.folder / "unet/model.bin").read_text() == "again"
     assert found.state()["state"][0]["step"] == 3
-    keep_newest(tmp_path, 1)
+    checkpoint.keep_newest(tmp_path, 1)
     assert [path.name for path in tmp_path.iterdir()] == ["step_000010"]
 
 
@@ -56,7 +47,7 @@ def test_the_newest_whole_checkpoint_is_read_back(tmp_path):
         ("unet/model.bin", lambda file: file.write_text("short")),
         ("unet/model.bin", lambda file: file.write_text("step_4")),
         ("vae/model.bin", Path.unlink),
-        (MANIFEST, lambda file: file.write_text("{")),
+        (checkpoint.MANIFEST, lambda file: file.write_text("{")),
     ],
     ids=["size", "content", "missing", "manifest"],
 )
@@ -74,7 +65,7 @@ def test_damaged_checkpoint_is_named_and_passed_over(tmp_path, caplog, file, dam
 def test_files_that_cannot_grow_are_a_full_disk(tmp_path, writer):
     """Each library's own error becomes one OSError, and nothing is left behind."""
     save(tmp_path, 2)
-    write_model(export, tmp_path / "best", "card")
+    checkpoint.write_model(export, tmp_path / "best", "card")
     before, large = files(tmp_path), {"weight": torch.zeros(100_000)}
 
     def export_large(folder: Path) -> None:
@@ -87,7 +78,7 @@ def test_files_that_cannot_grow_are_a_full_disk(tmp_path, writer):
         with pytest.raises(OSError, match="step_000004"):
             save_checkpoint(tmp_path, 4, *((export, large) if writer == "torch" else (export_large, STATE)), {})
         with pytest.raises(OSError, match="best"):
-            write_model(export_large, tmp_path / "best", "other card")
+            checkpoint.write_model(export_large, tmp_path / "best", "other card")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert files(tmp_path) == before
@@ -97,20 +88,20 @@ def test_frozen_parts_share_their_bytes_and_a_copied_model_outlives_its_checkpoi
     first, second = save(tmp_path, 2), save(tmp_path, 4)
     assert (first / "vae/model.bin").stat().st_ino == (second / "vae/model.bin").stat().st_ino
     assert (first / "unet/model.bin").stat().st_ino != (second / "unet/model.bin").stat().st_ino
-    copy_model(second, tmp_path / "best", "card")
-    keep_newest(tmp_path, 0)
+    checkpoint.copy_model(second, tmp_path / "best", "card")
+    checkpoint.keep_newest(tmp_path, 0)
     assert set(files(tmp_path / "best")) == {"README.md", "model_index.json", "unet/model.bin", "vae/model.bin"}
     assert (tmp_path / "best/unet/model.bin").read_text() == "step 4"
 
 
 def test_a_checkpoint_that_differs_from_memory_is_refused(tmp_path):
     layer = torch.nn.Linear(3, 2)
-    folder = save_checkpoint(tmp_path, 2, lambda folder: save_trained(layer, folder), STATE, {})
-    verify(folder, layer)
+    folder = save_checkpoint(tmp_path, 2, lambda folder: checkpoint.save_trained(layer, folder), STATE, {})
+    checkpoint.verify(folder, layer)
     with torch.no_grad():
         layer.bias[1] += 1
     with pytest.raises(CheckpointError, match="bias"):
-        verify(folder, layer)
+        checkpoint.verify(folder, layer)
 
 
 def test_optimiser_state_never_unpickles_objects(tmp_path):

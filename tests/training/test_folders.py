@@ -22,13 +22,6 @@ from marigold.training.settings import TrainingError
 from runs import ROOT, call_script, files
 
 
-def state(folder):
-    """Content and modification time of every file but the lock."""
-    return {
-        name: (content, (folder / name).stat().st_mtime_ns) for name, content in files(folder).items() if name != LOCK
-    }
-
-
 @pytest.mark.parametrize(
     ("override", "error", "key"),
     [
@@ -46,17 +39,17 @@ def state(folder):
     ],
 )
 def test_what_could_only_fail_later_is_refused_before_anything_is_written(whole, configure, override, error, key):
-    before = state(whole)
+    before = files(whole)
     with pytest.raises(error, match=key):
         run(configure(whole, override))
-    assert state(whole) == before
+    assert files(whole) == before
 
 
 def test_a_folder_in_use_is_left_alone(whole, configure):
-    before = state(whole)
+    before = files(whole)
     with lock_folder(whole), pytest.raises(FolderInUse, match=f"{whole} is in use by process {os.getpid()}"):
         run(configure(whole))
-    assert state(whole) == before
+    assert files(whole) == before
 
 
 @pytest.mark.slow

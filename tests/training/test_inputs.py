@@ -17,46 +17,31 @@ from marigold.train import run
 from marigold.training.objective import encode_batch
 from runs import composed, files, losses
 
-PARTS = {  # list, folder
-    "hypersim": ("hypersim/filename_list_train.txt", "hypersim/train"),
-    "hypersim_val": ("hypersim/filename_list_val.txt", "hypersim/val"),
-    "vkitti": ("vkitti/train.txt", "vkitti"),
-    "vkitti_val": ("vkitti/val.txt", "vkitti"),
-}
-
 
 @pytest.fixture
-def data(tmp_path, rooms_data):
-    """A copy of the data that a test may damage."""
-    return shutil.copytree(rooms_data, tmp_path / "data")
+def rooms(tmp_path, rooms_data):
+    """A copy of the rooms that a test may damage."""
+    return shutil.copytree(rooms_data, tmp_path / "data") / "rooms"
 
 
-def listed(data, name):
-    """The files of a list."""
-    split_list, root = PARTS[name]
-    return [data / "rooms" / root / file for file in (data / "rooms" / split_list).read_text().split()]
-
-
-def test_all_that_is_missing_is_counted_set_by_set_in_one_message(tmp_path, data, configure):
-    counts = {"hypersim": 3, "vkitti": 1, "hypersim_val": 1}
-    expected = [f"{count} of {len(listed(data, name))} listed files" for name, count in counts.items()]
-    for name, count in counts.items():
-        for file in listed(data, name)[:count]:
-            file.unlink()
+def test_all_that_is_missing_is_counted_set_by_set_in_one_message(tmp_path, rooms, configure):
+    streets = (rooms / "vkitti/train.txt").read_text().split()
+    held_out = next((rooms / "hypersim/val").rglob("*.png"))
+    for file in (*list((rooms / "hypersim/train").rglob("*.png"))[:3], rooms / "vkitti" / streets[0], held_out):
+        file.unlink()
     with pytest.raises(DataError, match="make data") as caught:
-        run(configure(tmp_path / "run", f"paths.data={data}", f"model.base={tmp_path / 'nowhere'}"))
+        run(configure(tmp_path / "run", f"paths.data={rooms.parent}", f"model.base={tmp_path / 'nowhere'}"))
     problems = str(caught.value).split("\n- ")[1:]
-    expected.insert(2, f"{tmp_path / 'nowhere'}")
+    expected = ["3 of 16 listed files", f"1 of {len(streets)} listed files", str(tmp_path / "nowhere"), "1 of "]
     assert [text in problem for text, problem in zip(expected, problems, strict=True)] == [True] * 4
     assert not files(tmp_path / "run").keys() - {LOCK}
 
 
-def test_cached_latents_need_no_training_images_and_give_their_loss(tmp_path, data, configure, whole):
-    cached = (f"paths.data={data}", f"cache.folder={tmp_path / 'latents'}", "cache.enabled=true", "train.steps=2")
+def test_cached_latents_need_no_training_images_and_give_their_loss(tmp_path, rooms, configure, whole):
+    cached = (f"paths.data={rooms.parent}", f"cache.folder={tmp_path}", "cache.enabled=true", "train.steps=2")
     cache_latents(configure(tmp_path / "run", *cached))
-    for name in PARTS:
-        for file in listed(data, name):
-            file.unlink()
+    for file in rooms.rglob("*.png"):
+        file.unlink()
     assert run(configure(tmp_path / "run", *cached, "validation=none"))
     assert losses(tmp_path / "run") == pytest.approx(losses(whole)[:1], rel=1e-3)  # as float16 rounds latents
     assert not (tmp_path / "run/best").exists()

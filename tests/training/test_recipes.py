@@ -54,13 +54,6 @@ def samples() -> list[DepthSample]:
     ]
 
 
-def batch_of(recipe: Recipe) -> PixelBatch:
-    transform, target = Transform(None, False, 0.02), Target(recipe.mapping, recipe.far, recipe.augmentation)
-    parts = zip(*(training_example(one, transform, target, flip=False) for one in samples()), strict=True)
-    image, depth, valid, half_range = (torch.stack(list(part)) for part in parts)
-    return PixelBatch(("wall", "street"), image, depth, valid, half_range)
-
-
 class Setup:
     """A recipe's objective over a base, and what the formulas below start from."""
 
@@ -73,7 +66,9 @@ class Setup:
         self.prompt = empty_prompt_embedding(self.backbone.text_encoder, self.backbone.tokenizer, recipe.prompt_tokens)
         self.diffusion = Diffusion.from_config(self.backbone.scheduler_config)
         self.objective = Objective(recipe, self.diffusion, self.prompt, self.vae, seed=7)
-        self.batch = batch_of(recipe)
+        transform, target = Transform(None, False, 0.02), Target(recipe.mapping, recipe.far, recipe.augmentation)
+        parts = zip(*(training_example(one, transform, target, flip=False) for one in samples()), strict=True)
+        self.batch = PixelBatch(("wall", "street"), *(torch.stack(list(part)) for part in parts))
         self.abar = self.diffusion.alphas_cumprod.double()
 
     def loss(self) -> torch.Tensor:
