@@ -86,8 +86,8 @@ def moves_by_rounding(key: str) -> bool:
 def identity(settings: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
     """Everything that numbers depend on, as a flat dict of plain JSON values.
 
-    settings: nested, resolved configuration, of which the keys that decide nothing are left out. facts: what the
-    settings stand for, such as the hash of a list or of weights; always kept.
+    settings: nested, resolved configuration; keys that decide nothing are left out. facts: the content that settings
+    only name, such as the hash of a list or of weights; always kept.
     """
     kept = {key: value for key, value in flatten(settings).items() if not decides_nothing(key)}
     return json.loads(json.dumps({**kept, **facts}, default=str))

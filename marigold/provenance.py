@@ -57,7 +57,7 @@ def write(folder: Path, processes: int) -> None:
 
 
 def _git(*arguments: str) -> bytes | None:
-    """What git answers about the source tree; None without git, or if the package is installed."""
+    """The output of git in the source tree; None without git, or if the package is installed."""
     if not (PACKAGE.parent / "pyproject.toml").is_file():
         return None  # a repository around an installed package is somebody else's
     try:

@@ -30,7 +30,7 @@ from marigold.config import build, to_dataclass
 from marigold.data import base
 from marigold.data.base import DepthDataset
 from marigold.data.latent_cache import LatentBatch
-from marigold.data.splits import KNOWN_SPLITS, Line
+from marigold.data.splits import KNOWN_SPLITS
 from marigold.evaluate import EvalSettings
 from marigold.evaluation_set import make_protocol, named_protocol, open_set, reader_of
 from marigold.miniature.random_base import build_sd2_sized
@@ -48,39 +48,27 @@ def names(group: str) -> list[str]:
     return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", autouse=True)
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    root = tmp_path_factory.mktemp("tree")
+    """The folder where a user gives commands: every path is the configuration's own, and looked up once."""
+    root, check_files = tmp_path_factory.mktemp("tree"), DepthDataset.check_files
     write_tree(root)
-    yield root
-    shutil.rmtree(root)  # 51,000 names, which pytest would keep three times
-
-
-@pytest.fixture(scope="module")
-def once() -> dict[str, Any]:
-    """What was looked up before, by all that it depends on."""
-    return {}
-
-
-@pytest.fixture(autouse=True)
-def at_home(tree: Path, once: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the folder where a user gives commands: every path is the configuration's own."""
-    monkeypatch.chdir(tree)
-    for variable in ("MARIGOLD_DATA", "MARIGOLD_DOWNLOADS", "MARIGOLD_RUNS"):
-        monkeypatch.delenv(variable, raising=False)
-    read_split, check_files = base.read_split, DepthDataset.check_files
-
-    def read_once(path: str, *, columns: int) -> list[Line]:
-        key = f"{path} {columns}"
-        once[key] = once.get(key) or read_split(path, columns=columns)
-        return once[key]
+    checked: set[str] = set()
 
     def check_once(samples: DepthDataset) -> None:
         key = repr([type(samples), samples.root, samples.content["lines"], samples.image_size, samples.crop])
-        once[key] = once.get(key) or check_files(samples) or True
+        if key not in checked:
+            check_files(samples)
+            checked.add(key)
 
-    monkeypatch.setattr(base, "read_split", read_once)
-    monkeypatch.setattr(DepthDataset, "check_files", check_once)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        for variable in ("MARIGOLD_DATA", "MARIGOLD_DOWNLOADS", "MARIGOLD_RUNS"):
+            patch.delenv(variable, raising=False)
+        patch.setattr(base, "read_split", functools.cache(base.read_split))
+        patch.setattr(DepthDataset, "check_files", check_once)
+        yield root
+    shutil.rmtree(root)  # 51,000 names, which pytest would keep three times
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ WAIT_LIMIT = 0.3  # share of the time that training may wait for data without a 
 
 
 def memory_advice(step: int, micro_batch: int, checkpointed: bool, saved: object) -> str:
-    """What helps if memory runs out in a step; `checkpointed` if activations are recomputed already."""
+    """Advice for a run out of memory at `step`; `checkpointed` if activations are recomputed already."""
     advice = [f"train.micro_batch={micro_batch // 2} (a run of its own)"] if micro_batch > 1 else []
     if not checkpointed:
         advice.insert(0, "performance.gradient_checkpointing=true, which resumes from that checkpoint")
@@ -15,7 +15,7 @@ def memory_advice(step: int, micro_batch: int, checkpointed: bool, saved: object
 
 
 def waiting_advice(share: float, workers: int, cached: bool) -> str | None:
-    """What helps if training waits for data for more than WAIT_LIMIT of the time; None if it does not."""
+    """Advice for a run that waits for data for more than WAIT_LIMIT of the time; None for less."""
     if share <= WAIT_LIMIT:
         return None
     slow = f"{workers} loading processes are" if workers else "loading in the training process itself is"

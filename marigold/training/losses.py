@@ -55,7 +55,7 @@ def ssi_l1(
 ) -> Float[Tensor, ""]:
     """Mean absolute error of scale * prediction + shift, the least-squares fit of each image to its target.
 
-    weighting: `metres` multiplies an image's errors by its half_range, which makes them those of the mapped depth;
+    weighting: `metres` multiplies an image's errors by its half_range, into the units of the mapped depth;
     `unit` leaves them as normalised. pooling: the mean over all valid pixels of the micro-batch together (`batch`),
     or over each image and then over the images that have some (`image`). The gradient flows through scale and shift
     unless detach_fit. Both are 0, and so is the gradient, where the prediction of an image is constant. Raises

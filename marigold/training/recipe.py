@@ -102,7 +102,7 @@ class Recipe:
     @cached_property
     def switches(self) -> Switches:
         """The switches that inference needs."""
-        # How much the second task weighs is training's; that there is one decides the U-Net's inputs.
+        # The weight of the second task matters to training alone; whether there is one decides the U-Net's inputs.
         chosen = {one.name: getattr(self, one.name) for one in fields(Switches)}
         return Switches(**{**chosen, "reconstruct": self.reconstruct > 0})
 

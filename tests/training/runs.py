@@ -79,7 +79,7 @@ def losses(run_dir: Path) -> list[float]:
 
 
 def weights(folder: Path) -> bytes:
-    """The final U-Net of a run, or that of a model or checkpoint, as it lies on the disk."""
+    """The final U-Net of a run, or that of a model or checkpoint, as bytes."""
     model = folder / "final" if (folder / "final").exists() else folder
     return (model / "unet/diffusion_pytorch_model.safetensors").read_bytes()
 

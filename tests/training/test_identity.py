@@ -56,7 +56,7 @@ def keys(config):
 
 
 def recorded(folder):
-    """What a run says it depends on."""
+    """The identity that a run recorded."""
     manifest = folder / "checkpoints/step_000002/training_state/manifest.json"
     return json.loads(manifest.read_text())["metadata"]["identity"]
 

@@ -1,4 +1,4 @@
-"""What a run needs and what it does without: missing files, cached latents, and a user's own training set."""
+"""Inputs of a run: missing files, cached latents, and the entries of its training sets."""
 
 import shutil
 

@@ -1,4 +1,4 @@
-"""What the loop stops for, and that its results do not depend on how it is run."""
+"""The loop stops for a bad loss and a bad cache, and its results do not depend on how it is run."""
 
 import json
 import sys
