@@ -23,33 +23,31 @@ from marigold.data.transforms import PixelExamples, Target, Transform
 
 SIZE, TRAINED, LATENT = (768, 1024), (480, 640), (60, 80)
 PAIRS, CACHED, BATCH = 32, 512, 2
+ROUNDS, BATCHES = 3, 24  # timed micro-batches of two
 KINDS = (("rgb", 3, np.uint8, 255), ("depth", 1, np.uint16, 9000))  # name, channels, type, largest value
 FAR = 65.0  # metres
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="benchmark.py data", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3, help="every row is measured this often, in turn; best counts")
-    parser.add_argument("--batches", type=int, default=24, help="timed micro-batches of two")
-    options = parser.parse_args(argv)
+    argparse.ArgumentParser(prog="benchmark.py data", description=__doc__).parse_args(argv)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         pixels, latents = write_pairs(folder), write_latents(folder / "cache")
         rows = {
             "a plain loop": lambda: plain_loop(folder),
-            "PNGs": lambda: speed(pixels, options.batches),
-            "latent cache": lambda: speed(latents, 20 * options.batches),
+            "PNGs": lambda: speed(pixels, BATCHES),
+            "latent cache": lambda: speed(latents, 20 * BATCHES),
         }
-        # In turn, so that a busy minute of the machine meets every row.
-        rounds = [[measure() for measure in rows.values()] for _ in range(options.rounds)]
+        # In turn, so that a busy minute of the machine meets every row; the best of each counts.
+        rounds = [[measure() for measure in rows.values()] for _ in range(ROUNDS)]
     best = [max(found) for found in zip(*rounds, strict=True)]
     lines = [(name, f"{value:.1f}", f"{value / best[0]:.1f}") for name, value in zip(rows, best, strict=True)]
     print(table(("", "samples/s", "to the plain loop"), lines))
 
 
 def write_pairs(folder: Path) -> PixelExamples:
-    """Smooth images with noise, which compress like photographs (about 1.4 and 1.2 MB)."""
+    """Smooth images with noise, which compress like camera images (about 1.4 and 1.2 MB)."""
     rng = np.random.default_rng(0)
     for index in range(PAIRS):
         for name, channels, kind, largest in KINDS:
@@ -94,7 +92,7 @@ def speed(source: ExampleSource, count: int) -> float:
 
 
 def plain_loop(folder: Path) -> float:
-    """Samples per second of a loader as it is written before anybody measures."""
+    """Samples per second of a straightforward loader."""
     count = 8
     start = time.perf_counter()
     for index in range(count):

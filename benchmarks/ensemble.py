@@ -1,6 +1,7 @@
 """Closed-form ensembling beside diffusers' optimiser and min-max normalisation: error and time in one run."""
 
 import argparse
+from functools import partial
 from statistics import mean
 
 import numpy as np
@@ -14,42 +15,34 @@ from marigold.depth.alignment import apply_affine, fit_affine
 from marigold.depth.ensemble import ensemble_depth
 from marigold.depth.metrics import METRICS
 
-SIZES = ((480, 640), (576, 768))
+SIZES, SEEDS = ((480, 640), (576, 768)), 4
 KINDS = ("pixel_noise", "low_frequency", "uneven", "clipping", "one_outlier", "three_outliers")
 OUTLIERS = {"one_outlier": {3}, "three_outliers": {1, 4, 7}}  # members that show another scene
 Map = NDArray[np.float64]
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="benchmark.py ensemble", description=__doc__)
-    parser.add_argument("--seeds", type=int, default=4)
-    parser.add_argument("--shrink", type=int, default=1, help="divide the sizes by this")
-    options = parser.parse_args(argv)
+    argparse.ArgumentParser(prog="benchmark.py ensemble", description=__doc__).parse_args(argv)
     torch.set_num_threads(1)
-    for full in SIZES:
-        height, width = (length // options.shrink for length in full)
-        print(f"\nAbsRel in % after affine alignment, ten members of {height}x{width}, mean of {options.seeds} seeds")
-        errors = {kind: errors_of(kind, options.seeds, (height, width)) for kind in KINDS}
+    for size in SIZES:
+        print(f"\nAbsRel in % after affine alignment, ten members of {size[0]}x{size[1]}, mean of {SEEDS} seeds")
+        errors = {kind: errors_of(kind, size) for kind in KINDS}
         errors["mean"] = [mean(column) for column in zip(*errors.values(), strict=True)]
         lines = [(kind, *(f"{error:.3f}" for error in found)) for kind, found in errors.items()]
         print(table(("error", *METHODS), lines))
-        members, _ = make_ensemble("low_frequency", 0, (height, width))
-        print(times(members), flush=True)
+        members, _ = make_ensemble("low_frequency", 0, size)
+        ours = measure(partial(ensemble_depth, members), 7)
+        theirs = measure(partial(diffusers, members, output_uncertainty=True), 1)
+        print(
+            f"with median and uncertainty, one thread: ours {ours.wall * 1e3:.1f} ms, diffusers {theirs.wall:.1f} s: "
+            f"{theirs.wall / ours.wall:.0f}x on the clock, {theirs.cpu / ours.cpu:.0f}x in processor time",
+            flush=True,
+        )
 
 
-def times(members: Tensor) -> str:
-    """Seconds of ours and of diffusers, whose single call takes seconds."""
-    ours = measure(lambda: ensemble_depth(members), 7)
-    theirs = measure(lambda: MarigoldDepthPipeline.ensemble_depth(members, output_uncertainty=True), 1)
-    return (
-        f"with median and uncertainty, one thread: ours {ours.wall * 1e3:.1f} ms, diffusers {theirs.wall:.1f} s: "
-        f"{theirs.wall / ours.wall:.0f}x on the clock, {theirs.cpu / ours.cpu:.0f}x in processor time"
-    )
-
-
-def errors_of(kind: str, seeds: int, size: tuple[int, int]) -> list[float]:
-    """Mean AbsRel in % of every method, over ensembles whose members err in the way of `kind`."""
-    ensembles = [make_ensemble(kind, seed, size) for seed in range(seeds)]
+def errors_of(kind: str, size: tuple[int, int]) -> list[float]:
+    """Mean AbsRel in % of every method, over ensembles whose members have this kind of error."""
+    ensembles = [make_ensemble(kind, seed, size) for seed in range(SEEDS)]
     return [mean(abs_rel(method(members), clean) for members, clean in ensembles) for method in METHODS.values()]
 
 
@@ -64,9 +57,10 @@ def min_max(members: Tensor) -> Tensor:
     return ((members - low) / (high - low)).median(0, keepdim=True).values
 
 
+diffusers = MarigoldDepthPipeline.ensemble_depth
 METHODS = {
     "ours": lambda members: ensemble_depth(members).depth,
-    "diffusers": lambda members: MarigoldDepthPipeline.ensemble_depth(members)[0],
+    "diffusers": lambda members: diffusers(members)[0],
     "min-max": min_max,
 }
 

@@ -2,7 +2,7 @@
 
 Rows are measured one by one, the most important first, and appended to OUTPUT (JSON lines) at once; before one that
 may not fit into --seconds it stops, and the same command again resumes there. --report prints the table of OUTPUT.
-Batches are random and lie in memory: no disk is measured.
+Batches are random and in memory: no disk is measured.
 
 The plain loop does at each step what the method's first public code did: float32, both VAE encodings, 16 micro-batches
 of 2, `.item()` after each, `empty_cache()` and an unfused Adam.
@@ -34,15 +34,15 @@ from marigold.training.settings import make_accelerator
 
 SHOWN = {False: (576, 768), True: (96, 128)}  # height and width in inference; True is tiny
 BATCH = 32
+LEAST = 5  # seconds for which a row is measured
 Measured = dict[str, Any]
 
 
 class Bench(NamedTuple):
-    """On what, and for how many seconds at least, is measured."""
+    """The device of a measurement, and whether model and images are tiny."""
 
     device: torch.device
     tiny: bool
-    least: float
 
     @property
     def on_gpu(self) -> bool:
@@ -51,7 +51,7 @@ class Bench(NamedTuple):
     def time(self, function: Callable[[], object]) -> float:
         """Seconds per call."""
         started, calls = time.perf_counter(), 0
-        while calls == 0 or time.perf_counter() - started < self.least:
+        while calls == 0 or time.perf_counter() - started < LEAST:
             function()
             calls += 1
         if self.on_gpu:
@@ -60,7 +60,7 @@ class Bench(NamedTuple):
 
 
 def matrix_peak(*, bench: Bench) -> Measured:
-    """What the card reaches in a large bfloat16 product."""
+    """Operations per second of the card in a large bfloat16 product."""
     # 8192 is large enough to reach a card's peak; n^2 sums of n products and as many additions are 2 n^3 operations.
     side = 256 if bench.tiny else 8192
     one, two = (torch.randn(side, side, device=bench.device, dtype=torch.bfloat16) for _ in range(2))
@@ -135,7 +135,7 @@ def infer(side: str, steps: int, members: int, precision: str, *, bench: Bench) 
 
 
 def torch_defaults() -> None:
-    """What `performance.tf32` of another row changed."""
+    """Undo the `performance.tf32` of another row."""
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = True
 
@@ -181,14 +181,13 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--only", default="", help="rows whose name this regular expression finds")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--tiny", action="store_true", help="a tiny model on tiny images")
-    parser.add_argument("--least", type=float, default=5, help="seconds for which a row is measured")
     parser.add_argument("--report", action="store_true", help="measure nothing; print OUTPUT as tables")
     options = parser.parse_args(argv)
     started, rows = time.perf_counter(), read_rows(options.output)
     if options.report:
         print(report(rows, options.tiny))
         return
-    bench = Bench(torch.device(options.device), options.tiny, options.least)
+    bench = Bench(torch.device(options.device), options.tiny)
     card = torch.cuda.get_device_name() if bench.on_gpu else "CPU"
     where = f"{card}, torch {torch.__version__}{', tiny' * bench.tiny}"
     done = {row["name"] for row in rows if row["where"] == where}
@@ -202,7 +201,7 @@ def main(argv: list[str]) -> None:
 
 
 def attempt(bench: Bench, measure: partial[Measured]) -> Measured:
-    """A row's measurements and its peak of memory; of one that failed, why: the rest continues."""
+    """A row's measurements and its peak memory, or the reason why it failed: the rest continues."""
     if bench.on_gpu:
         torch.cuda.reset_peak_memory_stats()
     else:

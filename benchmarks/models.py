@@ -1,4 +1,4 @@
-"""What the benchmarks of training and inference run on: random weights, and micro-batches that lie in memory."""
+"""Models and data of the benchmarks of training and inference: random weights, micro-batches in memory."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -34,7 +34,7 @@ def make_model(switches: Switches, tiny: bool) -> MarigoldDepth:
     channels = switches.in_channels
     base = build_components(0, *SIZES["tiny"], in_channels=channels) if tiny else build_sd2_sized(in_channels=channels)
     base.vae.requires_grad_(False)
-    if switches.reconstruct:  # `add_task_switch` moves it, which a tensor without numbers does not bear
+    if switches.reconstruct:  # `add_task_switch` moves it, which a tensor without numbers does not allow
         base.unet.class_embedding = TimestepEmbedding(TASK_LENGTH, base.unet.time_embedding.linear_2.out_features)  # type: ignore[assignment]
     config = {**SD2_SCHEDULER, "timestep_spacing": "trailing"}
     return MarigoldDepth(replace(base, scheduler_config=config), DepthSettings(switches))

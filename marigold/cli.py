@@ -1,7 +1,7 @@
 """The console command `marigold VERB key=value ...`; `python scripts/VERB.py ...` is the same.
 
-A verb is a module with `run(config)`, which returns False for what is not complete and raises ValueError or OSError
-with a message for the user. Any other exception, and a ValueError that a library raised, is a defect of this package
+A verb is a module with `run(config)`, which returns False if it is incomplete and raises ValueError or OSError with
+a message for the user. Any other exception, and a ValueError that a library raised, is a defect of this package
 and keeps its traceback.
 """
 
@@ -47,20 +47,6 @@ VERBS = {
     "table": Verb("marigold.report", "table"),
     "compare-constant": Verb("marigold.compare_constant", "compare_constant"),
     "pretrain-tiny": Verb("marigold.miniature.pretrain_tiny", "pretrain_tiny"),
-}
-# Keys of earlier versions -> what took their place.
-RETIRED = {
-    "point_cloud.field_of_view": "camera.fov",
-    "point_cloud": "distances.near, distances.far",
-    "mixture": "the weight of a training set stands with the set: data.NAME.weight",
-    "export.data": "the sets of nonzero weight and their data.NAME.licence are what the model card lists",
-    "noise.strength": "recipe.noise_strength",
-    "noise.annealed": "recipe.noise=annealed, or noise=annealed",
-    "noise.terminal_share": "recipe.terminal_share",
-    "diffusion.rescale_betas_zero_snr": "recipe.zero_terminal_snr",
-    "diffusion.timestep_spacing": "recipe.timestep_spacing",
-    "train.shard": "no base that is supported needs it: train.optimizer=adam8bit and "
-    "performance.gradient_checkpointing=true save memory",
 }
 
 
@@ -108,11 +94,11 @@ def launch(name: str) -> NoReturn:
         codes[" ".join(HydraConfig.get().overrides.task)] = run_job(verb, config)
 
     try:
-        refuse_retired(words)
+        refuse_null(words)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(verb.error)
-    sys.path.insert(0, "")  # a loss, a reader or a predictor of one's own is looked for in the working folder too
+    sys.path.insert(0, "")  # the user's own losses, readers and predictors are imported from the working folder
     if (own := own_configs()) is not None:  # it may be another project's
         print(f"{own} is searched before this package's configurations", file=sys.stderr)
     try:
@@ -130,22 +116,22 @@ def launch(name: str) -> NoReturn:
 
 
 def run_job(verb: Verb, config: DictConfig) -> int:
-    """One job's exit code; what the user can mend is one message on stderr."""
+    """One job's exit code; an error that the user can fix becomes one message on stderr."""
     try:
         code = verb.incomplete if importlib.import_module(verb.module).run(config) is False else 0
     except (ValueError, OSError) as error:
-        if not for_people(error):
+        if not written_for_users(error):
             raise
         print(f"error: {error}", file=sys.stderr)
         code = verb.error
-    # Who stopped a run stops those after it too; and of several processes, others may still be at a job that failed.
+    # Stopping a run stops the jobs after it; and with several processes, others may still be at the job that failed.
     stopped, together = code == STOPPED, int(os.environ.get("WORLD_SIZE", "1")) > 1
     if code and (stopped or together) and HydraConfig.get().mode == RunMode.MULTIRUN:
         sys.exit(code)
     return code
 
 
-def for_people(error: Exception) -> bool:
+def written_for_users(error: Exception) -> bool:
     """Whether an error's message was written for the user: ours, or the system's about a file."""
     if isinstance(error, OSError) or type(error).__module__.startswith("marigold."):
         return True
@@ -162,13 +148,10 @@ def hydra_words(words: list[str], scratch: str) -> list[str]:
     return ["-m", *words] if several else words
 
 
-def refuse_retired(words: list[str]) -> None:
-    """Raise ConfigError for a key of an earlier version, and for GROUP=null, which Hydra answers by a traceback."""
+def refuse_null(words: list[str]) -> None:
+    """Raise ConfigError for GROUP=null, which Hydra answers by a traceback."""
     for word in words:
-        key, _, value = word.lstrip("+~").partition("=")
-        if "=" in word and value in ("null", "") and key and (installed("configs") / key).is_dir():
-            known = ", ".join(sorted(file.stem for file in (installed("configs") / key).glob("*.yaml")))
+        key, equals, value = word.lstrip("+~").partition("=")
+        if equals and key and value in ("null", "") and (group := installed("configs") / key).is_dir():
+            known = ", ".join(sorted(file.stem for file in group.glob("*.yaml")))
             raise ConfigError(f"{word}: {key} is chosen by name; known are {known}")
-        for old, successor in RETIRED.items():
-            if key == old or key.startswith(f"{old}."):
-                raise ConfigError(f"{word}: there is no {old} any more; {successor}")

@@ -91,18 +91,14 @@ def _checked(fields: list[Field], node: DictConfig, where: str) -> dict[str, Any
     given: dict[str, Any] = OmegaConf.to_container(node, resolve=True)  # type: ignore[assignment]
     # A key such as `from` is no name for a field.
     plain = {f"{key}_" if keyword.iskeyword(str(key)) else key: value for key, value in given.items()}
-    nested = {name: hint for name, hint, _ in fields if dataclasses.is_dataclass(hint) and name in plain}
-    values: dict[str, Any] = {
-        name: to_dataclass(hint, OmegaConf.create(plain.pop(name)), f"{where}.{name}" if where else name)  # type: ignore[arg-type]
-        for name, hint in nested.items()
-    }
+    values: dict[str, Any] = {}
     for name, hint, _ in fields:
-        if isinstance(plain.get(name), dict) and name not in nested and (made := _value_dataclass(hint)):
-            place = f"{where}.{name}" if where else name
-            values[name] = {
-                key: to_dataclass(made, OmegaConf.create(value), f"{place}.{key}")
-                for key, value in plain.pop(name).items()
-            }
+        place = f"{where}.{name}" if where else name
+        if dataclasses.is_dataclass(hint) and name in plain:
+            values[name] = to_dataclass(hint, OmegaConf.create(plain.pop(name)), place)  # type: ignore[arg-type]
+        elif isinstance(plain.get(name), dict) and (made := _value_dataclass(hint)):
+            nodes = {key: OmegaConf.create(value) for key, value in plain.pop(name).items()}
+            values[name] = {key: to_dataclass(made, node, f"{place}.{key}") for key, node in nodes.items()}
     flat = [field for field in fields if field[0] not in values]
     schema = dataclasses.make_dataclass(
         "Settings",
@@ -142,14 +138,14 @@ def _place(where: str) -> str:
 
 
 def choice(group: str, name: str) -> DictConfig:
-    """What `GROUP=NAME` on the command line composes; the user's own `./configs` are searched first there."""
+    """The group's configuration under `GROUP=NAME` on the command line, where the user's `./configs` come first."""
     started = GlobalHydra.instance().is_initialized()
     with nullcontext() if started else initialize_config_dir(str(installed("configs")), version_base="1.3"):
         return compose(f"{group}/{name}")[group]
 
 
 def task_overrides() -> list[str]:
-    """What the command line overrides, as Hydra got it; nothing outside of a Hydra program."""
+    """The overrides of the command line as Hydra received them; none outside of a Hydra program."""
     return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
 
 

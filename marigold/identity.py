@@ -1,4 +1,4 @@
-"""What a run, a latent cache or a result depends on, and what differs between two of them.
+"""Identities: everything that a run, a latent cache or a result depends on, and how two of them differ.
 
 Every setting belongs to one of three classes: it decides numbers, it moves them by rounding only, or it decides
 nothing. A key that no pattern below names decides numbers, so a new setting is compared until it is listed here.
@@ -22,7 +22,7 @@ NOTHING = (
     # They choose `best/`, not the weights.
     "protocol",
     "validation",
-    # What a recipe is called, and where its switches stand; they are compared themselves.
+    # The name of a recipe, and whether its switches are inherited; the switches themselves are compared.
     "recipe.name",
     "recipe.inherit",
     "train.select_by",
@@ -34,7 +34,7 @@ NOTHING = (
     "train.verify_checkpoints",
     "train.workers",
     "train.time_limit",
-    # Where a base lies; its weights and configuration are compared instead.
+    # Where a base is found; its weights and configuration are compared instead.
     "model.base",
     "model.search",
     "model.revision",
@@ -43,14 +43,14 @@ NOTHING = (
     "cache.folder",
     "cache.shard_size",
     "cache.batch",
-    # Of a training set: what is said of it, and how it is evaluated.
+    # The description of a training set, and how it is evaluated.
     "data.*.licence",
     "data.*.held_out",
     "data.*.evaluation",
     "data.*.reader_for",
     "data.*.reader.cameras",
-    "data.*.reader.labels",  # where a teacher's labels lie; their content is compared
-    # Of any data set: where it lies; the lines that were read are compared instead.
+    "data.*.reader.labels",  # where a teacher's labels are; their content is compared
+    # Where any data set is found; the lines that were read are compared instead.
     *(
         f"{entry}.reader.{key}"
         for entry in ("data.*", "dataset")
@@ -86,8 +86,8 @@ def moves_by_rounding(key: str) -> bool:
 def identity(settings: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
     """Everything that numbers depend on, as a flat dict of plain JSON values.
 
-    settings: nested, resolved configuration, of which the keys that decide nothing are left out. facts: what the
-    settings stand for, such as the hash of a list or of weights; always kept.
+    settings: nested, resolved configuration; keys that decide nothing are left out. facts: the content that settings
+    only name, such as the hash of a list or of weights; always kept.
     """
     kept = {key: value for key, value in flatten(settings).items() if not decides_nothing(key)}
     return json.loads(json.dumps({**kept, **facts}, default=str))
@@ -100,7 +100,7 @@ def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[Diff
 
 
 def listed(found: Iterable[Difference], theirs: str, ours: str) -> str:
-    """The differences in words: `train.lr: checkpoint 0.1, this run 0.2; ...`."""
+    """The differences as one line: `train.lr: checkpoint 0.1, this run 0.2; ...`."""
     return "; ".join(f"{key}: {theirs} {there!r}, {ours} {here!r}" for key, there, here in found)
 
 

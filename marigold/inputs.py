@@ -1,4 +1,4 @@
-"""What a training run needs: typed settings, data sets and base model, and what its numbers depend on."""
+"""The inputs of a training run: typed settings, data sets and base model, and the identity of the run."""
 
 import logging
 import math
@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Export:
-    """What a checkpoint tells its users: recommended settings, and the model card's notes."""
+    """Recommended settings that a checkpoint stores for its users, and the model card's notes."""
 
     default_denoising_steps: int
     default_processing_resolution: int
@@ -59,7 +59,7 @@ class Settings:
     @classmethod
     def read(cls, config: DictConfig) -> "Settings":
         """Raises ConfigError for an unknown key, a missing one and a value of the wrong type."""
-        # The data sets are left out: they are built one by one, so that one message can name all that is missing.
+        # The data sets are left out: they are built one by one, so that one message can name everything missing.
         plain: Any = OmegaConf.to_container(config, resolve=True)
         chosen = {field.name: plain[field.name] for field in fields(cls)}
         chosen["validation"] = {key: value for key, value in plain["validation"].items() if key != "sets"}
@@ -89,7 +89,7 @@ def complete_recipe(recipe: dict[str, Any], model: ModelConfig) -> dict[str, Any
 
 @dataclass(frozen=True)
 class Inputs:
-    """All that a run reads: training and validation sets, the base model, and the stream of micro-batches."""
+    """Everything that a run reads: training and validation sets, the base model, and the stream of micro-batches."""
 
     sets: list[TrainingSet]
     validation_sets: list[ValidationSet]
@@ -98,7 +98,7 @@ class Inputs:
 
 
 def open_inputs(config: DictConfig, settings: Settings) -> Inputs:
-    """Everything that a run needs, built and looked up, or one DataError that names all that is missing."""
+    """Everything that a run needs, built and looked up, or one DataError that names everything missing."""
     settings.recipe.switches.check_sampling(settings.validation.steps, settings.validation.ensemble_size)
     problems: list[str] = []
     sets, backbone = load_inputs(config, settings, problems, files=not settings.cache.enabled)
@@ -120,7 +120,7 @@ def open_inputs(config: DictConfig, settings: Settings) -> Inputs:
 
 
 def cannot_start(problems: Sequence[str]) -> DataError:
-    """One error that names all that is missing."""
+    """One error that names everything missing."""
     return DataError("cannot start:\n" + "\n".join(f"- {problem}" for problem in problems))
 
 

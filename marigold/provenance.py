@@ -15,12 +15,10 @@ PACKAGE = Path(__file__).resolve().parent
 
 def commit() -> str:
     """The commit of the source tree, with `-dirty` when tracked files differ from it; `unknown` without git."""
-    try:
-        head = _git("rev-parse", "HEAD").decode().strip()
-        changed = _git("status", "--porcelain", "--untracked-files=no")
-    except (OSError, subprocess.CalledProcessError):
+    head, changed = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "--untracked-files=no")
+    if head is None:
         return "unknown"
-    return f"{head}-dirty" if changed else head
+    return f"{head.decode().strip()}-dirty" if changed else head.decode().strip()
 
 
 def source_hash() -> str:
@@ -54,14 +52,15 @@ def write(folder: Path, processes: int) -> None:
         "argv": sys.argv,
     }
     write_atomically(folder / "provenance.json", json.dumps(facts, indent=1))
-    try:
-        diff = _git("diff", "HEAD")
-    except (OSError, subprocess.CalledProcessError):
-        return  # not a git checkout: the commit is recorded as unknown
-    write_atomically(folder / "changes.diff", diff)
+    if (diff := _git("diff", "HEAD")) is not None:
+        write_atomically(folder / "changes.diff", diff)
 
 
-def _git(*arguments: str) -> bytes:
+def _git(*arguments: str) -> bytes | None:
+    """The output of git in the source tree; None without git, or if the package is installed."""
     if not (PACKAGE.parent / "pyproject.toml").is_file():
-        raise FileNotFoundError(f"{PACKAGE} is installed: a repository around it is somebody else's")
-    return subprocess.run(["git", "-C", str(PACKAGE), *arguments], capture_output=True, check=True).stdout
+        return None  # a repository around an installed package is somebody else's
+    try:
+        return subprocess.run(["git", "-C", str(PACKAGE), *arguments], capture_output=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -1,7 +1,8 @@
 """Fine-tune a diffusion model into a depth estimator: one run, from its settings to `final/`.
 
-The run folder holds what the run is (config.yaml, provenance.json, changes.diff), what it measured (metrics.jsonl,
-panels/), its checkpoints, and the models best/ and final/. The same command again resumes from the newest checkpoint.
+The run folder holds the settings and the state of the source (config.yaml, provenance.json, changes.diff), the metrics
+(metrics.jsonl, panels/), checkpoints, and the models best/ and final/. The same command resumes from the newest
+checkpoint.
 """
 
 import logging
@@ -46,15 +47,16 @@ from marigold.training.loop import Trainer
 from marigold.training.objective import Objective
 from marigold.training.settings import accumulation_steps, make_accelerator
 from marigold.training.signals import stop_signals
-from marigold.training.tracking import Start, Trackers
+from marigold.training.tracking import Start, Tracker
 from marigold.validation import METRICS, ValidationSet, chosen_metric, draw_panel, evaluate_on, lists_of
 
 logger = logging.getLogger(__name__)
+PROGRESS = "loss={loss:.4f}, lr={lr:.1e}, img/s={images_per_second:.1f}, wait={data_wait_share:.0%}"
 
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """An accepted run, complete: all that its steps, checkpoints and validations need."""
+    """An accepted run, with everything that its steps, checkpoints and validations need."""
 
     settings: Settings
     folder: Path
@@ -81,7 +83,7 @@ class Best:
 
 @dataclass(frozen=True)
 class Resumed:
-    """Where a run starts: finished steps, the best validation so far, and whether this checkpoint's is still due."""
+    """Where a run starts: finished steps, the best validation so far, and whether its validation is still due."""
 
     step: int = 0
     best: Best | None = None
@@ -113,7 +115,7 @@ def run(config: DictConfig) -> bool:
         # Latents from the cache need no encoder, and without a term on pixels there is nothing to decode.
         vae = None if settings.cache.enabled and not recipe.pixels else inputs.backbone.vae
         objective = Objective(recipe, model.diffusion, model.prompt, vae, settings.train.seed)
-        if accelerator.device.type == "cuda":  # the prompt is encoded, and the encoder has 1.4 GB
+        if accelerator.device.type == "cuda":  # the prompt is encoded already, and the encoder takes 1.4 GB
             inputs.backbone.text_encoder.to("cpu")  # type: ignore[arg-type]
         training_run = TrainingRun(
             settings=settings,
@@ -142,7 +144,7 @@ def run(config: DictConfig) -> bool:
 
 
 def depth_model(backbone: Backbone, settings: Settings) -> MarigoldDepth:
-    """The base as a depth estimator with what its checkpoints say of themselves: recipe, and how to sample it."""
+    """The base as a depth estimator, with the recipe and the sampling defaults that its checkpoints store."""
     recipe, export = settings.recipe, settings.export
     chosen = DepthSettings(
         switches=recipe.switches,
@@ -154,11 +156,18 @@ def depth_model(backbone: Backbone, settings: Settings) -> MarigoldDepth:
 
 
 def train(run: TrainingRun, checkpoint: Checkpoint | None) -> bool:
-    """The steps from the checkpoint, or from nothing, to the last, with what happens every N of them."""
+    """Take the steps from the checkpoint, or from the first, to the last; log, save and validate every N of them.
+
+    Returns False if the run was stopped early.
+    """
     settings, trainer, main = run.settings.train, run.trainer, run.accelerator.is_main_process
     resumed = resume(run, checkpoint)
     best = resumed.best
-    tracker = make_tracker(run, Start(resumed.step, not resumed.validation_due)) if main else None
+    facts: Any = OmegaConf.to_container(run.config, resolve=True)
+    start = Start(resumed.step, not resumed.validation_due)
+    tracker = None
+    if main:
+        tracker = Tracker(run.folder, run.settings.tracker, {**facts, "commit": provenance.commit()}, start)
     # The monotonic clock: a correction of the wall clock must not end a run.
     deadline = math.inf if settings.time_limit is None else time.monotonic() + 3600 * settings.time_limit
     warned = False
@@ -180,7 +189,7 @@ def train(run: TrainingRun, checkpoint: Checkpoint | None) -> bool:
                 last = done == settings.steps
                 if done % settings.log_every == 0 or last:
                     metrics = trainer.take_metrics(done)
-                    bar.set_postfix(shown(metrics), refresh=False)
+                    bar.set_postfix_str(PROGRESS.format(**metrics), refresh=False)
                     if tracker is not None:
                         tracker.log(done, metrics)
                     warned = warned or warn_of_slow_data(metrics["data_wait_share"], run)
@@ -249,7 +258,7 @@ def save(run: TrainingRun, done: int, best: Best | None) -> Path:
     return step_folder(checkpoints, done)
 
 
-def validate(run: TrainingRun, done: int, tracker: Trackers | None) -> dict[str, float]:
+def validate(run: TrainingRun, done: int, tracker: Tracker | None) -> dict[str, float]:
     """Evaluate the model on every validation set, log the metrics and draw the panel; collective."""
     values: dict[str, float] = {}
     for part in run.validation_sets:
@@ -263,9 +272,9 @@ def validate(run: TrainingRun, done: int, tracker: Trackers | None) -> dict[str,
 
 
 def promote(run: TrainingRun, saved: Path, done: int, values: Mapping[str, float], best: Best | None) -> Best | None:
-    """Make best/ and final/ of the validated checkpoint `saved` where it is due; returns the best so far; collective.
+    """Make best/ and final/ from the validated checkpoint `saved` if they are due; returns the best; collective.
 
-    The checkpoint is marked as validated at the end: a run that is killed before repeats validation and promotion.
+    The checkpoint is marked as validated last: a run that is killed before that repeats validation and promotion.
     """
     now, last = better(run, best, values), done == run.settings.train.steps
     if run.accelerator.is_main_process:
@@ -312,23 +321,6 @@ def make_card(run: TrainingRun, values: Mapping[str, float]) -> str:
         ],
         notes=settings.export.notes,
     )
-
-
-def make_tracker(run: TrainingRun, start: Start) -> Trackers:
-    """Where metrics go; wandb sees the whole configuration."""
-    plain: Any = OmegaConf.to_container(run.config, resolve=True)
-    facts = {**plain, "commit": provenance.commit()}
-    return run.settings.tracker.make(run.folder, run.folder.name, facts, start)
-
-
-def shown(values: Mapping[str, float]) -> dict[str, str]:
-    """What the progress bar shows."""
-    return {
-        "loss": f"{values['loss']:.4f}",
-        "lr": f"{values['lr']:.1e}",
-        "img/s": f"{values['images_per_second']:.1f}",
-        "wait": f"{values['data_wait_share']:.0%}",
-    }
 
 
 def warn_of_slow_data(waiting: float, run: TrainingRun) -> bool:

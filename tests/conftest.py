@@ -22,18 +22,9 @@ sys.path[:0] = [str(ROOT), *(str(ROOT / folder) for folder in ("scripts", "tests
 
 # The quickstart's recipe on a few small rooms and a base with random weights, in seconds.
 TRAINING = [
-    "+exp=[quickstart,marigold]",
-    "device=cpu",
-    "cache.enabled=false",
-    "data.vkitti.reader.crop=[32,96]",
-    "train.steps=4",
-    "train.micro_batch=2",
-    "train.effective_batch=4",
-    "train.warmup_steps=2",
-    "train.log_every=2",
-    "train.checkpoint_every=2",
-    "train.validate_every=4",
-    "validation.panel=0",
+    *("+exp=[quickstart,marigold]", "device=cpu", "cache.enabled=false", "data.vkitti.reader.crop=[32,96]"),
+    *("train.steps=4", "train.micro_batch=2", "train.effective_batch=4", "train.warmup_steps=2", "train.log_every=2"),
+    *("train.checkpoint_every=2", "train.validate_every=4", "validation.panel=0"),
 ]
 
 

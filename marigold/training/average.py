@@ -42,7 +42,7 @@ class MovingAverage:
             self.average.restore(self.parameters)
 
     def state(self) -> dict[str, Any]:
-        """What `load` needs, read while the average is in place: the model folder holds the average then."""
+        """The state that `load` needs, read while the average is in place: the model folder holds the average then."""
         if self.average is None:
             return {}
         return {"average": self.average.state_dict(), "weights": self.average.temp_stored_params}

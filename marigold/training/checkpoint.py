@@ -9,7 +9,8 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -85,27 +86,19 @@ def save_checkpoint(
     they are.
     """
     final = step_folder(checkpoints, step)
-    partial = checkpoints / f"{PARTIAL}{final.name}"
-    shutil.rmtree(partial, ignore_errors=True)
-    (partial / STATE_FOLDER).mkdir(parents=True)
-    try:
+    with _replacing(final) as partial:
         export(partial)
-        _write_state(state, partial / STATE)
+        (partial / STATE_FOLDER).mkdir()
+        try:
+            torch.save(state, partial / STATE)
+        except RuntimeError as error:
+            # torch's writer has no error of its own for a full disk: it fails on a position that it did not expect.
+            raise OSError(f"torch could not write {STATE}") from error
         files = {name: _describe(partial / name) for name in _files(partial)}
         _share_frozen(partial, files, _steps(checkpoints))
-        # Last of all files, for it has the hashes of the others.
+        # Last of all files, since it has the hashes of the others.
         content = {"step": step, "files": files, "metadata": metadata}
         (partial / MANIFEST).write_text(json.dumps(content, indent=1))
-        for name in (*files, MANIFEST):
-            _sync(partial / name)
-        _replace(partial, final)
-    except (OSError, SafetensorError) as error:  # safetensors has an error of its own for a full disk
-        raise OSError(
-            f"{final}: the checkpoint cannot be written ({str(error).splitlines()[0]}). The earlier ones are as "
-            "they were; make room and run the same command again"
-        ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)  # a finished one has its final name by now
     return final
 
 
@@ -182,18 +175,9 @@ def write_model(export: Callable[[Path], object], target: Path, card: str) -> No
 
     Complete or not at all: OSError (a full disk) leaves what was there as it was.
     """
-    partial = target.with_name(f"{PARTIAL}{target.name}")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
+    with _replacing(target) as partial:
         export(partial)
         write_atomically(partial / CARD, card)
-        for name in _files(partial):
-            _sync(partial / name)
-        _replace(partial, target)
-    except SafetensorError as error:  # its own error for a full disk
-        raise OSError(f"{target} cannot be written: {str(error).splitlines()[0]}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)  # a finished one has its final name by now
 
 
 def record_validation(folder: Path, done: Validated) -> None:
@@ -219,14 +203,6 @@ def verify(folder: Path, unet: torch.nn.Module) -> None:
     for name, saved in trained_weights(folder).items():
         if not torch.equal(saved, weights[name].cpu()):
             raise CheckpointError(f"{folder}: {name} was not saved as it is in memory; is the disk failing?")
-
-
-def _write_state(state: dict[str, Any], path: Path) -> None:
-    try:
-        torch.save(state, path)
-    except RuntimeError as error:
-        # torch's writer has no error of its own for a full disk: it fails on a position that it did not expect.
-        raise OSError(f"{path.name}: torch could not write it") from error
 
 
 def _steps(checkpoints: Path) -> list[Path]:
@@ -255,15 +231,29 @@ def _link(source: Path, target: Path) -> None:
         shutil.copy2(source, target)
 
 
-def _replace(partial: Path, final: Path) -> None:
-    """Give a finished folder its name, replacing what has that name, and make the rename durable."""
-    old = final.with_name(f"{PARTIAL}old-{final.name}")
-    if final.exists():
+@contextmanager
+def _replacing(final: Path) -> Iterator[Path]:
+    """A folder to fill that takes the place of `final` whole, on the disk, or not at all; raises OSError."""
+    partial, old = (final.with_name(f"{PARTIAL}{prefix}{final.name}") for prefix in ("", "old-"))
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        for name in _files(partial):
+            _sync(partial / name)
+        if final.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            final.rename(old)
+        partial.rename(final)
+        _sync(final.parent)
         shutil.rmtree(old, ignore_errors=True)
-        final.rename(old)
-    partial.rename(final)
-    _sync(final.parent)
-    shutil.rmtree(old, ignore_errors=True)
+    except (OSError, SafetensorError) as error:  # safetensors has an error of its own for a full disk
+        raise OSError(
+            f"{final} cannot be written ({str(error).splitlines()[0]}). What was written before is unharmed; make "
+            "room and run the same command again"
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)  # a finished one has its final name by now
 
 
 def _describe(path: Path) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from marigold.data.mixture import MixtureDataset, global_indices
 from marigold.training.average import MovingAverage
 from marigold.training.checkpoint import Checkpoint, trained_weights
-from marigold.training.guards import check_attached, check_finite, memory_advice
+from marigold.training.guards import memory_advice
 from marigold.training.objective import Objective
 from marigold.training.schedule import learning_rate_factor
 from marigold.training.settings import TrainConfig, TrainingError, accumulation_steps, make_optimizer
@@ -37,10 +37,10 @@ class Window:
 
 
 class Trainer:
-    """A U-Net in training: optimiser, moving average, and what was not logged yet.
+    """A U-Net in training: optimiser, moving average, and the losses that were not logged yet.
 
-    `unet` is the bare module, whose weights validation and export read; those that ask for no gradient stay. Raises
-    TrainingError, before anything is loaded, for batches that do not fit and for an optimiser that is not there.
+    `unet` is the bare module, whose weights validation and export read; parameters that require no gradient stay as
+    they are. Raises TrainingError for batches that do not divide and for an optimiser that is not installed.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Trainer:
         self.saved = str(checkpoint.folder)
 
     def state(self) -> dict[str, Any]:
-        """What `load` needs beside the model folder, read while the moving average is in place."""
+        """The state that `load` needs beside the model folder, read while the moving average is in place."""
         state = {"optimizer": self.optimizer.state_dict(), **self.average.state()}
         if self.accelerator.scaler is not None:
             state["scaler"] = self.accelerator.scaler.state_dict()
@@ -102,7 +102,7 @@ class Trainer:
                 checkpointed = self.unet.is_gradient_checkpointing
                 raise TrainingError(memory_advice(step, self.config.micro_batch, checkpointed, self.saved)) from error
             if step == 0:
-                check_attached(self.window.losses, self.window.grad_norms[-1], self.anywhere)
+                self._check_attached()
             yield step + 1
 
     def _loader(self, start: int) -> DataLoader[Any]:
@@ -162,23 +162,47 @@ class Trainer:
         accelerator = self.accelerator
         return (step * self.accumulation + k) * accelerator.num_processes + accelerator.process_index
 
+    def _check_attached(self) -> None:
+        """Stop after the first step if no gradient reached the U-Net: nothing would ever be learnt."""
+        # Without any valid pixel the loss is exactly 0 and so is its gradient: unlucky, but not detached.
+        learnable = self.anywhere(bool((torch.stack(self.window.losses) != 0).any()))
+        if learnable and self.window.grad_norms[-1].item() == 0:
+            raise TrainingError(
+                "the gradient is zero at the first step: the loss does not depend on the U-Net's weights. "
+                "Are they frozen, or was the prediction detached?"
+            )
+
     def check_finite(self, done: int) -> None:
         """Raise TrainingError, naming step and samples, if a loss or gradient since the last entry is not finite."""
+        losses, norms, accumulation = self.window.losses, self.window.grad_norms, self.accumulation
         scaler = self.accelerator.scaler
-        # In fp16 a step whose gradient overflows is not taken, and the next ones are scaled by less.
-        overflows_only = scaler is not None and scaler.get_scale() >= 1
-        check_finite(
-            done - 1,
-            self.window.losses,
-            [] if overflows_only else self.window.grad_norms,
-            self.accumulation,
-            lambda step, k: self.data.names(self._global_index(step, k)),
-            self.saved,
-            self.anywhere,
+        if scaler is not None and scaler.get_scale() >= 1:
+            norms = []  # in fp16 a step whose gradient overflows is not taken, and the next ones are scaled by less
+        if not losses:
+            return
+        # All at once: looking at each value as it is made would wait for the device in every micro-batch.
+        bad = ~torch.isfinite(torch.stack(losses))
+        bad_norm = ~torch.isfinite(torch.stack(norms)) if norms else bad[:0]
+        if not self.anywhere(bool(bad.any() or bad_norm.any())):
+            return
+        steps = max(len(losses) // accumulation, 1)
+        if bad.any():
+            at, micro = divmod(int(bad.nonzero()[0]), accumulation)
+            micros = [micro]
+        else:
+            # Losses from before a resume have no norms beside them.
+            at = (int(bad_norm.nonzero()[0]) if bad_norm.any() else 0) + steps - len(norms)
+            micros = list(range(accumulation))
+        step = done - steps + at
+        samples = ", ".join(name for k in micros for name in self.data.names(self._global_index(step, k)))
+        raise TrainingError(
+            f"the {'loss' if bad.any() else 'gradient'} is not finite at step {step} (samples: {samples}). "
+            f"Nothing was saved after that; last good checkpoint: {self.saved or 'none yet'}. "
+            f"A lower train.lr or precision=no may help"
         )
 
     def take_metrics(self, done: int) -> dict[str, float]:
-        """The metrics since the last log entry, gathered from all processes, and begin anew; collective."""
+        """Gather the metrics since the last log entry from all processes, and start a new window; collective."""
         self.check_finite(done)
         window, self.window = self.window, Window()
         losses = self.accelerator.gather(torch.stack(window.losses).float())

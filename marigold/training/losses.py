@@ -12,9 +12,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-AXES = ((0, 1), (1, 0))  # where a neighbour is: pixels down, pixels to the right
-DIAGONALS = ((1, 1), (1, -1))
-
 
 def latent_mse(
     prediction: Float[Tensor, "B 4 h w"], target: Float[Tensor, "B 4 h w"], valid: Bool[Tensor, "B 1 h w"]
@@ -58,7 +55,7 @@ def ssi_l1(
 ) -> Float[Tensor, ""]:
     """Mean absolute error of scale * prediction + shift, the least-squares fit of each image to its target.
 
-    weighting: `metres` multiplies an image's errors by its half_range, which makes them those of the mapped depth;
+    weighting: `metres` multiplies an image's errors by its half_range, into the units of the mapped depth;
     `unit` leaves them as normalised. pooling: the mean over all valid pixels of the micro-batch together (`batch`),
     or over each image and then over the images that have some (`image`). The gradient flows through scale and shift
     unless detach_fit. Both are 0, and so is the gradient, where the prediction of an image is constant. Raises
@@ -98,47 +95,17 @@ def gradient_l1(
     target: Float[Tensor, "B 1 H W"],
     valid: Bool[Tensor, "B 1 H W"],
     half_range: Float[Tensor, "B"],
-    *,
-    scales: int = 1,
 ) -> Float[Tensor, ""]:
     """Mean absolute difference of the error, prediction - target, between neighbours that are both valid.
 
-    The mean is over all pairs of the micro-batch, horizontal and vertical together. Of further scales, each takes
-    every second pixel of the one before, and the means are added. half_range is not used. Raises ValueError for fewer
-    scales than 1. Source: Li and Snavely, CVPR 2018, section 4 (MegaDepth), without the logarithm.
+    The mean is over all pairs of the micro-batch, horizontal and vertical together; half_range is not used. Source:
+    Li and Snavely, CVPR 2018, section 4 (MegaDepth), at one scale and without the logarithm.
     """
-    if scales < 1:
-        raise ValueError(f"gradient_l1: scales={scales}: expected 1 or more")
     error = _full(prediction) - _full(target)
-    means = []
-    for step in (2**scale for scale in range(scales)):
-        differences, both = _differences(error[..., ::step, ::step], valid[..., ::step, ::step], AXES)
-        means.append(_mean(differences.abs(), both))
-    return torch.stack(means).sum()
-
-
-def gradient_huber(
-    prediction: Float[Tensor, "B 1 H W"],
-    target: Float[Tensor, "B 1 H W"],
-    valid: Bool[Tensor, "B 1 H W"],
-    half_range: Float[Tensor, "B"],
-    *,
-    delta: float = 0.2,
-) -> Float[Tensor, ""]:
-    """Mean reverse Huber of the error's differences between valid neighbours, in four directions.
-
-    With x a difference of prediction - target along a row, a column or a diagonal: |x| up to delta, (x^2 + delta^2) /
-    (2 delta) above. half_range is not used. Raises ValueError unless delta > 0.
-
-    Source: DepthMaster's second stage, which computes delta |x| + delta^2 / 2 and x^2 / 2: a value that falls at
-    delta from 1.5 to 0.5 delta^2, with delta times this one's gradient (a weight of 0.001 there is one of 0.0002
-    here). It also sets invalid pixels to 0 and compares these with their neighbours, which this does not.
-    """
-    if not delta > 0:
-        raise ValueError(f"gradient_huber: delta={delta}: expected more than 0")
-    differences, both = _differences(_full(prediction) - _full(target), valid, (*AXES, *DIAGONALS))
-    size = differences.abs()
-    return _mean(torch.where(size <= delta, size, (size.square() + delta**2) / (2 * delta)), both)
+    right = (error[..., 1:] - error[..., :-1], valid[..., 1:] & valid[..., :-1])
+    down = (error[..., 1:, :] - error[..., :-1, :], valid[..., 1:, :] & valid[..., :-1, :])
+    differences, both = (torch.cat([one.flatten(), two.flatten()]) for one, two in zip(right, down, strict=True))
+    return _mean(differences.abs(), both)
 
 
 def _full(values: Tensor) -> Tensor:
@@ -154,17 +121,3 @@ def _mean(values: Float[Tensor, "*shape"], valid: Bool[Tensor, "*mask"]) -> Floa
 def _image_means(values: Float[Tensor, "B 1 H W"], valid: Bool[Tensor, "B 1 H W"]) -> Float[Tensor, "B 1 1 1"]:
     weight = valid.to(values.dtype)
     return (values * weight).sum((1, 2, 3), keepdim=True) / weight.sum((1, 2, 3), keepdim=True).clamp(min=1)
-
-
-def _differences(
-    error: Float[Tensor, "B 1 H W"], valid: Bool[Tensor, "B 1 H W"], neighbours: tuple[tuple[int, int], ...]
-) -> tuple[Float[Tensor, "N"], Bool[Tensor, "N"]]:
-    """A neighbour's error less the pixel's own and whether both are valid, of every pair in these directions."""
-    height, width = error.shape[-2:]
-    differences, both = [], []
-    for down, right in neighbours:
-        pixel = (..., slice(0, height - down), slice(max(0, -right), width - max(0, right)))
-        other = (..., slice(down, height), slice(max(0, right), width - max(0, -right)))
-        differences.append((error[other] - error[pixel]).flatten())
-        both.append((valid[other] & valid[pixel]).flatten())
-    return torch.cat(differences), torch.cat(both)

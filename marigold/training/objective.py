@@ -29,7 +29,7 @@ def latent_validity(valid: Bool[Tensor, "B 1 H W"]) -> Bool[Tensor, "B 1 h w"]:
 
 
 def encode_batch(vae: AutoencoderKL, batch: PixelBatch, parts: Collection[str]) -> LatentBatch:
-    """These parts of a batch of images, latents by the frozen VAE, on its device and in its precision."""
+    """Encode these parts of a batch of images, latents by the frozen VAE, on its device and in its precision."""
     encoders: dict[str, Callable[[], Tensor]] = {
         "image_latent": lambda: encode_image(vae, batch.image_norm),
         "depth_latent": lambda: encode_depth(vae, batch.depth_norm),
@@ -43,7 +43,7 @@ def encode_batch(vae: AutoencoderKL, batch: PixelBatch, parts: Collection[str]) 
 def draw(
     shape: tuple[int, int, int, int], recipe: Recipe, total: int, seed: int, g: int
 ) -> tuple[Int[Tensor, "B"], Float[Tensor, "B 4 h w"]]:
-    """Timesteps, of a process of `total`, and noise of global micro-batch `g`: a function of (seed, g), on the CPU."""
+    """Timesteps in [0, total) and noise of global micro-batch `g`: a function of (seed, g), on the CPU."""
     key = np.random.SeedSequence([seed, NOISE, g]).generate_state(1, np.uint64)[0]
     generator = torch.Generator().manual_seed(int(key >> np.uint64(1)))  # it takes a signed number
     timesteps = torch.randint(0, total, (shape[0],), generator=generator)
@@ -93,14 +93,11 @@ class Objective:
         ]
 
     def __call__(self, unet: nn.Module, batch: PixelBatch | LatentBatch, g: int) -> Float[Tensor, ""]:
-        """The loss of global micro-batch `g`; raises ValueError for a batch without what the recipe needs."""
+        """The loss of global micro-batch `g`."""
         if isinstance(batch, PixelBatch):
-            if self.vae is None:
-                raise ValueError("objective: a batch of images needs the VAE to encode it")
+            assert self.vae is not None
             batch = encode_batch(self.vae, batch, self.recipe.parts)
         there = {name: getattr(batch, name) for name in self.recipe.parts}
-        if lacking := sorted(name for name, part in there.items() if part is None):
-            raise ValueError(f"objective: the batch has no {', '.join(lacking)}")
         device, total = self.prompt.device, self.diffusion.num_train_timesteps
         batch_size, *shape = there["image_latent"].shape
         timesteps, noise = draw((batch_size, *shape), self.recipe, total, self.seed, g)
@@ -129,7 +126,8 @@ class Objective:
             else:
                 # The clean latent that the prediction implies, decoded once for all terms on pixels.
                 if decoded is None:
-                    decoded = self._decode(self.diffusion.clean(prediction, noisy[0], level))
+                    assert self.vae is not None
+                    decoded = decode_depth(self.vae, self.diffusion.clean(prediction, noisy[0], level))
                 value = compare(decoded, *(there[name] for name in PIXELS), **options)
             loss = loss + term.weight * value
         for one in again:
@@ -147,8 +145,3 @@ class Objective:
         seen = image if self.recipe.noise == "none" else torch.cat([image, latent], dim=1)
         prompt = self.prompt.expand(len(image), -1, -1)
         return unet(seen, timesteps, prompt, class_labels=labels, return_dict=False)[0].float().chunk(tasks)
-
-    def _decode(self, latent: Float[Tensor, "B 4 h w"]) -> Float[Tensor, "B 1 H W"]:
-        if self.vae is None:
-            raise ValueError("objective: a term of the loss compares pixels, which needs the VAE to decode")
-        return decode_depth(self.vae, latent)

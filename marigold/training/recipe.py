@@ -63,7 +63,7 @@ class Recipe:
     loss: dict[str, LossTerm]
 
     def __post_init__(self) -> None:
-        """Refuse what makes no sense; raises RecipeError naming the switches."""
+        """Refuse combinations that make no sense; raises RecipeError naming the switches."""
         self.switches  # noqa: B018 - which refuse values of their own
         self.check_prediction(self.prediction)
         for bad, message in (
@@ -101,8 +101,8 @@ class Recipe:
 
     @cached_property
     def switches(self) -> Switches:
-        """What inference has to know."""
-        # How much the second task weighs is training's; that there is one decides the U-Net's inputs.
+        """The switches that inference needs."""
+        # The weight of the second task matters to training alone; whether there is one decides the U-Net's inputs.
         chosen = {one.name: getattr(self, one.name) for one in fields(Switches)}
         return Switches(**{**chosen, "reconstruct": self.reconstruct > 0})
 
@@ -123,11 +123,11 @@ class Recipe:
 
     @cached_property
     def parts(self) -> tuple[str, ...]:
-        """What of a batch the loss needs."""
+        """The parts of a batch that the loss needs."""
         return (*IMAGE, *(LATENTS if self.latents else ()), *(PIXELS if self.pixels else ()))
 
     def target(self, seed: int) -> Target:
-        """What is learned of a sample; `seed` decides what augmentation draws."""
+        """The training target of a sample; `seed` decides the augmentation's draws."""
         return Target(self.mapping, self.far, self.augmentation, seed)
 
     def stored(self) -> dict[str, Any]:
@@ -136,5 +136,5 @@ class Recipe:
 
 
 def named_switches(name: str | None) -> Switches | None:
-    """What `configs/recipe/NAME.yaml` says of inference, for a model that does not say it itself; None for None."""
+    """The switches of `configs/recipe/NAME.yaml`, for a model that does not store its own; None for None."""
     return None if name is None else to_dataclass(Recipe, choice("recipe", name), "recipe").switches

@@ -1,4 +1,4 @@
-"""The settings of a training run, and what is refused before its first step."""
+"""The settings of a training run, checked before its first step."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -57,17 +57,14 @@ class TrainConfig:
     time_limit: float | None
 
     def __post_init__(self) -> None:
-        """Refuse what could only fail later; raises TrainingError naming the key."""
-        for key in ("steps", "log_every", "checkpoint_every", "validate_every", "keep_checkpoints"):
-            if getattr(self, key) < 1:
-                raise TrainingError(f"train.{key}={getattr(self, key)}: expected at least 1")
+        """Refuse values that could only fail later; raises TrainingError naming the key."""
+        least = dict.fromkeys(("steps", "log_every", "checkpoint_every", "validate_every", "keep_checkpoints"), 1)
+        for key, value in {**least, "weight_decay": 0, "workers": 0}.items():
+            if getattr(self, key) < value:
+                raise TrainingError(f"train.{key}={getattr(self, key)}: expected at least {value}")
         for key, known in (("schedule", SCHEDULES), ("optimizer", OPTIMIZERS)):
             if getattr(self, key) not in known:
                 raise TrainingError(f"train.{key}={getattr(self, key)}: expected one of {', '.join(known)}")
-        if not 0 <= self.weight_decay < 1:
-            raise TrainingError(f"train.weight_decay={self.weight_decay}: expected at least 0, below 1")
-        if self.workers < 0:
-            raise TrainingError(f"train.workers={self.workers}: expected at least 0")
         if not 0 <= self.warmup_steps < self.decay_steps or not 0 < self.final_ratio <= 1:
             raise TrainingError(
                 f"train: expected 0 <= warmup_steps < decay_steps and 0 < final_ratio <= 1, got {self.warmup_steps}, "
@@ -77,7 +74,7 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class Performance:
-    """What changes a run's speed and memory but not its recipe: `performance` in `configs/train.yaml`.
+    """Switches that change a run's speed and memory but not its recipe: `performance` in `configs/train.yaml`.
 
     `tf32` lets float32 products on the GPU round to TF32. `gradient_checkpointing` recomputes activations in the
     backward pass. `channels_last` orders the U-Net's weights for tensor cores. `compile` runs torch.compile.

@@ -54,21 +54,13 @@ def environment(**more: str) -> dict[str, str]:
 def call_script(
     script: str | Path, *arguments: object, processes: int = 1, **options: Any
 ) -> subprocess.CompletedProcess:
-    """A script from start to end: its exit status, and what it said."""
-    words = command(script, *arguments, processes=processes)
-    return subprocess.run(
-        words, **{"env": environment(), "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **options}
-    )
-
-
-def start_script(script: str, log: Path, *arguments: object, processes: int = 1, **options: Any) -> subprocess.Popen:
-    """A script beside the test; what it says goes to `log`."""
-    words = command(script, *arguments, processes=processes)
-    with log.open("wb") as file:
-        return subprocess.Popen(words, env=environment(), stdout=file, stderr=subprocess.STDOUT, **options)
+    """A script from start to end: its exit status and its output."""
+    options = {"env": environment(), "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **options}
+    return subprocess.run(command(script, *arguments, processes=processes), **options)
 
 
 def wait_until(process: subprocess.Popen, log: Path, seen: Callable[[], object]) -> None:
+    """Wait for a condition while the process, whose output is in `log`, runs."""
     deadline = time.monotonic() + 300
     while not seen():
         assert process.poll() is None, log.read_text()[-2000:]
@@ -77,7 +69,7 @@ def wait_until(process: subprocess.Popen, log: Path, seen: Callable[[], object])
 
 
 def figures(run_dir: Path) -> list[dict[str, float]]:
-    """The logged values that must be reproducible: all but speed and memory."""
+    """The logged metrics that must be reproducible: all but speed and memory."""
     lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     return [{key: value for key, value in line.items() if key not in TIMED} for line in lines]
 
@@ -87,7 +79,7 @@ def losses(run_dir: Path) -> list[float]:
 
 
 def weights(folder: Path) -> bytes:
-    """The final U-Net of a run, or that of a model or checkpoint, as it lies on the disk."""
+    """The final U-Net of a run, or that of a model or checkpoint, as bytes."""
     model = folder / "final" if (folder / "final").exists() else folder
     return (model / "unet/diffusion_pytorch_model.safetensors").read_bytes()
 
@@ -97,18 +89,12 @@ def files(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def assert_same_bits(one: Path, two: Path) -> None:
-    """Two runs logged the same and ended with the same models; what their cards say of the command may differ."""
+def assert_same_bits(one: Path, two: Path, cards: bool = False) -> None:
+    """Two runs logged the same and ended with the same models; their model cards may name different commands."""
     assert figures(one) == figures(two)
+    hidden = {} if cards else {"README.md": b""}
     for name in ("best", "final"):
-        assert {**files(one / name), "README.md": b""} == {**files(two / name), "README.md": b""}, name
-
-
-def assert_same_end(one: Path, two: Path) -> None:
-    """Two runs of one folder name and one command logged the same, and ended with the same models and model cards."""
-    assert_same_bits(one, two)
-    for name in ("best", "final"):
-        assert (one / name / "README.md").read_text() == (two / name / "README.md").read_text()
+        assert {**files(one / name), **hidden} == {**files(two / name), **hidden}, name
 
 
 def killed(*_arguments: object, **_more: object) -> None:

