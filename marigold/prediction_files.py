@@ -79,6 +79,8 @@ def plan(source: str | Path, output: Path, kinds: Sequence[str]) -> list[Job]:
         for picture, place in find_pictures(source).items()
         if not picture.resolve().is_relative_to(output.resolve())
     }
+    if not pictures:
+        raise PictureError(f"{source}: every image is in the output folder {output}; choose another output")
     uses = Counter(place.with_suffix("") for place in pictures.values())
     places = {kind: KINDS[kind] for kind in kinds}
     jobs = []

@@ -14,7 +14,7 @@ from marigold.model.guided import guided
 from marigold.model.pipeline import MarigoldDepth
 from marigold.model.recipe import Switches
 from marigold.model.settings import DepthSettings
-from marigold.pictures import read_grey16, read_picture
+from marigold.pictures import PictureError, read_grey16, read_picture
 from marigold.prediction_files import Distances, plan, write
 from marigold.types import Camera, Prediction
 from runs import call_script, composed
@@ -101,6 +101,8 @@ def test_images_of_one_name_keep_their_ending_and_output_is_never_input(photos):
     jobs = plan(photos, photos / "depth", ["npy"])
     names = ("a.jpg", "a.png", "sub/b")
     assert [job.files["npy"] for job in jobs] == [photos / f"depth/depth_npy/{name}.npy" for name in names]
+    with pytest.raises(PictureError, match="photos"):
+        plan(photos, photos, ["npy"])
 
 
 def test_half_precision(photos, tmp_path, predict):

@@ -71,6 +71,14 @@ class Benchmark:
         crop = (self.crop_size, self.crop_rows, self.crop_cols)
         if any(part is None for part in crop) != all(part is None for part in crop):
             raise EvaluationError("evaluation: crop_size, crop_rows and crop_cols are given together or not at all")
+        if self.crop_size and self.crop_rows and self.crop_cols:
+            sizes = {
+                "crop_rows": (self.crop_rows, self.crop_size[0]),
+                "crop_cols": (self.crop_cols, self.crop_size[1]),
+            }
+            for key, ((first, last), size) in sizes.items():
+                if not 0 <= first < last <= size:  # slices would cut it without a word
+                    raise EvaluationError(f"evaluation.{key}: [{first}, {last}) is not inside 0..{size}")
         for key, pair in (("clip", self.clip), ("depth_range", self.depth_range)):
             if pair is not None and not pair[0] < pair[1]:
                 raise EvaluationError(f"evaluation.{key}: {pair[0]} is not below {pair[1]}")

@@ -131,3 +131,5 @@ def test_a_data_set_changes_settings_for_a_protocol_and_a_misspelt_one_is_named(
     for key, value in (("crop_row", [1, 2]), ("clip", "wide")):
         with pytest.raises(ConfigError, match=key):
             build(OmegaConf.create(settings_for({key: value}, "marigold")), "dataset.evaluation")
+    with pytest.raises(EvaluationError, match="crop_cols"):
+        Benchmark(crop_size=(48, 64), crop_rows=(0, 48), crop_cols=(0, 65))
