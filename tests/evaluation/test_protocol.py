@@ -12,7 +12,7 @@ from marigold.depth.mapping import MAPPING_OF, MAPPINGS
 from marigold.depth.reprojection import reproject
 from marigold.evaluation.errors import EvaluationError
 from marigold.evaluation.fits import BestConstant
-from marigold.evaluation.protocol import PROTOCOL_OF, settings_for
+from marigold.evaluation.protocol import PROTOCOL_OF, Benchmark, settings_for
 from marigold.evaluation.rows import evaluate
 from marigold.evaluation_set import make_protocol
 from marigold.types import SPACES, Camera, DepthSample, Prediction
