@@ -43,7 +43,7 @@ def fit_affine(
     The target may be depth, disparity, its root or log depth: whatever space the prediction is affine in. The
     closed form from centred moments in float64; scale and shift (B,) are float64. A constant prediction
     gets scale 0 and the target's mean as shift. Raises ValueError with the index in the batch of an image that has
-    no valid pixel or a value that is not finite at one. Source: Ke et al., CVPR 2024, section 4.1.
+    no valid pixel or a value that is not finite at one. Source: Ke et al., CVPR 2024, section 4.2.
     """
     return _fit_each(pred, target, valid, _line)
 

@@ -49,11 +49,11 @@ def ensemble_depth(
     The median of an even number is the lower one, as torch.median's; the uncertainty is the median absolute
     deviation, or the standard deviation under `reduction="mean"`. A constant result is 0 everywhere.
     Raises ValueError naming the members that are not finite, for a consensus below 0 under `alignment="scale"` and
-    for a `method` other than "procrustes". Source: the objective of Ke et al., CVPR 2024, section 3.3, squared and
+    for a `method` other than "procrustes". Source: the objective of Ke et al., CVPR 2024, eq. 4, squared and
     with the constraint that it lacks.
     """
     if method != "procrustes":
-        raise ValueError(f"unknown ensembling method {method!r}; here it is 'procrustes'")
+        raise ValueError(f"ensemble method {method!r}: expected 'procrustes'")
     if reduction not in ("median", "mean") or alignment not in ("affine", "scale", "none"):
         raise ValueError(
             "reduction is 'median' or 'mean' and alignment 'affine', 'scale' or 'none'; "

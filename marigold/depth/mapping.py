@@ -65,7 +65,7 @@ def normalize_depth(
     `depth` is in metres, (1, H, W) or (B, 1, H, W); the quantiles `quantile` and `1 - quantile` (linear
     interpolation) are taken over the pixels of each map that are valid and above 0. The formula is applied
     to the other pixels too; they must not enter a loss. Raises ValueError for a map without such a pixel,
-    with equal quantiles, or with NaN. Source: Ke et al., CVPR 2024, section 3.2; `quantile` as published.
+    with equal quantiles, or with NaN. Source: Ke et al., CVPR 2024, eq. 3; `quantile` as published.
     """
     return normalize(depth, valid, quantile, mapping)[0]
 

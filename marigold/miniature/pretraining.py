@@ -232,7 +232,7 @@ def reconstruction_metrics(vae: AutoencoderKL, config: PretrainConfig) -> dict[s
     rendered = torch.from_numpy(np.stack([expose(view.colour) for view in views])).permute(0, 3, 1, 2) / 127.5 - 1
     depth = torch.from_numpy(np.stack([view.depth for view in views]))[:, None]
     low, high = (torch.quantile(depth.flatten(1), q, dim=1).view(-1, 1, 1, 1) for q in (0.02, 0.98))
-    # Normalised as in training: the 2 % and 98 % quantiles go to -1 and 1 (Ke et al. 2024, section 3.2).
+    # Normalised as in training: the 2 % and 98 % quantiles go to -1 and 1 (Ke et al. 2024, eq. 3).
     depth = ((depth - low) / (high - low) * 2 - 1).clip(-1, 1).expand(-1, 3, -1, -1)
     metrics = {}
     for name, images in (("photo", rendered), ("depth", depth)):

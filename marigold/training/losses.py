@@ -18,7 +18,7 @@ def latent_mse(
 ) -> Float[Tensor, ""]:
     """Mean squared error over the valid latent elements of the micro-batch.
 
-    Source: Ke et al., CVPR 2024, section 3.2.
+    Source: Ke et al., CVPR 2024, eq. 2 (there for noise) and section 4.1 (v).
     """
     return _mean((_full(prediction) - _full(target)).square(), valid)
 
