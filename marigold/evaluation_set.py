@@ -54,10 +54,10 @@ def protocol_for(config: DictConfig, space: str | None) -> DictConfig:
     if "name" in given:
         return given
     if space is None or given.get("prefit"):
-        name, why = COMMON_PROTOCOL, "the default"
+        name, why = COMMON_PROTOCOL, "the common default"
     else:
-        name, why = PROTOCOL_OF[space], f"that of predictions in {space}"
-    logger.info("protocol %s, %s; protocol=NAME chooses another one", name, why)
+        name, why = PROTOCOL_OF[space], f"the default for {space}"
+    logger.info("protocol %s (%s); protocol=NAME selects another one", name, why)
     return named_protocol(config, name)
 
 
