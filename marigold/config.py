@@ -89,7 +89,7 @@ def imported(target: str | None, key: str) -> Any:
 def _checked(fields: list[Field], node: DictConfig, where: str) -> dict[str, Any]:
     """The node's values by field name, checked by OmegaConf, dataclasses built, lists made tuples."""
     given: dict[str, Any] = OmegaConf.to_container(node, resolve=True)  # type: ignore[assignment]
-    # A key such as `from` is no name for a field.
+    # A key such as `from` is a Python keyword and cannot name a field.
     plain = {f"{key}_" if keyword.iskeyword(str(key)) else key: value for key, value in given.items()}
     values: dict[str, Any] = {}
     for name, hint, _ in fields:
@@ -151,7 +151,7 @@ def task_overrides() -> list[str]:
 
 def choices(group: str) -> list[str]:
     """The names that the command line chooses of a group, such as exp or recipe; none outside of a Hydra program."""
-    # Hydra's own record of what was chosen leaves out a list.
+    # Hydra's own record of choices omits lists.
     overrides = OverridesParser.create().parse_overrides(task_overrides())
     found = [override.value() for override in overrides if override.key_or_group == group]
     return [str(name) for names in found for name in (names if isinstance(names, list) else [names])]

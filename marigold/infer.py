@@ -78,7 +78,7 @@ def in_metres(
     settings: InferConfig,
     shown: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """Metric depth and its uncertainty, (1, H, W), by `points.method`; None for that of a single guided member."""
+    """Metric depth and its uncertainty, (1, H, W), by `points.method`; uncertainty None for one guided member."""
     method, name = settings.points.chosen, str(job.picture)
     if method != "guided":
         metric = metric_depth(prediction, known.places, known.metres, image=image, method=method, name=name)

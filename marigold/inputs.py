@@ -78,7 +78,7 @@ def complete_recipe(recipe: dict[str, Any], model: ModelConfig) -> dict[str, Any
     if given := sorted(set(recipe) - own):
         raise RecipeError(f"recipe {recipe['name']}: its switches are the base checkpoint's; leave out {given}")
     stored = None if model.maker else read_index(find_folder(model.location, model.revision)).get(KEY)
-    # What was trained elsewhere may say how it samples and not how it was taught.
+    # A model trained elsewhere may record how to sample from it but not how it was trained.
     if stored is None or "loss" not in stored:
         raise RecipeError(
             f"recipe {recipe['name']} continues a training, and {model.location} does not say by which recipe it was "
@@ -133,7 +133,7 @@ def load_inputs(
     """
     sets = []
     for name, node in config.data.items():
-        check_entry(str(name), node)  # of weight 0 too: a misspelt key is wrong whether it counts or not
+        check_entry(str(name), node)  # even at weight 0: a misspelt key is always an error
         if node.weight == 0:
             continue
         transform = to_dataclass(Transform, node.transform, f"data.{name}.transform")
@@ -239,9 +239,9 @@ def run_identity(
 
 
 def require_same_run(checkpoint: Checkpoint, ours: Mapping[str, Any], folder: Path, steps: int) -> None:
-    """Raise TrainingError, naming every setting that differs and decides numbers; say what moves by rounding only."""
+    """Raise TrainingError, naming each changed setting that affects results; log those that only affect rounding."""
     advice = f"Give this run a name of its own, such as name={folder.name}_2, or move {folder} away"
-    # Resuming is the same command again: whatever decides numbers must be what it was.
+    # Resuming is the same command again: every setting that affects results must be unchanged.
     theirs = checkpoint.metadata.get("identity")
     if theirs is None:
         raise TrainingError(f"{checkpoint.folder} was written by an earlier version and cannot be resumed. {advice}")

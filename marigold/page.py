@@ -32,7 +32,7 @@ Blocks = gr.Blocks  # for `demo`, which may not import gradio before this module
 ABOUT = """# Depth of one image
 Near is red and far is blue. Depth is predicted up to an unknown scale and shift: the mesh lies between two assumed
 distances until some distances are known."""
-KEPT = (600, 3600)  # seconds: how often files are deleted while the page is served, and from which age
+KEPT = (600, 3600)  # seconds: how often old files are deleted, and from what age
 SHOWN = ("colour", "mesh")  # the kinds of file that the page displays
 OFFERED = [kind for kind in KINDS if kind != "exr" or importlib.util.find_spec("OpenEXR")]
 

@@ -40,7 +40,7 @@ def check_lists(config: DictConfig) -> bool:
         readers[name] = changed(config.dataset.reader, changes, config.dataset)
     there = [name for name, reader in readers.items() if Path(reader.split_list).exists()]
     results = []
-    for name in there or list(readers)[:1]:  # of none that is there the reader says how to get it
+    for name in there or list(readers)[:1]:  # if none is there, the reader's error says how to get it
         results.append(check(build(readers[name], f"check.{name}"), workers=config.workers))
         print(results[-1].text())
     for reader in (readers[name] for name in readers if name not in there):

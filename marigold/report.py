@@ -57,7 +57,7 @@ def panels(results: dict[str, Result], tables: list[Table]) -> dict[str, Path]:
     """Caption -> panel.png of the results that count."""
     superseded = {folder for table in tables for folder in table.superseded}
     return {
-        # The folder tells apart what is of one name, such as one checkpoint with several ensemble sizes.
+        # The folder distinguishes results of one name, such as one checkpoint at several ensemble sizes.
         f"{result.method} on {result.facts.dataset}, protocol {result.protocol} ({folder})": path
         for folder, result in results.items()
         if folder not in superseded and (path := Path(folder) / "panel.png").is_file()

@@ -111,7 +111,7 @@ def draw_panel(path: Path, part: ValidationSet, model: MarigoldDepth, how: Valid
 
 
 def predictor(part: ValidationSet, model: MarigoldDepth, how: Validation) -> Predict:
-    """The model as validation samples it."""
+    """The function that predicts a sample with the steps, ensemble size and seed of validation."""
     resolution = part.protocol.benchmark.processing_resolution
     # One seed for all images and validations, so that curves show the weights rather than the noise.
     arguments = Sampling(how.steps, how.ensemble_size, processing_resolution=resolution).arguments()

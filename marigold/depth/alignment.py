@@ -86,8 +86,8 @@ def fit_robust(
 def valid_pixels(
     pred: Float[Tensor, "1 H W"], target: Float[Tensor, "1 H W"], valid: Bool[Tensor, "1 H W"]
 ) -> tuple[Points, Points]:
-    """The valid pixels of both maps on the CPU; raises ValueError if there are none, or one is not finite."""
-    kept = np.flatnonzero(valid.cpu().numpy())  # a third of the time of torch's selection by a mask
+    """Both maps' values at valid pixels, float64 arrays; ValueError if there are none or any is not finite."""
+    kept = np.flatnonzero(valid.cpu().numpy())  # three times as fast as torch's indexing by a mask
     x, y = (values.detach().double().cpu().numpy().reshape(-1).take(kept) for values in (pred, target))
     if not len(x):
         raise ValueError("no valid pixel")

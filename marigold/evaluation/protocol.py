@@ -77,7 +77,7 @@ class Benchmark:
                 "crop_cols": (self.crop_cols, self.crop_size[1]),
             }
             for key, ((first, last), size) in sizes.items():
-                if not 0 <= first < last <= size:  # slices would cut it without a word
+                if not 0 <= first < last <= size:  # slicing would silently truncate it
                     raise EvaluationError(f"evaluation.{key}: [{first}, {last}) is not inside 0..{size}")
         for key, pair in (("clip", self.clip), ("depth_range", self.depth_range)):
             if pair is not None and not pair[0] < pair[1]:
@@ -141,7 +141,7 @@ class Protocol:
         valid = sample.valid[None].to(prediction.depth.device)
         prediction = _at_size(_require_finite(prediction), (target.shape[-2], target.shape[-1]))
         if self.benchmark.evaluation_size is not None:
-            # Nearest neighbours: a mean over an edge would be a depth that nothing has.
+            # Nearest neighbours: averaging across an edge would give a depth that no surface has.
             size = self.benchmark.evaluation_size
             prediction = replace(prediction, depth=_nearest(prediction.depth, size), uncertainty=None)
             target, valid = _nearest(target, size), _nearest(valid, size)

@@ -128,8 +128,8 @@ def gather_rows(mine: Sequence[Row], expected: int) -> list[Row]:
 class Score:
     """Mean of a metric over images and seeds.
 
-    `std_over_images` is that of one image's score, `std_over_seeds` (sample standard deviation, None for one seed)
-    that of the whole table's numbers.
+    `std_over_images`: standard deviation of the scores of images; `std_over_seeds`: sample standard deviation of the
+    mean over seeds, None for one seed.
     """
 
     mean: float

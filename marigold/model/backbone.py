@@ -33,7 +33,7 @@ GET_SD2 = (
 
 
 class BaseModelError(ValueError):
-    """Raised for a model that is missing, incomplete or not a Stable Diffusion; the message tells how to fix it."""
+    """Raised for a model that is missing, incomplete or not a Stable Diffusion; the message says how to fix it."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ def save_folder(
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Disable transformers' progress bars within this context; they would break ours."""
+    """Disable transformers' progress bars within this context; they would garble our own."""
     shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
@@ -163,7 +163,7 @@ def check_parts(backbone: Backbone, where: str | Path = "the model") -> None:
         problems.append(f"the VAE has {vae['latent_channels']} latent channels, not {LATENT_CHANNELS}")
     factor = 2 ** (len(vae["block_out_channels"]) - 1)  # every level but the last halves
     if factor != VAE_FACTOR:
-        problems.append(f"the VAE downsamples {factor} times, not {VAE_FACTOR}")
+        problems.append(f"the VAE downsamples by a factor of {factor}, not {VAE_FACTOR}")
     if unet["in_channels"] not in (LATENT_CHANNELS, 2 * LATENT_CHANNELS):
         problems.append(f"the U-Net takes {unet['in_channels']} channels, neither 4 (a base) nor 8 (depth)")
     if unet["out_channels"] != LATENT_CHANNELS:
@@ -180,14 +180,14 @@ def check_parts(backbone: Backbone, where: str | Path = "the model") -> None:
 def widen_conv_in(unet: UNet2DConditionModel) -> None:
     """Let a U-Net of 4 input channels take 8, image latent first, in place.
 
-    The first convolution's weights are repeated twice and halved, its bias stays: equal latents in both
-    halves give the output they gave before (paper, section 3.2). Raises ValueError if the U-Net does not take
-    4 channels.
+    The weights of the first convolution are duplicated and halved, and its bias is kept, so that the same latent in
+    both halves gives the original output (Ke et al., CVPR 2024, section 3.2). Raises ValueError if the U-Net does not
+    take 4 channels.
     """
     old = unet.conv_in
     if old.in_channels != LATENT_CHANNELS:
         raise ValueError(f"widen_conv_in: the U-Net takes {old.in_channels} channels, not {LATENT_CHANNELS}")
-    # [W, W] / 2 applied to (z, z) is W z: activations begin in the range that the next layers know.
+    # [W, W] / 2 applied to (z, z) is W z: activations begin in the range that the next layers were trained on.
     replace_conv_in(unet, old.weight.repeat(1, 2, 1, 1) / 2)
 
 
@@ -228,7 +228,7 @@ def add_task_switch(unet: UNet2DConditionModel, seed: int) -> None:
 
 
 def task_labels(count: int, *, image: bool, device: torch.device) -> Float[Tensor, "B 4"]:
-    """Labels that switch a U-Net to predict the image, or depth: sines and cosines of a one-hot pair."""
+    """Class labels that tell the U-Net to predict the image or depth: sine and cosine of a one-hot pair."""
     task = torch.tensor([[0.0, 1.0] if image else [1.0, 0.0]], device=device)
     return torch.cat([task.sin(), task.cos()], dim=1).expand(count, -1)
 

@@ -74,7 +74,7 @@ class Diffusion:
 
     @cached_property
     def alphas_cumprod(self) -> Float[Tensor, "T"]:
-        """The share of the signal's variance that is left at every timestep, (T,) float32 on the CPU.
+        """Fraction of the signal's variance left at each timestep; (T,), float32, on the CPU.
 
         Computed in float32 and in diffusers' order, whose rounding is part of the published noise levels.
         """
@@ -118,7 +118,7 @@ class Diffusion:
         if not 1 <= count <= total:
             raise SamplerError(f"sampler: {count} steps; the model was trained on 1 to {total}")
         if self.timestep_spacing == "trailing":
-            # Begins at the last timestep, so that the U-Net is told pure noise (Lin et al. 2024, section 3.3).
+            # Begins at the last timestep, which matches the input, pure noise (Lin et al. 2024, section 3.3).
             timesteps = [round(Fraction(total * (count - i), count)) - 1 for i in range(count)]
         else:
             stride = total // count

@@ -31,7 +31,7 @@ LIMITS = (
 
 ALONE = " `adapter/` holds it alone, for peft or diffusers and the base."
 EXPORTED = "`scripts/export.py` folded a recipe into the weights for that, which leaves the predictions as they were"
-ONE_STEP = "; one step, the default, is the only number that is right"
+ONE_STEP = "; one step, the default, is the only valid number"
 NO_NOISE = ", and an ensemble has nothing to average: the noise that diffusers draws changes nothing"
 
 

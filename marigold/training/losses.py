@@ -1,11 +1,11 @@
 """The loss terms of the recipes: functions of a prediction, its target and where the target is valid.
 
-A term on latents is called as term(prediction, target, valid, **options), a term on pixels as
-term(prediction, target, valid, half_range, **options). There prediction and target are normalised depth, the target
-in [-1, 1], and half_range (B,) is half of the distance between the two quantiles of each image that became -1 and 1,
-in the units of the depth mapping: metres for plain depth. Values at invalid pixels do not matter as long as they and
-their squares are finite. Every term is computed in float32, or in float64 if so given, whatever autocast made of the
-prediction, and is 0 with a gradient of 0 where nothing is valid.
+A term on latents is called as term(prediction, target, valid, **options), a term on pixels as term(prediction,
+target, valid, half_range, **options). There prediction and target are normalised depth, the target in [-1, 1], and
+half_range (B,) is half of the distance between the two quantiles of each image that became -1 and 1, in the units of
+the depth mapping: metres for plain depth. Values at invalid pixels do not matter as long as they and their squares
+are finite. Every term is computed in float32, or in float64 if so given, whatever autocast made of the prediction,
+and is 0 with a gradient of 0 where nothing is valid.
 """
 
 import torch
@@ -79,7 +79,7 @@ def ssi_l1(
     variance = _image_means((fitted - center).square(), valid)
     covariance = _image_means((fitted - center) * (wanted - wanted_mean), valid)
     solvable = variance > 0
-    # Also the branch that `where` does not take is differentiated: divide by something in both.
+    # `where` also differentiates the branch not taken, so the divisor must be nonzero in both.
     scale = covariance / torch.where(solvable, variance, 1)
     aligned = torch.where(solvable, scale * (predicted - center) + wanted_mean, 0)
     errors = (aligned - wanted).abs()

@@ -48,7 +48,7 @@ class Tracker:
 
     def __init__(self, folder: Path, config: TrackerConfig, facts: Mapping[str, Any], start: Start) -> None:
         path, self.wandb, self.board = folder / "metrics.jsonl", None, None
-        # After the last line feed stands what a kill cut off; in a file that was closed, nothing.
+        # Whatever follows the last newline is a line cut off by a kill; a closed file has none.
         lines = path.read_text().split("\n")[:-1] if path.exists() else []
         kept = [entry for entry in map(json.loads, lines) if start.precedes(entry)]
         write_atomically(path, "".join(f"{json.dumps(entry)}\n" for entry in kept))

@@ -13,7 +13,7 @@ from marigold.data.errors import DataError
 from marigold.files import write_atomically
 
 _HEADERS = 1 << 17  # more than the longest name and extra field of a member take
-_GAP = 1 << 16  # members that are so near are fetched in one request, which costs more than these bytes
+_GAP = 1 << 16  # members this close share a request: a second one would cost more than these bytes
 _RUN = 1 << 25  # the largest request, since it is held in memory
 
 
@@ -38,7 +38,7 @@ class RemoteZip:
         return [name for name in self.names if not any((self.folder / p / name).is_file() for p in self.prefixes)]
 
     def size(self, client: Client, missing: list[str]) -> int:
-        """The size of the `missing` members that the zip has, in bytes."""
+        """Total size, unpacked, of those `missing` members that the zip contains, in bytes."""
         members = zip_members(RangeFile(client, self.url), self.url)
         return sum(members[name].size for name in self._find(members, missing).values())
 

@@ -132,7 +132,7 @@ def convert(raw: Path, cameras: Mapping[str, Matrix] | None, item: str, out: Pat
 
 
 def _facts(image: np.ndarray, millimetres: np.ndarray, known: np.ndarray, unfit: int) -> dict[str, int | float]:
-    # Of the written millimetres, not of the floats: the filter must see what the reader will.
+    # From the millimetres as written, not the floats: the filter must see what the reader will.
     positive = millimetres[millimetres > 0]
     return {
         "rgb_min": int(image.min()),

@@ -110,7 +110,7 @@ def free_space(out: Path) -> int:
 
 def existing(path: Path) -> Path:
     """The folder nearest to `path`, it or above it, that is there."""
-    # The disk of a folder that will be made is that of the one above it.
+    # A folder yet to be created will be on its parent's disk.
     return next(place for place in (path, *path.absolute().parents) if place.exists())
 
 
