@@ -105,6 +105,9 @@ def make_protocol(node: DictConfig, dataset: DictConfig) -> Protocol:
     prefit = node.get("prefit", False)
     if not isinstance(prefit, bool):
         raise ConfigError(f"protocol.prefit={prefit}: expected true or false")
+    if "fit" not in node:  # as in a protocol file of an earlier version
+        example = "{_target_: marigold.evaluation.fits.LeastSquares, quantity: depth}"
+        raise ConfigError(f"protocol '{node.name}' has no fit; add one, such as fit: {example}")
     evaluation: Any = OmegaConf.to_container(dataset.get("evaluation") or OmegaConf.create(), resolve=True)
     settings = OmegaConf.create(settings_for(evaluation, node.name))
     plain = OmegaConf.masked_copy(node, [str(key) for key in node if key not in ("prefit", "fit")])

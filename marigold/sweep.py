@@ -16,6 +16,7 @@ from tqdm import tqdm
 from marigold import provenance
 from marigold.evaluation.errors import EvaluationError
 from marigold.evaluation.predictors import run_name
+from marigold.evaluation.report import markdown
 from marigold.evaluation.rows import Row, Summary, align, gather_rows, score, share, summarise
 from marigold.evaluation_set import (
     EvaluationSet,
@@ -106,10 +107,8 @@ def run(config: DictConfig) -> None:
         method = run_name(Path(settings.checkpoint))
         title = f"{method} on {samples.name}, {len(samples)} images, protocol {protocol.name}"
         write_curve(folder, found, axis, title, facts)
-    print(f"\n{'line':12s}{axis:>18s}{'AbsRel %':>10s}")
-    for (line, value), summary in found.items():
-        print(f"{line:12s}{value:18d}{percent(summary):10.2f}")
-    print(f"written to {folder}: points.csv, curve.png, sweep.json")
+    cells = [(line, str(value), f"{percent(summary):.2f}") for (line, value), summary in found.items()]
+    print(f"\n{markdown(('line', axis, 'AbsRel %'), cells)}\n\nwritten to {folder}: points.csv, curve.png, sweep.json")
 
 
 def predict(model: MarigoldDepth, sample: DepthSample, settings: SweepSettings) -> Iterator[Prediction]:

@@ -160,6 +160,7 @@ STORED = ["predictions={root}", "space=affine_depth"]
         ([*STORED, "protocol=moge", VIEW], "'moge'"),
         (["predictor=theirs:near", "points.count=999"], r"points.count=999.*rgb_0000.png"),
         (["predictor=theirs:near", "points.count=9", "protocol.prefit=true"], "protocol.prefit"),
+        (["predictor=theirs:near", "~protocol.fit", "protocol=marigold"], "fit"),
     ],
 )
 def test_a_mistake_is_an_error_that_names_it(workplace, score, tmp_path, arguments, reason):
