@@ -128,7 +128,7 @@ def train(folder: Path, steps: int, rate: float, seed: int, *overrides: str) -> 
         return
     if folder.is_dir():  # interrupted: the time of what is left would not be that of the run
         shutil.rmtree(folder)
-    words = ["+exp=quickstart", "data=rooms", *overrides, f"train.lr={rate}", f"train.seed={seed}"]
+    words = ["+exp=quickstart", *overrides, f"train.lr={rate}", f"train.seed={seed}"]
     words += [f"train.{key}={steps}" for key in ("steps", "decay_steps", "checkpoint_every", "validate_every")]
     words += [f"train.warmup_steps={steps // 15}", "train.final_ratio=0.02", f"train.effective_batch={BATCH}"]
     words += ["validation.panel=0", f"run_dir={folder}", f"cache.folder={FOLDER / 'latents'}"]

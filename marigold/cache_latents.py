@@ -36,7 +36,8 @@ def run(config: DictConfig) -> None:
     if problems or backbone is None:
         raise cannot_start(problems)
     vae_hash = latents_identity(backbone.vae)
-    vae = backbone.vae.to(state.device)
+    # Channels last is 1.4 times as fast on a CPU; results differ in their last bits.
+    vae = backbone.vae.to(state.device, memory_format=torch.channels_last)
     for part in sets:
         folder = Path(settings.cache.folder) / part.name
         # Set by set: another run may train from one that is finished.

@@ -26,7 +26,7 @@ from marigold.visualization import ERROR_COLOURS, colour
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # gradio reads it when it is imported
 import gradio as gr
 
-from marigold.known_points import KnownPoints
+from marigold.page_points import PagePoints
 
 Blocks = gr.Blocks  # for `demo`, which may not import gradio before this module has
 ABOUT = """# Depth of one image
@@ -74,7 +74,7 @@ class Page:
                     choices = [kind for kind in OFFERED if kind not in (*SHOWN, *METRIC_KINDS)]
                     self.wanted = gr.CheckboxGroup(choices, value=["npy", "png"], label="Files to download")
                     start = gr.Button("Predict", variant="primary")
-                    self.known = KnownPoints()
+                    self.known = PagePoints()
                 with gr.Column(scale=2):
                     self.slider = gr.ImageSlider(label="Image | depth", format="jpeg", elem_id="slider")
                     with gr.Row():

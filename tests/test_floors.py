@@ -36,7 +36,7 @@ HOMES = {
     "h5py": {"data", "miniature"},
     "matplotlib": {"visualization"},
     "wandb": {"training"},
-    "gradio": {"known_points", "page"},
+    "gradio": {"page", "page_points"},
     "tensorboard": {"training"},
     "OpenEXR": {"pictures"},
     "peft": {"model"},

@@ -14,7 +14,7 @@ NONE_YET = [["", "", ""]]
 LARGE = 360  # px to which small images are enlarged, so that points can be clicked
 
 
-class KnownPoints:
+class PagePoints:
     """An image to click on, a table of points in pixels of the upright image and metres along the view, a button."""
 
     def __init__(self) -> None:
