@@ -126,7 +126,7 @@ def train(folder: Path, steps: int, rate: float, seed: int, *overrides: str) -> 
     """One run of `steps` batches, with the processor time of training in seconds.json."""
     if (folder / "seconds.json").is_file():
         return
-    if folder.is_dir():  # interrupted: the time of what is left would not be that of the run
+    if folder.is_dir():  # interrupted: the time of the rest would not be the run's
         shutil.rmtree(folder)
     words = ["+exp=quickstart", *overrides, f"train.lr={rate}", f"train.seed={seed}"]
     words += [f"train.{key}={steps}" for key in ("steps", "decay_steps", "checkpoint_every", "validate_every")]

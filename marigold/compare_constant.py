@@ -1,4 +1,4 @@
-"""Compare an evaluation's AbsRel with that of constant predictions on the same pixels."""
+"""Compare an evaluation's AbsRel with the AbsRel of constant predictions on the same pixels."""
 
 import json
 from dataclasses import replace
@@ -18,7 +18,7 @@ from marigold.types import Prediction
 
 
 def run(config: DictConfig) -> None:
-    """Print the result's AbsRel, that of two constants with the ratios, and where the panel is.
+    """Print the AbsRel of the result and of two constants, the ratios, and where the panel is.
 
     Raises EvaluationError for a result on other pixels than the configuration's.
     """

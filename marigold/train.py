@@ -280,7 +280,7 @@ def promote(run: TrainingRun, saved: Path, done: int, values: Mapping[str, float
     if run.accelerator.is_main_process:
         card = make_card(run, values)
         for name in [name for name, due in (("best", now != best), ("final", last)) if due]:
-            if run.settings.model.lora.on:  # the weights in memory are those of the checkpoint
+            if run.settings.model.lora.on:  # the weights in memory equal the checkpoint's
                 write_model(partial(save_merged, run.model), run.folder / name, card)
             else:
                 copy_model(saved, run.folder / name, card)

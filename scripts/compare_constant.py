@@ -1,4 +1,4 @@
-"""Compare an evaluation's AbsRel with that of constant predictions on the same images.
+"""Compare an evaluation's AbsRel with the AbsRel of constant predictions on the same images.
 
 python scripts/compare_constant.py dataset=rooms results=runs/quickstart/eval
 """

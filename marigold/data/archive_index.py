@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 class Member(NamedTuple):
-    """One file: its offset (in a zip, that of the member's own header) and its size in bytes, stored and unpacked.
+    """One file: its offset (in a zip, of its own header) and its size in bytes, stored and unpacked.
 
     crc: the checksum of a zip's member; None for a tar's, which has none.
     """

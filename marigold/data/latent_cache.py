@@ -38,7 +38,7 @@ class CacheError(ValueError):
 
 @dataclass(frozen=True)
 class CacheConfig:
-    """`cache` in configs/train.yaml: `dtype` is that of the files, `precision` that of the encoder."""
+    """`cache` in configs/train.yaml: `dtype` of the files, `precision` of the encoder."""
 
     enabled: bool
     folder: str
@@ -57,7 +57,7 @@ class CacheConfig:
 class LatentBatch:
     """Training examples of one data set as scaled latents and targets; a part that is not cached is None.
 
-    `valid_latent` marks cells with only valid pixels; the parts as pixels are those of `PixelBatch`.
+    `valid_latent` marks cells with only valid pixels; the parts as pixels come from `PixelBatch`.
     """
 
     names: tuple[str, ...]
@@ -78,7 +78,7 @@ class LatentBatch:
 class Store:
     """One folder of shards with the same `parts` of every sample.
 
-    `depends_on`: everything that the numbers depend on. `count`: the number of samples, `variants` that of their
+    `depends_on`: everything that the numbers depend on. `count`: the number of samples, `variants`: of their
     augmented versions (0: only the sample itself). `dtype`: of the stored numbers; half ranges are always float32.
     """
 

@@ -35,7 +35,7 @@ class Storage(Protocol):
 def open_storage(path: str | Path) -> Storage:
     """Open a folder, a `.tar` or a `.zip` for reading; raises DataError when it is none of these.
 
-    A folder stands for its own files and for those of the archives directly inside it.
+    A folder stands for its own files and the files in archives directly inside it.
     """
     path = Path(path)
     if path.is_dir():

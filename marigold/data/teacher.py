@@ -35,11 +35,11 @@ class TeacherLabels(DepthDataset):
     (`marigold.prediction_files.stored_names`). split_list: names below `root`, one a line up to the first blank; None:
     every image below `root`, sorted. space: one of `marigold.types.SPACES`. unit: metres per count of a metric png.
     min_depth, max_depth: metres, of `metric_depth`: a pixel counts where min_depth < depth < max_depth. The other
-    settings are those of DepthDataset.
+    settings are as in DepthDataset.
 
     Values that are not finite are unknown, in `metric_depth` also 0 and less; in the affine spaces 0 is a value.
-    Labels in metres teach every mapping. Affine ones teach the mapping of their space alone: `depth` is then that of
-    `stand_in_depth`, not a measurement; in a loss with `weighting: metres` its unit has no meaning.
+    Labels in metres teach every mapping. Affine ones teach the mapping of their space alone: `depth` is then made up
+    by `stand_in_depth`, not measured; in a loss with `weighting: metres` its unit has no meaning.
     A label of another size than its image is resized by `fit_label`.
     """
 
@@ -47,7 +47,7 @@ class TeacherLabels(DepthDataset):
     depth_column: ClassVar[int] = 0
 
     labels: str
-    space: str = field()  # required, unlike that of other sets
+    space: str = field()  # required, unlike other sets' space
     split_list: str | None = None  # type: ignore[assignment]
     unit: float = 1.0
     min_depth: float = 0.0
@@ -89,7 +89,7 @@ class TeacherLabels(DepthDataset):
             if (other := of_label.setdefault(label, name)) != name:
                 raise DataError(
                     f"{self.name}: {label} in {self.labels} is the label of both {other} and {name}; "
-                    f"{stored_names(name)[0]} would be that of the second alone"
+                    f"{stored_names(name)[0]} would belong to the second alone"
                 )
         return {name: labels[0] for name, labels in stored.items()}
 

@@ -1,6 +1,6 @@
 """Training examples made from samples: augmented, flipped, normalised, resized, batched.
 
-The only random numbers here are those of the augmentation, a function of the seed, the sample and the variant.
+Only the augmentation is random here: a function of the seed, the sample and the variant.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ class Transform:
 
     `size` is (height, width) in pixels after the resize, None for the sample's own size; both must be
     multiples of 8. `antialias` resizes the image with an antialiased bilinear filter; otherwise it takes the
-    nearest pixel, as depth and validity always do. `quantile` is that of the depth normalisation.
+    nearest pixel, as depth and validity always do. `quantile` belongs to the depth normalisation.
     """
 
     size: tuple[int, int] | None

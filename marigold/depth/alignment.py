@@ -15,7 +15,7 @@ from marigold.depth.reprojection import nearest_valid
 Points = Float64[np.ndarray, "N"]
 Line = tuple[float, float]  # scale and shift
 
-# P5's settings are those of scikit-learn's RANSACRegressor(max_trials=1000), which its authors call.
+# P5's authors call scikit-learn's RANSACRegressor(max_trials=1000); these are its settings.
 _RANSAC_CONFIDENCE = 0.99
 _ROBUST_GRID = 64  # P6: MoGe aligns on a 64 x 64 grid
 DEVIATIONS_PER_MAD = 1.4826  # standard deviation of a normal sample in median absolute deviations

@@ -193,7 +193,7 @@ def _median_and_deviation(members: Float[Tensor, "E N"], median: Tensor, deviati
     """Write the lower median of every column, and the lower median of the distances to it.
 
     Sorting the few members by exchanging whole rows takes a twentieth of torch.median's time. In sorted order the
-    c + 1 members nearest the median c are neighbours, so their largest distance is that of an end of a window.
+    c + 1 members nearest the median c are neighbours, so the largest distance is at one end of a window.
     """
     rows = list(members.unbind())
     spare = torch.empty_like(rows[0])

@@ -110,7 +110,7 @@ def _quantiles(
         raise ValueError(f"{where} has no valid pixel with depth above 0; leave this sample out")
     ordered = np.sort(depth.cpu().numpy().reshape(-1).take(known))
     if not MAPPINGS[mapping].increasing:
-        ordered = ordered[::-1]  # the smallest disparity is that of the largest depth
+        ordered = ordered[::-1]  # the smallest disparity belongs to the largest depth
     last = known.size - 1
     positions = [level * last for level in levels]
     floors = [math.floor(position) for position in positions]

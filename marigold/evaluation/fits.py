@@ -54,8 +54,8 @@ class LeastSquares:
 class Prefit(LeastSquares):
     """Least squares of a quantity of the true depth over scale and shift of the prediction *in its own space*.
 
-    The criterion and the pixels are those of `LeastSquares`, the two parameters those of the prediction's mapping: one
-    yardstick for all spaces. A prediction that is affine in the quantity gets what `LeastSquares` gives it; metric
+    Criterion and pixels as in `LeastSquares`, but the two parameters belong to the prediction's mapping: one yardstick
+    for all spaces. A prediction that is affine in the quantity gets what `LeastSquares` gives it; metric
     depth counts as affine depth.
     """
 

@@ -17,7 +17,7 @@ from marigold.types import DepthSample, Prediction
 
 ALONE = "points_alone"
 METHODS = ("residual", "fit", ALONE)
-"""Metrics of the first have plain names, those of the others a prefix: `fit.mae`."""
+"""Metrics of the first have plain names; the other methods' get a prefix: `fit.mae`."""
 
 
 class FromPoints:

@@ -74,7 +74,7 @@ def compared(published: Entry, measured: Sequence[Entry]) -> Entry:
 
 
 def single_table(result: Result) -> str:
-    """Markdown: this result above the published rows of its data set, those of the same protocol first."""
+    """Markdown: this result above the published rows of its data set, rows of the same protocol first."""
     dataset, ours = result.facts.dataset, measured_entries(result)
     others = [compared(entry, ours) for entry in PUBLISHED if dataset in entry.values]
     others.sort(key=lambda entry: entry.protocol != result.protocol)  # stable, so that a paper's rows stay together

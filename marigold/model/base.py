@@ -31,8 +31,8 @@ class ModelConfig:
     """`configs/model`: the base's location, whether its U-Net gets random weights, and whether adapters train.
 
     `base` is a folder or a hub id; None takes the first of `search` whose folder is there, else the last of them.
-    `maker` is a function, as package.module.name, that makes the base instead of loading one. `licence` is that of
-    the models in `search`, or of what `maker` makes.
+    `maker` is a function, as package.module.name, that makes the base instead of loading one. `licence` is the
+    licence of the models in `search`, or of what `maker` makes.
     """
 
     base: str | None
@@ -99,7 +99,7 @@ def check_space(folder: Path, switches: Switches) -> None:
 
 
 def licence(model: ModelConfig) -> str | None:
-    """The base's licence under the hub's identifier: that of its README.md, or of the models in `search`, or None."""
+    """The base's licence under the hub's identifier, from its README.md or for the models in `search`; or None."""
     if model.maker is not None:
         return model.licence
     card = find_folder(model.location, model.revision) / "README.md"

@@ -112,7 +112,7 @@ class Diffusion:
         """List the `count` DDIM steps, noisiest first.
 
         Every step leads to the noise level of the next scheduled one, the last to no noise at all or, without
-        `set_alpha_to_one`, to that of timestep 0. Raises SamplerError unless 1 <= count <= T.
+        `set_alpha_to_one`, to timestep 0's. Raises SamplerError unless 1 <= count <= T.
         """
         total = self.num_train_timesteps
         if not 1 <= count <= total:

@@ -177,7 +177,7 @@ class MarigoldDepth:
     ) -> Prediction:
         """Predict depth in [0, 1] at the image's own size, with an uncertainty if ensembled.
 
-        Near is 0 in the spaces of depth and log depth, 1 in those of disparity. A model without noise makes one
+        Near is 0 in the spaces of depth and log depth, 1 in the disparity spaces. A model without noise makes one
         prediction and takes neither `latents` nor members. `image` is any image that `marigold.pictures.to_image`
         takes, or a batch (B, 3, H, W) in [0, 1].
         `steps` and `processing_resolution` (longest edge in pixels; 0 is the image's own) default to the

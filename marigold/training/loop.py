@@ -146,7 +146,7 @@ class Trainer:
                     loss = self.objective(module, batch, self._global_index(step, k))
                 if not loss.requires_grad:
                     raise TrainingError("the loss is detached from the U-Net: are all of its weights frozen?")
-                accelerator.backward(loss / self.accumulation)  # gradients add up to that of the mean
+                accelerator.backward(loss / self.accumulation)  # the gradients add up to the mean loss's
             self.window.losses.append(loss.detach())
         # The norm is logged even where nothing is clipped: a limit of infinity leaves gradients as they are.
         limit = math.inf if config.max_grad_norm is None else config.max_grad_norm

@@ -43,7 +43,7 @@ class Recipe:
     far: whether known pixels beyond the valid range (the sky) are masked, or supervised as the far end.
     noise_strength: of multi-resolution noise. terminal_share: of the samples, trained at the last timestep instead of
     a uniform one. prediction: as in `Switches`. zero_terminal_snr, timestep_spacing: of the scheduler. reconstruct:
-    weight of the image latent as a second task. inherit: every switch but for the loss is that of the base checkpoint.
+    weight of the image latent as a second task. inherit: every switch but the loss comes from the base checkpoint.
     """
 
     name: str

@@ -64,7 +64,7 @@ class RemoteZip:
             raise DataError(f"{self.url}: {len(lacking):,} members are not in the zip: {', '.join(lacking[:5])}")
 
     def _find(self, members: Mapping[str, Member], names: list[str]) -> dict[str, str]:
-        """name -> its name in the zip, for those of the names that the zip has."""
+        """name -> its name in the zip, for the names that the zip has."""
         called = ((name, prefix + name) for name in names for prefix in self.prefixes)
         return {name: member for name, member in called if member in members}
 
