@@ -37,6 +37,12 @@ def pytest_runtest_makereport():
     return report
 
 
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """Random numbers without a seed of their own are the same in any order of the tests."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def rooms_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data folder with a few small rooms and streets, rendered and prepared as the quickstart does it."""
