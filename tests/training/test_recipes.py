@@ -163,11 +163,11 @@ MAPPED = {"depth": lambda z: z, "sqrt_disparity": lambda z: z**-0.5}
 
 
 def one_pass(setup: Setup) -> torch.Tensor:
-    """The error of the clean latent itself (depthmaster), or of its v at the last timestep, -sqrt(1 - abar) x0."""
+    """The error of the clean latent itself, or of its v at the last timestep, -sqrt(1 - abar) x0."""
     image, x0 = setup.encode(IMAGES), setup.encode(normalised(MAPPED[setup.recipe.mapping]))
     seen = image if setup.recipe.noise == "none" else torch.cat([image, torch.zeros_like(image)], 1)
-    if setup.recipe.name == "depthmaster":
-        return setup.predict(seen, 1) - x0
+    if setup.recipe.prediction == "sample":
+        return setup.predict(seen, int(setup.recipe.timesteps)) - x0
     return setup.predict(seen, 999) + (1 - setup.abar[999]).sqrt().float() * x0
 
 
