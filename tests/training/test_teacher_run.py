@@ -62,7 +62,7 @@ def opened(config):
 def test_predictions_of_a_checkpoint_teach_another(tmp_path, configure):
     assert run(configure())
     assert all(np.isfinite(losses(tmp_path / "run")))
-    assert "- teacher: that of the photos" in (tmp_path / "run/final/README.md").read_text()
+    assert "- teacher: the images' licence" in (tmp_path / "run/final/README.md").read_text()
     for kind in ("npy", "png"):  # how they are read: tests/data/test_teacher.py
         inputs = opened(configure(f"data.teacher.reader.labels={tmp_path}/teacher/depth/depth_{kind}"))
         assert inputs.data.sources[0].names == ["0.png", "2.png", "sub/1.png", "sub/3.png"]
