@@ -7,7 +7,9 @@ import shlex
 import subprocess
 import sys
 import tempfile
+import threading
 from dataclasses import dataclass
+from multiprocessing.connection import wait
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -28,6 +30,7 @@ transformers.models.clip.modeling_clip transformers.models.clip.tokenization_cli
 matplotlib.pyplot matplotlib.backends.backend_agg requests jaxtyping kornia_rs PIL.Image tqdm safetensors.torch"""
 FORK = multiprocessing.get_context("forkserver")
 FORK.set_forkserver_preload(IMPORTS.split())
+EXITS = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -93,10 +96,14 @@ class Workplace:
         with tempfile.NamedTemporaryFile("r", errors="replace") as log:
             arguments = (str(self.folder), self.environment, log.name, words)
             process = FORK.Process(target=run_script, args=arguments)
-            process.start()
-            process.join(TIMEOUT)
-            process.kill()
-            process.join()
+            # start() collects the exit codes of other threads' processes too, and each can be read only once.
+            with EXITS:
+                process.start()
+            wait([process.sentinel], TIMEOUT)
+            with EXITS:
+                process.join(0)
+                process.kill()
+                process.join()
             return Result(command, process.exitcode, log.read())
 
 
