@@ -120,7 +120,7 @@ def test_every_experiment_starts_on_every_recipe(start, recipe, experiment):
     # Of Virtual KITTI's 20,148 images, whose look-up is the same without a cache.
     few = ["data.vkitti.reader.limit=16"] if chosen == ["hypersim_vkitti", "cached_latents"] else []
     run = start(f"+exp=[{','.join(chosen)}]", "validation=paper", *few)
-    assert run.model.backbone.unet.conv_in.in_channels == run.settings.recipe.switches.in_channels
+    assert run.model.backbone.unet.conv_in.in_channels == (4 if run.settings.recipe.noise == "none" else 8)
     assert sum(part.weight for part in run.sets) == pytest.approx(1)
     assert [part.name for part in run.validation_sets] == [*(part.name for part in run.sets), "nyu", "kitti"]
     assert run.select_by == f"{run.sets[0].name}/abs_rel"

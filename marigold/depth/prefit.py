@@ -84,8 +84,8 @@ class _Criterion(NamedTuple):
 def _other_starts(criterion: _Criterion, values: Pixels) -> list[Line]:
     """Two starts for when least squares leave far pixels at a bound, where the gradient vanishes.
 
-    `values` are the true ones in the own space. The first line is least squares with weights that make them
-    equal to the criterion's to first order; the second one is the constant whose quantity is nearest to the mean.
+    `values` are the true ones in the own space. The first line is a weighted least-squares fit whose squared
+    errors equal the criterion's to first order; the second one is the constant whose quantity is nearest to the mean.
     """
     x, weight = criterion.x, criterion.quantities(values)[1].square()
     weight = weight / weight.sum()

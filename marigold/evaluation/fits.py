@@ -55,8 +55,8 @@ class Prefit(LeastSquares):
     """Least squares of a quantity of the true depth over scale and shift of the prediction *in its own space*.
 
     Criterion and pixels as in `LeastSquares`, but the two parameters belong to the prediction's mapping: one yardstick
-    for all spaces. A prediction that is affine in the quantity gets what `LeastSquares` gives it; metric
-    depth counts as affine depth.
+    for all spaces. A prediction that is affine in the quantity gets what `LeastSquares` gives it; metric depth counts
+    as affine depth.
     """
 
     def _fitted(self, prediction: Prediction, target: Tensor, seen: Tensor, thin: Thinning) -> Map:

@@ -31,8 +31,8 @@ class ModelConfig:
     """`configs/model`: the base's location, whether its U-Net gets random weights, and whether adapters train.
 
     `base` is a folder or a hub id; None takes the first of `search` whose folder is there, else the last of them.
-    `maker` is a function, as package.module.name, that makes the base instead of loading one. `licence` is the
-    licence of the models in `search`, or of what `maker` makes.
+    `maker` is a function, as package.module.name, that makes the base instead of loading one. `licence`
+    covers the models in `search`, or what `maker` makes.
     """
 
     base: str | None
